@@ -1,0 +1,168 @@
+"""The one configuration: a file, then the environment, then flags; the later wins.
+
+The file is TOML with the names below (`headrace.toml` in the state folder). Every scalar can also be set as
+`HEADRACE_<NAME>` or as `--set <name>=<value>`. A mistake is a ConfigurationError that names the key and its origin.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from events.messages import Resources, Tier
+
+GIB: Final = 1024**3
+ENVIRONMENT_PREFIX: Final = "HEADRACE_"
+_NOT_SETTINGS: Final = frozenset({"STATE", "URL", "TOKEN"})
+"""`HEADRACE_*` names that belong to the laptop's side."""
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used. The message names the key, where it came from, and what would be right."""
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who a bearer token stands for."""
+
+    team: str
+    user: str
+    operator: bool = False
+
+
+class Team(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tenant: its queues (the first is its default), and the tiers it may use (empty: all)."""
+
+    queues: tuple[str, ...] = ("default",)
+    tiers: tuple[str, ...] = ()
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be configured, with its default."""
+
+    # where things are
+    state: str = ""
+    """Folder of everything this installation keeps on this machine."""
+    nats_url: str = "nats://127.0.0.1:4222"
+    """Of one server, or of several, separated by commas."""
+    nats_user: str = ""
+    nats_password: str = ""
+    replicas: int = 1
+    """Of LEDGER and REQUESTS: 1 with one NATS server, 3 with three."""
+    blobs_url: str = ""
+    """Empty: the folder `blobs` in `state`."""
+    ray_address: str = ""
+    host: str = "127.0.0.1"
+    gateway_port: int = 8470
+    otlp_port: int = 8471
+    """OTLP/HTTP at monitoring. 0: any free port."""
+    otlp_url: str = ""
+    """As jobs reach it. Empty: `http://<host>:<otlp_port>`."""
+
+    # who may do what
+    teams: dict[str, Team] = {"default": Team()}
+    tokens: dict[str, Identity] = {}
+    """SHA-256 (hex) of a bearer token → whose it is."""
+
+    # what there is to use
+    tiers: tuple[Tier, ...] = (
+        Tier(name="cpu", resources=Resources(cpus=1, memory_bytes=2 * GIB), note="one core"),
+        Tier(name="gpu1", resources=Resources(cpus=8, memory_bytes=60 * GIB, gpus=1), note="one GPU"),
+        Tier(name="gpu2", resources=Resources(cpus=16, memory_bytes=120 * GIB, gpus=2), note="two GPUs of one node"),
+        Tier(name="gpu8", resources=Resources(cpus=64, memory_bytes=480 * GIB, gpus=8), note="a whole node"),
+    )
+    default_tier: str = "cpu"
+
+    # limits and times
+    time_limit_s_default: float | None = None
+    time_limit_s_max: float = 30 * 86_400.0
+    grace_s_default: float = 30.0
+    grace_s_max: float = 600.0
+    attempts_max_default: int = 3
+    heartbeat_s: float = 5.0
+    suspect_s: float = 20.0
+    lease_s: float = 900.0
+    """A node silent for longer (and the margins of design 7) has lost its attempts. 0: only evidence decides."""
+    leader_lease_s: float = 3.0
+    control_wait_s: float = 600.0
+    """How long a control waits for the submit that it overtook."""
+    source_bytes_max: int = 500 * 1024**2
+
+    @property
+    def blobs(self) -> str:
+        return self.blobs_url or f"file://{Path(self.state).absolute()}/blobs"
+
+    @property
+    def otlp(self) -> str:
+        return self.otlp_url or f"http://{self.host}:{self.otlp_port}"
+
+    def tier(self, name: str) -> Tier | None:
+        return next((tier for tier in self.tiers if tier.name == name), None)
+
+
+def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
+    """The configuration from all three origins. Raises ConfigurationError."""
+    raw: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    if file is not None:
+        raw = _read(file)
+        origin = dict.fromkeys(raw, str(file))
+    for name, value in environ.items():
+        key = name.removeprefix(ENVIRONMENT_PREFIX)
+        if name != key and key not in _NOT_SETTINGS and key.lower() in _SCALARS:
+            raw[key.lower()] = value
+            origin[key.lower()] = f"environment variable {name}"
+    for key, value in flags.items():
+        if key not in _SCALARS:
+            raise ConfigurationError(f"--set {key}: no such key; there are {', '.join(sorted(_SCALARS))}")
+        raw[key] = value
+        origin[key] = f"flag --set {key}"
+    return _convert(raw, origin)
+
+
+_SCALARS: Final = frozenset(
+    field.name for field in msgspec.structs.fields(Configuration) if field.name not in {"teams", "tokens", "tiers"}
+)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file}: not TOML: {error}") from error
+
+
+def _convert(raw: dict[str, Any], origin: dict[str, str]) -> Configuration:
+    unknown = sorted(set(raw) - {field.name for field in msgspec.structs.fields(Configuration)})
+    if unknown:
+        raise ConfigurationError(f"{origin[unknown[0]]}: no such key: {unknown[0]}")
+    for key, value in raw.items():  # one by one, so that an error can name its origin
+        try:
+            msgspec.convert({key: value}, Configuration, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{origin[key]}: {key}: {error}") from error
+    config = msgspec.convert(raw, Configuration, strict=False)
+    _check(config)
+    return config
+
+
+def _check(config: Configuration) -> None:
+    names = [tier.name for tier in config.tiers]
+    if config.default_tier not in names:
+        raise ConfigurationError(f"default_tier: no tier {config.default_tier!r}; there are {', '.join(names)}")
+    for name, team in config.teams.items():
+        if not team.queues:
+            raise ConfigurationError(f"teams.{name}.queues: a team needs at least one queue")
+        for tier in team.tiers:
+            if tier not in names:
+                raise ConfigurationError(f"teams.{name}.tiers: no tier {tier!r}; there are {', '.join(names)}")
+    for token, identity in config.tokens.items():
+        if identity.team not in config.teams:
+            raise ConfigurationError(f"tokens.{token[:8]}…: no team {identity.team!r}")
+    if not config.heartbeat_s < config.suspect_s:
+        raise ConfigurationError("suspect_s: must be longer than heartbeat_s")

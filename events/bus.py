@@ -1,0 +1,1 @@
+"""The one wrapper over nats-py (signatures first; the bodies follow)."""

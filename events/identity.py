@@ -1,0 +1,35 @@
+"""How the things of Headrace get their ids: by hashing what they are, so that everybody who computes one agrees."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import msgspec
+
+from events.messages import EnvironmentRequest
+
+JOB_ID_CHARACTERS = 12
+"""Of base 32: 60 bits. Two of a million jobs of one team share an id with a probability of one in two million."""
+
+
+def job_id(*, team: str, user: str, client_id: str) -> str:
+    """The id of the job that this client means by `client_id`: the same for ever, another one for any other client."""
+    text = "\x1f".join((team, user, client_id)).encode()
+    return "j-" + base64.b32encode(hashlib.sha256(text).digest()).decode().lower()[:JOB_ID_CHARACTERS]
+
+
+def digest(content: bytes) -> str:
+    """`sha256:<hex>` of some bytes: how blobs, locks and sources are named."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def environment_digest(request: EnvironmentRequest) -> str:
+    """Digest of an environment request, whatever the order in which its roots and preferences were listed."""
+    canonical = {
+        "python": request.python,
+        "platform": request.platform,
+        "roots": sorted(set(request.roots)),
+        "preferences": sorted(set(request.preferences)),
+    }
+    return digest(msgspec.json.encode(canonical, order="sorted"))

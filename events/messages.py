@@ -1,0 +1,715 @@
+"""Every message of Headrace, in one file: what goes over the bus and over HTTP, as JSON.
+
+Read from top to bottom it follows a job: the words that messages share, what a client may ask for, the facts that
+become the truth about it, what nodes and the leader tell each other, and the questions anyone may ask.
+
+Rules of the contract (`docs/concepts/contract.md`):
+
+* Structs are frozen; fields are only ever added, each with a default. A reader ignores fields that it does not know.
+* A struct that travels alone, or as one of several on a subject, carries its tag in the field `type`.
+* Moments end in `_at` and are seconds since the epoch (UTC); durations end in `_s`; sizes end in `_bytes`.
+* Digests are written `sha256:<64 hex digits>`.
+
+One file although it is long: a programmer in another language reads exactly this one to know what may be said.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+# --------------------------------------------------------------------------------------------------------------------
+# The words that messages share
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Part of a message; never sent alone."""
+
+
+class Resources(Value, frozen=True, kw_only=True):
+    """What one node must have free for one attempt (of each node, for a gang)."""
+
+    cpus: float
+    memory_bytes: int
+    gpus: int = 0
+    nodes: int = 1
+
+
+class Tier(Value, frozen=True, kw_only=True):
+    """The only resource choice that a user makes: a named bundle that the operator defines."""
+
+    name: str
+    resources: Resources
+    note: str = ""
+
+
+class Allocation(Value, frozen=True, kw_only=True):
+    """What an attempt holds of one node. `gpus` are device indices on that node, ascending."""
+
+    node: str
+    cpus: float
+    memory_bytes: int
+    gpus: tuple[int, ...] = ()
+
+
+class Capacity(Value, frozen=True, kw_only=True):
+    """What a node has for attempts, and which environments it can build."""
+
+    cpus: float
+    memory_bytes: int
+    gpus: int = 0
+    gpu_model: str = ""
+    pythons: tuple[str, ...] = ()
+    """Full versions of the interpreters that the node can make environments from, such as `3.11.7`."""
+    platform: str = ""
+    """uv's name of the platform, such as `x86_64-manylinux_2_28`."""
+    labels: dict[str, str] = {}
+
+
+class Problem(Value, frozen=True, kw_only=True):
+    """One thing that is wrong with a request: the path of the field (`$.tier`), what is wrong, and what to do."""
+
+    path: str
+    message: str
+    hint: str = ""
+
+
+class EnvironmentRequest(Value, frozen=True, kw_only=True):
+    """Which packages a job wants: roots that must be there, and preferences that should be kept where they can be.
+
+    `roots` are requirements (PEP 508), `preferences` exact pins of everything the laptop has (`name==version`), which
+    the resolver keeps where the target allows and gives up where it does not. `python` is `3.11` or `3.11.7`.
+    An empty `platform` means: that of the nodes.
+    """
+
+    python: str
+    roots: tuple[str, ...] = ()
+    preferences: tuple[str, ...] = ()
+    platform: str = ""
+
+
+class AttemptRef(Value, frozen=True, kw_only=True):
+    """Which attempt: the fencing token of everything that a node reports."""
+
+    team: str
+    job: str
+    attempt: int
+
+
+class Usage(Value, frozen=True, kw_only=True):
+    """What an attempt used, as its supervisor measured it over the whole process group."""
+
+    cpu_s: float = 0.0
+    memory_bytes_max: int = 0
+
+
+EndCause = Literal[
+    "exited",  # by itself, with an exit code
+    "signalled",  # by a signal that nobody here sent
+    "time_limit",
+    "stopped",  # because it was not wanted any more: cancelled, preempted, drained
+    "start_failed",  # the entrypoint could not be executed
+    "source_failed",  # the source could not be laid out on the node
+    "environment_failed",  # the environment could not be built on the node
+    "out_of_memory",
+    "output_failed",  # the node could not keep its output (disk full)
+    "fenced",  # the node was cut off from the ledger for longer than its lease
+    "supervisor_lost",  # the supervisor vanished without an exit record (the node was rebooted, or it was killed)
+]
+
+
+class AttemptEnd(Value, frozen=True, kw_only=True):
+    """How an attempt ended, as the node saw it. Exactly one of `exit_code` and `signal` is set once it ran."""
+
+    cause: EndCause
+    ended_at: float
+    started_at: float | None = None
+    """None: the entrypoint never ran."""
+    exit_code: int | None = None
+    signal: int | None = None
+    message: str = ""
+    """A sentence for a person, empty when `cause` says all."""
+    usage: Usage = Usage()
+    output_bytes: dict[str, int] = {}
+    """Bytes kept of each stream (`stdout`, `stderr`): a reader of the log knows when it has all."""
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Requests: what somebody wants. Published on REQUESTS; may be refused, always answered
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """Who asks is told by the subject (and, there, by the connection), never by the body."""
+
+
+class Submit(Request, frozen=True, kw_only=True, tag="submit"):
+    """Run this. `entrypoint` is an argument vector, not a shell line. Everything else has a default."""
+
+    entrypoint: tuple[str, ...]
+    id: str = ""
+    """The client's id: a submit that repeats it is the same job. Else `ce-id` counts, then its place."""
+    name: str = ""
+    queue: str = ""
+    tier: str = ""
+    env: dict[str, str] = {}
+    source: str = ""
+    """Digest of the source's manifest in the blob store; empty: the job folder is the working folder."""
+    folder: str = ""
+    """Where in the source the entrypoint runs, relative to its root."""
+    environment: EnvironmentRequest | None = None
+    """None: the node's own interpreter, without packages."""
+    time_limit_s: float | None = None
+    grace_s: float | None = None
+    """Between SIGTERM and SIGKILL."""
+    priority: int = 0
+    attempts_max: int | None = None
+    """Tries after a lost node or a failed start; a program that fails by itself is not tried again."""
+    hold: bool = False
+    labels: dict[str, str] = {}
+
+
+class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
+    why: str = ""
+
+
+class Hold(Request, frozen=True, kw_only=True, tag="hold"):
+    why: str = ""
+
+
+class Release(Request, frozen=True, kw_only=True, tag="release"):
+    pass
+
+
+class Reprioritise(Request, frozen=True, kw_only=True, tag="reprioritise"):
+    priority: int
+
+
+class Move(Request, frozen=True, kw_only=True, tag="move"):
+    """Change the place in the queue: before one job of the same queue, after one, or to the front (neither given)."""
+
+    before: str = ""
+    after: str = ""
+
+
+Control = Cancel | Hold | Release | Reprioritise | Move
+
+
+Verdict = Literal["accepted", "rejected", "repeated", "applied", "refused"]
+
+
+class Answer(Value, frozen=True, kw_only=True):
+    """What became of a request. `repeated` means: this job exists already, nothing was done twice."""
+
+    verdict: Verdict
+    job: str = ""
+    sequence: int = 0
+    """Of the fact in the ledger; 0 if none was written."""
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Facts: what happened. Each stands in LEDGER on the subject of its entity, written under a guard, never undone
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """What happened. When is told by the ledger's own timestamp."""
+
+
+# -- about a job: hr.v1.job.<team>.<job> --------------------------------------------------------------- submission --
+
+
+class Specification(Value, frozen=True, kw_only=True):
+    """What a job is, after every default was filled in. Immutable."""
+
+    job: str
+    team: str
+    user: str
+    name: str
+    queue: str
+    tier: str
+    resources: Resources
+    """Of the tier as it stood at the submit: a later change of the tier does not change the job."""
+    entrypoint: tuple[str, ...]
+    env: dict[str, str] = {}
+    source: str = ""
+    folder: str = ""
+    environment: str = ""
+    """Digest of the environment request; empty: the node's own interpreter."""
+    time_limit_s: float | None = None
+    grace_s: float = 30.0
+    priority: int = 0
+    attempts_max: int = 3
+    labels: dict[str, str] = {}
+    submitted_at: float = 0.0
+
+
+class Accepted(Fact, frozen=True, kw_only=True, tag="accepted"):
+    specification: Specification
+    held: bool = False
+    warnings: tuple[Problem, ...] = ()
+
+
+class Rejected(Fact, frozen=True, kw_only=True, tag="rejected"):
+    user: str
+    name: str = ""
+    problems: tuple[Problem, ...]
+
+
+class CancelRequested(Fact, frozen=True, kw_only=True, tag="cancel_requested"):
+    by: str
+    why: str = ""
+
+
+class Held(Fact, frozen=True, kw_only=True, tag="held"):
+    by: str
+    why: str = ""
+
+
+class Released(Fact, frozen=True, kw_only=True, tag="released"):
+    by: str
+
+
+class Reprioritised(Fact, frozen=True, kw_only=True, tag="reprioritised"):
+    by: str
+    priority: int
+
+
+class Moved(Fact, frozen=True, kw_only=True, tag="moved"):
+    by: str
+    before: str = ""
+    after: str = ""
+
+
+# -- about a job --------------------------------------------------------------------------------------- scheduling --
+
+
+class Placed(Fact, frozen=True, kw_only=True, tag="placed"):
+    """The attempt holds its allocations from here on."""
+
+    term: int
+    attempt: int
+    allocations: tuple[Allocation, ...]
+    why: str = ""
+    """Why this job, now, there: one line for a person."""
+
+
+class Started(Fact, frozen=True, kw_only=True, tag="started"):
+    term: int
+    attempt: int
+    started_at: float
+
+
+class StopRequested(Fact, frozen=True, kw_only=True, tag="stop_requested"):
+    term: int
+    attempt: int
+    why: str
+
+
+class Requeued(Fact, frozen=True, kw_only=True, tag="requeued"):
+    """The attempt ended and the job waits again, with its age kept."""
+
+    term: int
+    attempt: int
+    why: str
+    end: AttemptEnd | None = None
+
+
+class Lost(Fact, frozen=True, kw_only=True, tag="lost"):
+    """The node of the attempt is gone and so is the attempt; the job waits again."""
+
+    term: int
+    attempt: int
+    node: str
+    why: str
+
+
+Outcome = Literal["succeeded", "failed", "cancelled"]
+
+
+class Finished(Fact, frozen=True, kw_only=True, tag="finished"):
+    """The one end of a job that was placed at least once, or that could never be placed (then `attempt` is 0)."""
+
+    term: int
+    attempt: int
+    outcome: Outcome
+    reason: str
+    """A sentence that a person understands: `exit code 1`, `killed by SIGSEGV`, `over its time limit of 2 h`."""
+    end: AttemptEnd | None = None
+
+
+JobFact = (
+    Accepted
+    | Rejected
+    | CancelRequested
+    | Held
+    | Released
+    | Reprioritised
+    | Moved
+    | Placed
+    | Started
+    | StopRequested
+    | Requeued
+    | Lost
+    | Finished
+)
+
+
+# -- about an environment request: hr.v1.environment.<request digest> -------------------- submission · environments --
+
+
+class EnvironmentWanted(Fact, frozen=True, kw_only=True, tag="environment_wanted"):
+    request: EnvironmentRequest
+    by: str = ""
+
+
+class EnvironmentBuilding(Fact, frozen=True, kw_only=True, tag="environment_building"):
+    builder: str
+
+
+class EnvironmentReady(Fact, frozen=True, kw_only=True, tag="environment_ready"):
+    """Solved. `lock` is the digest of the canonical lock: the environment's identity, and a blob."""
+
+    lock: str
+    python: str
+    platform: str
+    packages: int
+    took_s: float = 0.0
+
+
+class EnvironmentFailed(Fact, frozen=True, kw_only=True, tag="environment_failed"):
+    reason: str
+    log: str = ""
+    """Digest of the build log in the blob store."""
+
+
+EnvironmentFact = EnvironmentWanted | EnvironmentBuilding | EnvironmentReady | EnvironmentFailed
+
+
+# -- about a queue: hr.v1.queue.<team>.<queue> ----------------------------------------------------------- submission --
+
+
+class QueueSet(Fact, frozen=True, kw_only=True, tag="queue_set"):
+    """The queue's whole configuration as of now. Limits: None is unlimited."""
+
+    by: str
+    weight: float = 1.0
+    running_max: int | None = None
+    gpus_max: int | None = None
+    paused: bool = False
+
+
+QueueFact = QueueSet
+
+
+# -- about a node: hr.v1.node.<node> ----------------------------------------------------------- scheduling, capacity --
+
+
+class NodeJoined(Fact, frozen=True, kw_only=True, tag="node_joined"):
+    """Seen for the first time, or with another boot id or capacity than before."""
+
+    boot: str
+    capacity: Capacity
+    term: int = 0
+
+
+class NodeSuspected(Fact, frozen=True, kw_only=True, tag="node_suspected"):
+    """Silent for `suspect_s`: no new placements until it is cleared."""
+
+    term: int
+    since_at: float
+
+
+class NodeCleared(Fact, frozen=True, kw_only=True, tag="node_cleared"):
+    term: int
+
+
+class NodeCordoned(Fact, frozen=True, kw_only=True, tag="node_cordoned"):
+    by: str
+    why: str = ""
+
+
+class NodeUncordoned(Fact, frozen=True, kw_only=True, tag="node_uncordoned"):
+    by: str
+
+
+class NodeDraining(Fact, frozen=True, kw_only=True, tag="node_draining"):
+    by: str
+    why: str = ""
+
+
+class NodeGone(Fact, frozen=True, kw_only=True, tag="node_gone"):
+    """Its attempts cannot live any more. It may join again."""
+
+    why: str
+    term: int = 0
+
+
+NodeFact = NodeJoined | NodeSuspected | NodeCleared | NodeCordoned | NodeUncordoned | NodeDraining | NodeGone
+
+
+# -- about leadership: hr.v1.term ----------------------------------------------------------------------- scheduling --
+
+
+class Led(Fact, frozen=True, kw_only=True, tag="led"):
+    """A term begins; its number is the ledger sequence of this very fact."""
+
+    leader: str
+
+
+class Renewed(Fact, frozen=True, kw_only=True, tag="renewed"):
+    """The term goes on. First message of every round: its guard is what stops a deposed leader."""
+
+    term: int
+
+
+TermFact = Led | Renewed
+
+AnyFact = (
+    Accepted
+    | Rejected
+    | CancelRequested
+    | Held
+    | Released
+    | Reprioritised
+    | Moved
+    | Placed
+    | Started
+    | StopRequested
+    | Requeued
+    | Lost
+    | Finished
+    | EnvironmentWanted
+    | EnvironmentBuilding
+    | EnvironmentReady
+    | EnvironmentFailed
+    | QueueSet
+    | NodeJoined
+    | NodeSuspected
+    | NodeCleared
+    | NodeCordoned
+    | NodeUncordoned
+    | NodeDraining
+    | NodeGone
+    | Led
+    | Renewed
+)
+"""The union of all facts: what a reader of the whole ledger decodes."""
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Nodes and the leader: core NATS, no stream, level-triggered
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class LiveAttempt(Value, frozen=True, kw_only=True):
+    """`starting`: laid out or about to run; `running`: the entrypoint runs; `ended`: `end` waits for the ledger."""
+
+    ref: AttemptRef
+    state: Literal["starting", "running", "ended"]
+    started_at: float | None = None
+    end: AttemptEnd | None = None
+
+
+class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="exchange"):
+    """What a node has: the whole of it, each time."""
+
+    node: str
+    boot: str
+    """The kernel's boot id: another one is proof that every process of before is gone."""
+    runner: str
+    """Id of this life of the runner."""
+    capacity: Capacity
+    attempts: tuple[LiveAttempt, ...] = ()
+
+
+class Launch(Value, frozen=True, kw_only=True):
+    """All that a node needs to start one attempt."""
+
+    ref: AttemptRef
+    user: str
+    name: str
+    allocation: Allocation
+    entrypoint: tuple[str, ...]
+    env: dict[str, str] = {}
+    source: str = ""
+    folder: str = ""
+    lock: str = ""
+    """Digest of the environment's lock; empty: the node's own interpreter."""
+    python: str = ""
+    time_limit_s: float | None = None
+    grace_s: float = 30.0
+    traceparent: str = ""
+    placed_at: float = 0.0
+
+
+class Desired(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="desired"):
+    """What should live on a node: the whole of it. Answers an exchange; sent to `hr.v1.to.<node>` on a change."""
+
+    term: int
+    node: str
+    attempts: tuple[Launch, ...] = ()
+    recorded: tuple[AttemptRef, ...] = ()
+    """Ends reported by the node that are in the ledger now: it may forget them."""
+    heartbeat_s: float = 5.0
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Questions: request-reply on hr.v1.ask.<service>.<question>
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="refusal"):
+    """The answer to a question that cannot be answered. `status` follows HTTP (400, 404, 503)."""
+
+    status: int
+    message: str
+    hint: str = ""
+
+
+class AskJob(Value, frozen=True, kw_only=True):
+    """`hr.v1.ask.scheduling.why`."""
+
+    team: str
+    job: str
+
+
+class Hindrance(Value, frozen=True, kw_only=True):
+    """One thing that a waiting job waits for, or that is in order: a refusal as data."""
+
+    ok: bool
+    kind: Literal["environment", "hold", "queue", "resources", "node", "order", "leader"]
+    message: str
+    asked: float | None = None
+    free: float | None = None
+    held_by: tuple[str, ...] = ()
+
+
+class Why(Value, frozen=True, kw_only=True):
+    job: str
+    state: str
+    position: int = 0
+    """Place in its queue from 1; 0 when it does not wait."""
+    of: int = 0
+    hindrances: tuple[Hindrance, ...] = ()
+    summary: str = ""
+
+
+class NodeView(Value, frozen=True, kw_only=True):
+    """`hr.v1.ask.scheduling.nodes` answers `NodesView`."""
+
+    node: str
+    state: Literal["ready", "suspected", "cordoned", "draining", "gone"]
+    capacity: Capacity
+    free: Allocation
+    attempts: tuple[AttemptRef, ...] = ()
+    seen_at: float = 0.0
+
+
+class NodesView(Value, frozen=True, kw_only=True):
+    term: int
+    nodes: tuple[NodeView, ...] = ()
+
+
+class QueueView(Value, frozen=True, kw_only=True):
+    team: str
+    queue: str
+    weight: float = 1.0
+    waiting: int = 0
+    running: int = 0
+    gpus: int = 0
+    running_max: int | None = None
+    gpus_max: int | None = None
+    paused: bool = False
+
+
+class QueuesView(Value, frozen=True, kw_only=True):
+    """`hr.v1.ask.scheduling.queues`."""
+
+    queues: tuple[QueueView, ...] = ()
+
+
+class AskSeries(Value, frozen=True, kw_only=True):
+    """`hr.v1.ask.monitoring.series`: points of a job's series between two steps, at most `buckets` of them.
+
+    Where there are more, each bucket gives its lowest, highest and last point, so no peak is lost.
+    """
+
+    team: str
+    job: str
+    names: tuple[str, ...] = ()
+    step_from: int | None = None
+    step_to: int | None = None
+    buckets: int = 500
+
+
+class Series(Value, frozen=True, kw_only=True):
+    """Columns of one series, ascending by step. A point is the bucket's last; `low` and `high` bound the bucket."""
+
+    name: str
+    rank: int = 0
+    attempt: int = 1
+    count: int = 0
+    """Points before down-sampling."""
+    steps: tuple[int, ...] = ()
+    values: tuple[float | None, ...] = ()
+    """None: not a number, or infinite (JSON has neither); `low` and `high` leave these out."""
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+    at: tuple[float, ...] = ()
+
+
+class SeriesAnswer(Value, frozen=True, kw_only=True):
+    series: tuple[Series, ...] = ()
+    complete: bool = False
+    """True once the job is over and every point that its nodes reported is stored."""
+
+
+class AskLatest(Value, frozen=True, kw_only=True):
+    """`hr.v1.ask.monitoring.latest`: the newest value of every series of some jobs."""
+
+    team: str
+    jobs: tuple[str, ...]
+
+
+class Latest(Value, frozen=True, kw_only=True):
+    job: str
+    name: str
+    attempt: int
+    step: int
+    value: float | None
+    at: float
+    count: int = 0
+    rank: int = 0
+
+
+class LatestAnswer(Value, frozen=True, kw_only=True):
+    latest: tuple[Latest, ...] = ()
+
+
+class AskLog(Value, frozen=True, kw_only=True):
+    """`hr.v1.ask.monitoring.log`: bytes of one stream from an offset on. A negative offset counts from the end."""
+
+    team: str
+    job: str
+    attempt: int = 0
+    """0: the newest that has output."""
+    stream: Literal["stdout", "stderr"] = "stdout"
+    offset: int = 0
+    bytes_max: int = 262_144
+
+
+class LogAnswer(Value, frozen=True, kw_only=True):
+    attempt: int
+    stream: str
+    offset: int
+    data: bytes
+    """Base64 in JSON."""
+    size_bytes: int
+    """Of the stream as far as it is stored."""
+    complete: bool = False
+    """True when nothing will be added: a follower may stop at `size_bytes`."""

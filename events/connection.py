@@ -1,0 +1,312 @@
+"""One connection to NATS that never ends by itself, and the replies it waits for.
+
+The only file that calls nats-py. What it adds to it (each was seen to go wrong, see the tests):
+
+* Replies are ours: each has a deadline, fails with Unknown the moment the connection breaks, and is forgotten when its
+  waiter is cancelled. (nats-py's publish futures never finish after a server was killed.)
+* A connection that nats-py gives up for good (`-ERR` of some kinds) is opened again, with all its subscriptions.
+* A denied publish is an error at the caller, not a silence: the server tells it asynchronously.
+* Nothing is kept for later while there is no connection: what is published then waits, or is dropped if nobody waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple
+
+import nats.aio.client
+import nats.errors
+
+from events.wire import FORBIDDEN, TOO_LARGE, BusError, Refused, Unknown
+
+LOG: Final = logging.getLogger("headrace.bus")
+
+CONNECT_S: Final = 2.0
+RECONNECT_WAIT_S: Final = 0.2
+"""Between two attempts at the same server: a restarted server is back within a second."""
+PING_S: Final = 5.0
+"""A silent connection is given up after three of these."""
+PENDING_BYTES: Final = 8 * 1024**2
+SWEEP_S: Final = 0.1
+"""How late an expired reply may be noticed; one timer serves all of them."""
+
+_DENIED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
+
+Message = Any
+"""nats-py's Msg: subject, reply, data, headers."""
+OnMessage = Callable[[Message], None]
+
+
+class _Waiter(NamedTuple):
+    future: asyncio.Future[Message]
+    subject: str
+    deadline: float
+
+
+class Replies:
+    """Replies that somebody waits for, each on an inbox of its own below one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self._waiting: dict[str, _Waiter] = {}
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def expect(self, subject: str, timeout_s: float) -> tuple[str, asyncio.Future[Message]]:
+        """An inbox, and the future of what will arrive there. It always finishes, at the latest at its deadline."""
+        loop = asyncio.get_running_loop()
+        self._count += 1
+        token = f"{self._count:x}"
+        future: asyncio.Future[Message] = loop.create_future()
+        future.add_done_callback(lambda _: self._waiting.pop(token, None))
+        self._waiting[token] = _Waiter(future, subject, loop.time() + timeout_s)
+        if self._timer is None:
+            self._timer = loop.call_later(SWEEP_S, self._sweep)
+        return self.prefix + token, future
+
+    def arrived(self, message: Message) -> None:
+        waiter = self._waiting.pop(message.subject[len(self.prefix) :], None)
+        if waiter is not None and not waiter.future.done():
+            waiter.future.set_result(message)
+
+    def fail(self, error: Callable[[], BusError], subject: str | None = None) -> None:
+        """Fail all that is waited for, or what went to one subject (compared without case)."""
+        for waiter in list(self._waiting.values()):
+            if (subject is None or waiter.subject.lower() == subject) and not waiter.future.done():
+                waiter.future.set_exception(error())
+                waiter.future.exception()  # a waiter that was cancelled meanwhile must not leave a warning
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for waiter in list(self._waiting.values()):
+            if waiter.deadline <= now and not waiter.future.done():
+                waiter.future.set_exception(Unknown(f"no answer to {waiter.subject} in time"))
+                waiter.future.exception()
+        self._timer = loop.call_later(SWEEP_S, self._sweep) if self._waiting else None
+
+
+class Tasks:
+    """Tasks that live as long as the connection; each is awaited or cancelled at its end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def cancel(self) -> None:
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Subscription:
+    """Interest in a subject, for as long as it is not closed: it outlives the connection."""
+
+    def __init__(self, connection: Connection, subject: str, group: str, on_message: OnMessage) -> None:
+        self._connection = connection
+        self.subject = subject
+        self.group = group
+        self._on_message = on_message
+        self.closed = False
+        self.on_close: list[Callable[[], object]] = []
+        self.raw: Any = None
+
+    async def receive(self, message: Message) -> None:
+        if not self.closed:
+            self._on_message(message)
+
+    async def close(self) -> None:
+        """No more messages from now on."""
+        if not self.closed:
+            self.closed = True
+            for hook in self.on_close:
+                hook()
+            await self._connection.unsubscribe(self)
+
+
+class Connection:
+    """See the top of this file. `state` is `connecting`, `connected`, `reconnecting` or `closed`."""
+
+    def __init__(self, servers: list[str], *, user: str, password: str, name: str) -> None:
+        self._servers = servers
+        self._login = {"user": user, "password": password} if user else {}
+        self._name = name
+        self._client: Any = None
+        self._subscriptions: list[Subscription] = []
+        self._up = asyncio.Event()
+        self._denied: set[str] = set()
+        self.tasks = Tasks()
+        self.state = "connecting"
+        self.on_reconnected: list[Callable[[], None]] = []
+        self.replies = Replies("")
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect, however long it takes."""
+        await self._open()
+        self.replies = Replies(self.inbox() + ".")
+        await self.subscribe(self.replies.prefix + "*", self.replies.arrived)
+
+    async def _open(self) -> None:
+        client = nats.aio.client.Client()
+        await client.connect(
+            servers=self._servers,
+            name=self._name,
+            connect_timeout=CONNECT_S,
+            reconnect_time_wait=RECONNECT_WAIT_S,
+            max_reconnect_attempts=-1,
+            ping_interval=PING_S,
+            pending_size=PENDING_BYTES,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            **self._login,
+        )
+        self._client = client
+        self.state = "connected"
+        self._up.set()
+
+    async def close(self) -> None:
+        """Flush what was published and close; a server that is away does not hold it up."""
+        if self.state == "closed":
+            return
+        was_connected = self.state == "connected"
+        self.state = "closed"
+        self._up.clear()
+        await self.tasks.cancel()
+        if was_connected:
+            try:
+                await self._client.flush(timeout=CONNECT_S)
+            except (nats.errors.Error, OSError) as error:
+                LOG.warning("could not flush before closing: %s", error)
+        self.replies.fail(lambda: Unknown("the connection was closed"))
+        if self._client is not None:
+            await self._client.close()
+
+    async def connected(self, timeout_s: float) -> None:
+        """Wait for the connection. Raises Unknown if there is none in time."""
+        if self._up.is_set():
+            return
+        if self.state == "closed":
+            raise Unknown("the connection is closed")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+        except TimeoutError:
+            raise Unknown("no connection to NATS") from None
+
+    @property
+    def is_up(self) -> bool:
+        return self._up.is_set()
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def inbox(self) -> str:
+        return str(self._client.new_inbox())
+
+    async def publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
+        """Hand a message to the connection. Raises Refused for what no server would take, Unknown if it is closed."""
+        try:
+            await self._client.publish(subject, body, reply=reply, headers=headers or None)
+        except nats.errors.MaxPayloadError:
+            limit = self._client.max_payload
+            raise Refused(TOO_LARGE, f"{len(body)} bytes for {subject}; the server takes {limit}") from None
+        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            raise Refused(400, f"{subject!r}: {error}") from None
+        except nats.errors.Error as error:  # closed, draining, buffer full
+            raise Unknown(str(error)) from error
+
+    async def request(
+        self, subject: str, body: bytes, headers: dict[str, str] | None = None, *, timeout_s: float
+    ) -> Message:
+        """Publish and wait for one reply. Raises Unknown, Refused."""
+        await self.connected(timeout_s)
+        reply, future = self.replies.expect(subject, timeout_s)
+        try:
+            await self.publish(subject, body, headers, reply)
+            return await future
+        finally:
+            future.cancel()
+
+    async def subscribe(self, subject: str, on_message: OnMessage, *, group: str = "") -> Subscription:
+        """Interest that survives reconnects. `on_message` must not block. Raises Refused if it is not allowed."""
+        subscription = Subscription(self, subject, group, on_message)
+        await self._attach(subscription)
+        self._subscriptions.append(subscription)
+        try:
+            await self._client.flush(timeout=CONNECT_S)
+        except nats.errors.Error as error:
+            LOG.info("subscribed to %s, but the server has not confirmed it: %s", subject, error)
+        if subject.lower() in self._denied:
+            self._denied.discard(subject.lower())
+            await subscription.close()
+            raise Refused(FORBIDDEN, f"not allowed to subscribe to {subject}")
+        return subscription
+
+    async def _attach(self, subscription: Subscription) -> None:
+        subscription.raw = await self._client.subscribe(
+            subscription.subject, queue=subscription.group, cb=subscription.receive, pending_bytes_limit=0
+        )
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+        try:
+            await subscription.raw.unsubscribe()
+        except nats.errors.Error:  # closed already: then the server has forgotten it, too
+            return
+
+    # -- what nats-py tells --------------------------------------------------------------------------------------------
+
+    async def _on_error(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        denied = _DENIED.search(text)
+        if denied is None:
+            LOG.warning("nats: %s", text)
+            return
+        what, subject = denied[1], denied[2]
+        LOG.error("nats: not allowed: %s to %s", what, subject)
+        if what == "publish":
+            self.replies.fail(lambda: Refused(FORBIDDEN, f"not allowed to publish to {subject}"), subject)
+        else:
+            self._denied.add(subject)
+
+    async def _on_disconnected(self) -> None:
+        self._up.clear()
+        if self.state == "connected":
+            self.state = "reconnecting"
+            LOG.warning("connection to NATS lost")
+        self.replies.fail(lambda: Unknown("the connection broke"))
+
+    async def _on_reconnected(self) -> None:
+        self.state = "connected"
+        self._up.set()
+        LOG.info("connected to NATS again")
+        for hook in list(self.on_reconnected):
+            hook()
+
+    async def _on_closed(self) -> None:
+        if self.state != "closed" and self._client is not None:
+            self.tasks.spawn(self._reopen())
+
+    async def _reopen(self) -> None:
+        """nats-py gave this connection up (some errors of the server do that); open another one."""
+        LOG.warning("connection to NATS was given up; opening another")
+        await self._open()
+        for subscription in list(self._subscriptions):
+            await self._attach(subscription)
+        await self._on_reconnected()

@@ -1,0 +1,149 @@
+"""A continuous pull from a JetStream consumer: messages keep coming, never more than the window allows.
+
+Equivalent to fetching a batch again and again, but it asks for the next one when half of the window is free, so the
+server always has a request to serve. Pull requests vanish without a word when a server restarts or a leader moves:
+each asks for heartbeats, and silence means that it is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Final
+
+from events.connection import LOG, Connection, Message, Subscription
+from events.wire import BusError
+
+EXPIRES_S: Final = 30.0
+HEARTBEAT_S: Final = 3.0
+SILENCE_S: Final = 2.5 * HEARTBEAT_S
+"""Without a message or a heartbeat for this long, a pull request is taken for lost."""
+BYTES_MAX: Final = 32 * 1024**2
+"""Of one pull request: what a burst of large messages may take of our memory."""
+
+_STATUS: Final = "Status"
+_DESCRIPTION: Final = "Description"
+_PENDING: Final = "Nats-Pending-Messages"
+
+
+class Pull:
+    """Pulls from one consumer until closed. The owner calls `release` for each message that it is done with.
+
+    `on_message` gets each message; `on_lost` is told, once, that no messages will come any more (the consumer is gone,
+    its server is silent): the owner makes the consumer exist again and calls `restart`, or drops this pull.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        stream: str,
+        consumer: str,
+        window: int,
+        on_message: Callable[[Message], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._connection = connection
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._window = window
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._subscription: Subscription | None = None
+        self._inbox = ""
+        self._wanted = 0
+        """Asked for and not yet come."""
+        self._held = 0
+        """Come and not yet released."""
+        self._heard_at = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._asking = False
+        self._lost = False
+
+    async def start(self) -> None:
+        self._inbox = self._connection.inbox()
+        self._subscription = await self._connection.subscribe(self._inbox, self._arrived)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was asked for before, and ask again."""
+        self._lost = False
+        self._wanted = 0
+        self._heard_at = asyncio.get_running_loop().time()
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._check)
+        self._refill()
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        self._lost = True
+        if self._subscription is not None:
+            await self._subscription.close()
+
+    def release(self, count: int = 1) -> None:
+        self._held -= count
+        self._refill()
+
+    def _arrived(self, message: Message) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        headers = message.headers
+        if headers and _STATUS in headers and not message.reply:
+            self._on_status(headers)
+            return
+        self._wanted = max(0, self._wanted - 1)
+        self._held += 1
+        self._on_message(message)
+
+    def _on_status(self, headers: dict[str, str]) -> None:
+        """What the server says about a pull request: a heartbeat, or its end and why."""
+        status, description = headers[_STATUS], headers.get(_DESCRIPTION, "")
+        if status == "100":
+            return
+        gone = status in ("503", "404") or (status == "409" and "Deleted" in description)
+        if gone and "No Messages" not in description:
+            self._lose(f"{status} {description}")
+            return
+        self._wanted = max(0, self._wanted - int(headers.get(_PENDING, "0")))
+        if _PENDING not in headers:  # an end that does not say what it leaves: ask anew for all
+            self._wanted = 0
+        self._refill()
+
+    def _refill(self) -> None:
+        if self._lost or self._asking or self._wanted + self._held > self._window // 2:
+            return
+        self._asking = True
+        self._connection.tasks.spawn(self._ask())
+
+    async def _ask(self) -> None:
+        count = self._window - self._wanted - self._held
+        self._asking = False
+        if count <= 0 or self._lost or not self._connection.is_up:
+            return
+        self._wanted += count
+        request = {
+            "batch": count,
+            "expires": int(EXPIRES_S * 1e9),
+            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+            "max_bytes": BYTES_MAX,
+        }
+        try:
+            await self._connection.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+        except BusError as error:
+            self._lose(str(error))
+
+    def _check(self) -> None:
+        """Whether the server has been silent for too long although it was asked."""
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_later(HEARTBEAT_S, self._check)
+        if self._wanted == 0:
+            self._heard_at = loop.time()
+        elif self._connection.is_up and loop.time() - self._heard_at > SILENCE_S:
+            self._lose(f"silent for {SILENCE_S} s")
+
+    def _lose(self, why: str) -> None:
+        if not self._lost:
+            self._lost = True
+            LOG.info("pull request to %s lost: %s", self._next, why)
+            self._on_lost(why)

@@ -1,0 +1,1 @@
+"""What tests share: outside things that they start, stop and break."""

@@ -1,11 +1,12 @@
 """The one configuration: a file, then the environment, then flags; the later wins.
 
-The file is TOML with the names below (`headrace.toml` in the state folder). Every scalar can also be set as
+The file is TOML (or JSON, by its name) with the names below. Every scalar can also be set as
 `HEADRACE_<NAME>` or as `--set <name>=<value>`. A mistake is a ConfigurationError that names the key and its origin.
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,13 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """OTLP/HTTP at monitoring. 0: any free port."""
     otlp_url: str = ""
     """As jobs reach it. Empty: `http://<host>:<otlp_port>`."""
+
+    otlp_secret: str = ""
+    """Signs the tokens by which an attempt may write its own series; the same for monitoring and every runner."""
+    node_folder: str = ""
+    """Where a node keeps its attempts and caches. Empty: the folder `nodes` in `state`."""
+    health_port: int = -1
+    """`/healthz` and `/readyz` of each process. -1: no such door; 0: any free port."""
 
     # who may do what
     teams: dict[str, Team] = {"default": Team()}
@@ -130,11 +138,12 @@ _SCALARS: Final = frozenset(
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
+        text = file.read_text()
+        return json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file}: not TOML: {error}") from error
+    except ValueError as error:  # TOMLDecodeError, JSONDecodeError, UnicodeDecodeError
+        raise ConfigurationError(f"{file}: cannot be read: {error}") from error
 
 
 def _convert(raw: dict[str, Any], origin: dict[str, str]) -> Configuration:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Final, NamedTuple
 
 from controlplane.config import Configuration
@@ -42,4 +42,4 @@ class Tools(NamedTuple):
     ready: Callable[[], None]
 
 
-Serve = Callable[[Tools], Awaitable[None]]
+Serve = Callable[[Tools], Coroutine[None, None, None]]

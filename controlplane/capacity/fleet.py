@@ -1,0 +1,114 @@
+"""Ray as a fleet: which nodes there are, and one warm detached runner actor on each.
+
+The driver of Ray ends the whole process when the head stays away, so capacity runs in a process of its own. Everything
+here blocks and is called from one worker thread; RayError and its kin leave as FleetError.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from controlplane.capacity.core import LABEL, SeenNode
+
+NAMESPACE: Final = "headrace"
+CALL_S_MAX: Final = 10.0
+RUNNER_MODULE: Final = "runtime.actor"
+"""Loaded by name on the node: the node's own code, in whatever release it has."""
+
+
+class FleetError(Exception):
+    """Ray did not answer, or not as expected."""
+
+
+class Fleet:
+    """A connection to the shared Ray cluster."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level="ERROR",
+            )
+        except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+            raise FleetError(f"no Ray cluster at {address}: {error}") from error
+
+    def nodes(self) -> list[SeenNode]:
+        """Every node that Ray knows of, dead ones too."""
+        try:
+            return [_seen(node) for node in ray.nodes()]
+        except (RayError, ConnectionError, RuntimeError) as error:
+            raise FleetError(f"Ray does not list its nodes: {error}") from error
+
+    def runners(self, nodes: list[SeenNode]) -> frozenset[str]:
+        """Names of the nodes whose runner answers."""
+        handles = {}
+        for node in nodes:
+            if node.alive and node.name:
+                try:
+                    handles[node.name] = ray.get_actor(_actor_name(node.name))
+                except ValueError:
+                    continue
+        calls = {name: handle.ping.remote() for name, handle in handles.items()}
+        answered = set()
+        for name, call in calls.items():
+            try:
+                ray.get(call, timeout=CALL_S_MAX)
+            except (RayError, GetTimeoutError):
+                continue
+            answered.add(name)
+        return frozenset(answered)
+
+    def start_runner(self, node: str, settings: dict[str, Any]) -> None:
+        """Ask for the node's runner; one that lives already is left alone."""
+        options = {
+            "name": _actor_name(node),
+            "lifetime": "detached",
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_task_retries": -1,
+            "max_concurrency": 8,
+            "get_if_exists": True,
+            "label_selector": {LABEL: node},
+        }
+        try:
+            ray.remote(Host).options(**options).remote(settings)
+        except (RayError, ValueError, RuntimeError) as error:
+            raise FleetError(f"no runner for {node}: {error}") from error
+
+    def close(self) -> None:
+        ray.shutdown()
+
+
+class Host:
+    """The body of the runner actor, in a Ray worker on the node."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._runner = import_module(RUNNER_MODULE).start(settings)
+
+    async def ping(self) -> str:
+        """Answers while the runner works; raises what it failed of otherwise, so that Ray shows it."""
+        answer: str = await self._runner.ping()
+        return answer
+
+
+def _actor_name(node: str) -> str:
+    return f"runner-{node}"
+
+
+def _seen(node: dict[str, Any]) -> SeenNode:
+    resources = node.get("Resources", {})
+    return SeenNode(
+        name=node.get("Labels", {}).get(LABEL, ""),
+        ray_id=node["NodeID"],
+        alive=bool(node["Alive"]),
+        cpus=float(resources.get("CPU", 0)),
+        gpus=int(resources.get("GPU", 0)),
+        memory_bytes=int(resources.get("memory", 0)),
+    )

@@ -1,0 +1,94 @@
+"""The shell of capacity: look at the fleet, ask the core, start what is missing, look again.
+
+Ray pushes nothing, so this service looks at a fixed pace; a node that joined waits at most that long for its runner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from controlplane.capacity.core import Capacity, SeenNode, StartRunner
+from controlplane.capacity.fleet import Fleet, FleetError
+from controlplane.config import Configuration
+from controlplane.frame import Tools
+from events import subjects
+from events.bus import Asked
+
+LOG: Final = logging.getLogger("headrace.capacity")
+LOOK_S: Final = 2.0
+FAILURES_MAX: Final = 5
+"""Looks in a row that Ray did not answer; then the process ends and a new one connects anew (a new head, say)."""
+
+
+async def serve(tools: Tools) -> None:
+    """Keep a runner on every node of the fleet until cancelled. Raises FleetError when Ray stays away."""
+    loop = asyncio.get_running_loop()
+    worker = ThreadPoolExecutor(1, thread_name_prefix="ray")
+    core = Capacity()
+    status: dict[str, Any] = {"nodes": 0, "runners": 0, "started": 0, "failures": 0}
+
+    async def answer_status(_: Asked) -> bytes:
+        return msgspec.json.encode(status)
+
+    fleet = await loop.run_in_executor(worker, Fleet, tools.config.ray_address)
+    door = await tools.bus.answer(subjects.ask("capacity", "status"), answer_status)
+    try:
+        tools.ready()
+        failures = 0
+        while True:
+            try:
+                starts = await loop.run_in_executor(worker, _look, fleet, core, tools, status)
+                failures = 0
+            except FleetError as error:
+                failures += 1
+                status["failures"] += 1
+                LOG.warning("the fleet does not answer", extra={"reason": str(error), "failures": failures})
+                if failures >= FAILURES_MAX:
+                    raise
+                starts = []
+            for start in starts:
+                LOG.info("runner asked for", extra={"node": start.node.name})
+            await asyncio.sleep(LOOK_S)
+    finally:
+        await door.close()
+        await loop.run_in_executor(worker, fleet.close)
+        worker.shutdown(wait=False)
+
+
+def _look(fleet: Fleet, core: Capacity, tools: Tools, status: dict[str, Any]) -> list[StartRunner]:
+    nodes = fleet.nodes()
+    for name in core.duplicates(nodes):
+        LOG.error("two Ray nodes have one name: give each its own --labels hr.node=<name>", extra={"node": name})
+    runners = fleet.runners(nodes)
+    starts = core.decide(nodes, runners, tools.clock.now())
+    for start in starts:
+        fleet.start_runner(start.node.name, runner_settings(tools.config, start.node))
+    status["nodes"] = sum(node.alive and bool(node.name) for node in nodes)
+    status["runners"] = len(runners)
+    status["started"] += len(starts)
+    return starts
+
+
+def runner_settings(config: Configuration, node: SeenNode) -> dict[str, Any]:
+    """What the runner of a node is told, as plain data: the node's own release reads it (`runtime.runner`)."""
+    return {
+        "node": node.name,
+        "folder": str(Path(config.node_folder or Path(config.state) / "nodes") / node.name),
+        "nats_url": config.nats_url,
+        "nats_user": config.nats_user,
+        "nats_password": config.nats_password,
+        "blobs_url": config.blobs,
+        "otlp_url": config.otlp,
+        "otlp_secret": config.otlp_secret,
+        "cpus": node.cpus,
+        "memory_bytes": node.memory_bytes,
+        "gpus": node.gpus,
+        "lease_s": config.lease_s,
+        "heartbeat_s": config.heartbeat_s,
+    }

@@ -667,6 +667,8 @@ class SeriesAnswer(Value, frozen=True, kw_only=True):
     series: tuple[Series, ...] = ()
     complete: bool = False
     """True once the job is over and every point that its nodes reported is stored."""
+    matched: int = 0
+    """How many series there are for this question; more than the answer holds: ask for some by name."""
 
 
 class AskLatest(Value, frozen=True, kw_only=True):
@@ -713,3 +715,14 @@ class LogAnswer(Value, frozen=True, kw_only=True):
     """Of the stream as far as it is stored."""
     complete: bool = False
     """True when nothing will be added: a follower may stop at `size_bytes`."""
+
+
+class Changed(Value, frozen=True, kw_only=True):
+    """`hr.v1.live.<team>.<job>`, in no stream: something new is stored of a job. Sent after it was."""
+
+    job: str
+    metrics: bool = False
+    logs: tuple[str, ...] = ()
+    """Streams with new output."""
+    complete: bool = False
+    """Nothing more will come."""

@@ -121,6 +121,11 @@ def otlp(team: str, job_id: str) -> str:
     return f"{ROOT}.otlp.{encode(team)}.{encode(job_id)}"
 
 
+def live(team: str, job_id: str) -> str:
+    """Where monitoring says that something new is stored of a job; in no stream."""
+    return f"{ROOT}.live.{encode(team)}.{encode(job_id)}"
+
+
 # -- questions, dead letters -------------------------------------------------------------------------------------------
 
 

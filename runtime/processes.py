@@ -1,0 +1,253 @@
+"""Processes, as the supervisor needs them: start one, find all that came of it, end them, say what they used.
+
+Standard library only. Starting is plain fork and execve: the caller is small and has one thread, so everything that a
+child must set before its program runs (session, death signal, descriptors) can be set right there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+import time
+from typing import Final, NamedTuple
+
+from runtime.exit_record import Spec
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+OOM_SCORE: Final = b"500"
+"""Of the entrypoint and all below it: when the node runs out of memory a job goes first, not what looks after it."""
+UMASK: Final = 0o022
+EXEC_FAILED: Final = 127
+
+_HINTS: Final = {
+    errno.ENOENT: "is it in the source or in the environment's packages, and does its first line (#!) name a program "
+    "that the node has?",
+    errno.EACCES: "make it executable (chmod +x), or start it with its interpreter: python <file>",
+    errno.ENOEXEC: "it has no first line (#!) and is no program for this machine; start it with its interpreter",
+    errno.E2BIG: "the arguments and the environment together are too long",
+}
+
+
+def _prctl(option: int, argument: int | bytes) -> None:
+    if _LIBC.prctl(option, argument, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def become_guardian(name: str) -> None:
+    """Adopt every orphan among the descendants, and let no process of the same user look into this one."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_DUMPABLE, 0)
+    _prctl(_PR_SET_NAME, name.encode()[:15])
+
+
+class Failure(NamedTuple):
+    """Why a program could not be started."""
+
+    stage: str
+    number: int
+
+    def sentence(self, spec: Spec) -> str:
+        if self.stage == "folder":
+            return f"working folder {spec.cwd}: {os.strerror(self.number)}"
+        text = f"cannot start {spec.argv[0]!r}: {os.strerror(self.number)}"
+        hint = _HINTS.get(self.number)
+        where = f" (looked on PATH={spec.env.get('PATH', os.defpath)})" if "/" not in spec.argv[0] else ""
+        return f"{text}{where}; hint: {hint}" if hint else text
+
+
+class Started(NamedTuple):
+    """A forked child. `verdict` is a pipe: empty at its end when the program runs, else a Failure."""
+
+    pid: int
+    verdict: int
+
+
+def start(spec: Spec, *, stdout: int, stderr: int) -> Started:
+    """Fork, and execute the program in a session of its own that dies with this process."""
+    verdict, report = os.pipe()
+    parent = os.getpid()
+    # A signal that reached the child before its handlers are reset would be taken for one of the parent's.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become(spec, parent, stdout, stderr, report)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.close(report)
+    os.set_blocking(verdict, False)
+    return Started(pid, verdict)
+
+
+def read_verdict(verdict: int) -> Failure | None:
+    """What the verdict pipe says, once it is readable. None: the program runs."""
+    text = os.read(verdict, 64).decode("ascii", "replace")
+    stage, _, number = text.partition(" ")
+    return Failure(stage, int(number)) if number.isdigit() else None
+
+
+def _become(spec: Spec, parent: int, stdout: int, stderr: int, report: int) -> None:
+    """The child, from fork to execve. Never returns."""
+    stage = "session"
+    try:
+        os.setsid()
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(EXEC_FAILED)
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        _prefer_for_oom()
+        null = os.open(os.devnull, os.O_RDONLY)
+        for target, source in enumerate((null, stdout, stderr)):
+            os.dup2(source, target)
+        os.umask(UMASK)
+        stage = "folder"
+        os.chdir(spec.cwd)
+        stage = "program"
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execvpe(spec.argv[0], spec.argv, spec.env)
+    except OSError as error:
+        os.write(report, f"{stage} {error.errno or errno.EIO}".encode())
+    except ValueError:  # a null byte in an argument or in the environment
+        os.write(report, f"{stage} {errno.EINVAL}".encode())
+    finally:
+        os._exit(EXEC_FAILED)
+
+
+def _prefer_for_oom() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(OOM_SCORE)
+    except OSError:
+        return  # a container may forbid it; then all are equal
+
+
+def descendants(root: int) -> list[int]:
+    """Every process below `root`, parents before children. As of a moment: call again until there is none."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (parent := _parent(name)) is not None:
+            children.setdefault(parent, []).append(int(name))
+    found = [root]
+    for pid in found:
+        found.extend(children.get(pid, ()))
+    return found[1:]
+
+
+def _parent(pid: str) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read(1024)
+    except OSError:
+        return None
+    return int(stat[stat.rindex(b")") + 2 :].split()[1])
+
+
+def marked(entry: str) -> list[int]:
+    """Every process whose environment at its start held exactly this `NAME=value`."""
+    wanted = b"\0" + entry.encode() + b"\0"
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if wanted in b"\0" + file.read():
+                    found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def send(pids: list[int], number: signal.Signals) -> None:
+    """Signal each of them that still lives. A zombie keeps its pid until its parent looks, so none is a stranger's."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def send_group(leader: int, number: signal.Signals) -> None:
+    """Signal the process group of an entrypoint, or the entrypoint alone while it has not made its group yet."""
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:
+        send([leader], number)
+
+
+class Usage(NamedTuple):
+    cpu_s: float
+    memory_bytes_max: int
+
+
+def usage_of_children() -> Usage:
+    """CPU time of every descendant that was reaped, and the largest resident memory of any single one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Usage(cpu_s=round(used.ru_utime + used.ru_stime, 6), memory_bytes_max=used.ru_maxrss * 1024)
+
+
+class OomWatch:
+    """Tells whether the kernel killed something for want of memory since this was made.
+
+    It counts for our own memory control group (v2, then v1) where that can be read, else for the whole node: then a
+    kill elsewhere in the very same time can be mistaken for ours.
+    """
+
+    def __init__(self) -> None:
+        self._before = _oom_kills()
+
+    def saw_a_kill(self) -> bool:
+        return _oom_kills() > self._before
+
+
+def _oom_kills() -> int:
+    for path, key in (*_oom_counters(), ("/proc/vmstat", b"oom_kill")):
+        try:
+            with open(path, "rb") as file:
+                lines = file.read(65536).splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, value = line.partition(b" ")
+            if name == key:
+                return int(value)
+    return 0
+
+
+def _oom_counters() -> list[tuple[str, bytes]]:
+    found = []
+    with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if controllers == "":
+                found.append((f"/sys/fs/cgroup{path}/memory.events", b"oom_kill"))
+            elif "memory" in controllers.split(","):
+                found.append((f"/sys/fs/cgroup/memory{path}/memory.oom_control", b"oom_kill"))
+    return found
+
+
+def sweep(entry: str, *, wait_s: float) -> int:
+    """Kill every process that carries this mark until none is left; gives how many still are after `wait_s`.
+
+    For what an attempt left behind whose supervisor vanished: nobody is their guardian any more.
+    """
+    end = time.monotonic() + wait_s
+    pause_s = 0.001
+    while found := marked(entry):
+        send(found, signal.SIGKILL)
+        if time.monotonic() > end:
+            return len(found)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.1)
+    return 0

@@ -4,8 +4,8 @@ Lives here: listing and hashing a tree (`source`), and finding the requirements 
 Standard library only, on macOS, Linux and Windows. Never here: uploading, printing, anything of the server.
 """
 
-from headrace.capture.packages import Captured, environment
 from headrace.capture.errors import CaptureError, CaptureWarning, SourceChanged, TreeTooLarge
+from headrace.capture.packages import Captured, environment
 from headrace.capture.snapshot import Source, Summary, source
 
 __all__ = [

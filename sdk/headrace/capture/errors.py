@@ -1,8 +1,8 @@
 """What can go wrong while a laptop is read.
 
-    CaptureError            says what, where, and (`hint`) what to do
-    ├── TreeTooLarge        more bytes or files than a source may have
-    └── SourceChanged       a file is not any more what was captured: capture again
+CaptureError            says what, where, and (`hint`) what to do
+├── TreeTooLarge        more bytes or files than a source may have
+└── SourceChanged       a file is not any more what was captured: capture again
 """
 
 from __future__ import annotations

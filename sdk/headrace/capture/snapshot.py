@@ -120,9 +120,7 @@ def _capture(listed: tree.Tree, cache: StatCache) -> Source:
     taken.sort(key=lambda each: each.file.path)
     manifest = _manifest(listed, taken)
     size = sum(file.size for file in listed.files)
-    summary = Summary(
-        listed.commit, listed.branch, listed.changed_lines, listed.new_files, len(listed.files), size
-    )
+    summary = Summary(listed.commit, listed.branch, listed.changed_lines, listed.new_files, len(listed.files), size)
     warnings = (*listed.warnings, *_lfs_pointers(taken))
     return Source(listed.root, listed.folder, manifest, _digest(manifest), summary, chunks, warnings)
 
@@ -239,12 +237,10 @@ def _check_size(listed: tree.Tree, bytes_max: int) -> None:
 
 def _lfs_pointers(taken: Sequence[_Taken]) -> list[CaptureWarning]:
     """Files whose content was never fetched: a job would read three lines of text where it expects data."""
-    pointers = []
     if not any(each.file.path.rpartition("/")[2] == ".gitattributes" and _uses_lfs(each.file) for each in taken):
         return []
-    for each in taken:
-        if len(_LFS_POINTER) < each.file.size < _LFS_POINTER_BYTES_MAX and _starts_as_pointer(each.file):
-            pointers.append(each.file.path)
+    small = (each.file for each in taken if len(_LFS_POINTER) < each.file.size < _LFS_POINTER_BYTES_MAX)
+    pointers = [file.path for file in small if _starts_as_pointer(file)]
     warnings: list[CaptureWarning] = []
     tree.warn(warnings, pointers, "only a Git LFS pointer, not the content", "run `git lfs pull`")
     return warnings

@@ -74,7 +74,9 @@ def read(folder: Path) -> Tree:
         return _of_folder(folder, [])
     except git.GitError as error:
         inside = any((above / ".git").exists() for above in (folder, *folder.parents))
-        why = CaptureWarning(f"taken without git: {error}", "install git, or run `git status` here to see what is wrong")
+        why = CaptureWarning(
+            f"taken without git: {error}", "install git, or run `git status` here to see what is wrong"
+        )
         return _of_folder(folder, [why] if inside else [])
 
 
@@ -96,9 +98,7 @@ def _of_repository(within: git.WorkTree) -> Tree | None:
         return None
     new = {path.decode(errors="replace") for path in untracked}
     new_files = sum(file.path in new for file in files)
-    return Tree(
-        root, within.folder, files, links, found.commit, found.branch, found.changed_lines, new_files, warnings
-    )
+    return Tree(root, within.folder, files, links, found.commit, found.branch, found.changed_lines, new_files, warnings)
 
 
 def _of_folder(root: Path, warnings: list[CaptureWarning]) -> Tree:
@@ -143,9 +143,7 @@ def _without_virtual_environments(paths: list[bytes]) -> list[bytes]:
     return [path for path in paths if not path.startswith(homes)] if homes else paths
 
 
-def _with_nested(
-    root: Path, paths: Iterable[bytes], warnings: list[CaptureWarning], *, depth: int
-) -> Iterator[bytes]:
+def _with_nested(root: Path, paths: Iterable[bytes], warnings: list[CaptureWarning], *, depth: int) -> Iterator[bytes]:
     """The paths, with each repository among them (a submodule, a clone) replaced by its own files."""
     for path in paths:
         place = root / os.fsdecode(path)

@@ -43,6 +43,7 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 class Born(msgspec.Struct, frozen=True):
     """A process for certain: pid and start time (clock ticks since boot), which together are never used twice."""
 
+    name: str
     pid: int
     ticks: int
 
@@ -126,7 +127,7 @@ class Children:
         return process
 
     def _write_record(self) -> None:
-        born = [Born(process.pid, start_ticks(process.pid)) for process in self._running.values()]
+        born = [Born(name, process.pid, start_ticks(process.pid)) for name, process in self._running.items()]
         self._record.write_bytes(msgspec.json.encode(born))
 
 

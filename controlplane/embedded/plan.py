@@ -143,7 +143,7 @@ def nats_child(plan: Plan) -> Child:
 
 
 def ray_command(plan: Plan) -> tuple[str, ...]:
-    """One head that is the node as well. Ray listens on wildcard addresses whatever it is told: the token is the wall."""
+    """One head that is the node as well. Ray listens on wildcard addresses: the token is the wall."""
     return (
         sys.executable,
         "-m",

@@ -1,0 +1,17 @@
+# The two commands of the README, and what developers type.
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check venv schema
+
+demo: venv   ## start everything on this machine and train a classifier
+	PATH="$(abspath $(BIN)):$$PATH" headrace run -- python examples/digits/train.py --epochs 5
+
+test: venv   ## lint, types, layers, tests
+	PATH="$(abspath $(BIN)):$$PATH" sh scripts/test
+
+venv:
+	@python3 scripts/make_venv.py $(VENV)
+
+schema: venv   ## write events/schema anew from events/messages.py
+	$(BIN)/python -m events.schema

@@ -71,7 +71,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """`/healthz` and `/readyz` of each process. -1: no such door; 0: any free port."""
 
     # who may do what
-    teams: dict[str, Team] = {"default": Team()}
+    teams: dict[str, Team] = msgspec.field(default_factory=lambda: {"default": Team()})
     tokens: dict[str, Identity] = {}
     """SHA-256 (hex) of a bearer token → whose it is."""
 

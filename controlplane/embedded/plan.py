@@ -271,4 +271,4 @@ def _ray_folder(state: Path) -> Path:
     status = folder.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077 or not folder.is_dir():
         raise PermissionError(f"{folder} is not a private folder of this user: remove it")
-    return folder
+    return folder / "ray"  # Ray opens its own folder to everybody (0777)

@@ -1,0 +1,28 @@
+"""Headrace in a training script: `headrace.log(step=3, loss=0.25)`.
+
+Standard library only, no thread, no socket, imported in a few milliseconds. What submits jobs (`headrace.submit`) is
+imported when it is first used. Never here: anything of the server.
+"""
+
+from __future__ import annotations
+
+from headrace.metrics import log
+
+TYPE_CHECKING = False  # importing `typing` would take longer than all the rest
+if TYPE_CHECKING:
+    from typing import Any
+
+    from headrace.submit import submit
+
+__version__ = "0.1.0"
+__all__ = ["log", "submit"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a training script does not need only when somebody asks for it."""
+    if name == "submit":
+        from headrace.submit import submit
+
+        globals()["submit"] = submit  # else the module of that name would take its place
+        return submit
+    raise AttributeError(f"module 'headrace' has no attribute {name!r}")

@@ -98,6 +98,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     control_wait_s: float = 600.0
     """How long a control waits for the submit that it overtook."""
     source_bytes_max: int = 500 * 1024**2
+    environment_builds: bool = True
+    """Whether a package without a wheel may be built while an environment is solved: its code runs in the service."""
 
     @property
     def blobs(self) -> str:

@@ -379,6 +379,8 @@ class EnvironmentReady(Fact, frozen=True, kw_only=True, tag="environment_ready")
     platform: str
     packages: int
     took_s: float = 0.0
+    log: str = ""
+    """Digest of the build log in the blob store."""
 
 
 class EnvironmentFailed(Fact, frozen=True, kw_only=True, tag="environment_failed"):
@@ -599,6 +601,26 @@ class Why(Value, frozen=True, kw_only=True):
     of: int = 0
     hindrances: tuple[Hindrance, ...] = ()
     summary: str = ""
+
+
+class AskEnvironment(Value, frozen=True, kw_only=True):
+    """`hr.v1.ask.environments.log` (answered with the text of the build log) and `….view` (`EnvironmentView`)."""
+
+    environment: str
+    """Digest of the environment request."""
+
+
+class EnvironmentView(Value, frozen=True, kw_only=True):
+    environment: str
+    state: Literal["wanted", "building", "ready", "failed"]
+    lock: str = ""
+    python: str = ""
+    platform: str = ""
+    packages: int = 0
+    took_s: float = 0.0
+    reason: str = ""
+    """Why it failed, or what it waits for."""
+    log: str = ""
 
 
 class NodeView(Value, frozen=True, kw_only=True):

@@ -90,5 +90,4 @@ def runner_settings(config: Configuration, node: SeenNode) -> dict[str, Any]:
         "memory_bytes": node.memory_bytes,
         "gpus": node.gpus,
         "lease_s": config.lease_s,
-        "heartbeat_s": config.heartbeat_s,
     }

@@ -52,6 +52,9 @@ def main() -> int:
     parser.add_argument("--state", required=True, help="folder of everything this stack keeps")
     parser.add_argument("--gpus", type=int, default=None, help="GPUs to declare (default: those of this machine)")
     parser.add_argument("--split", action="store_true", help="every service in a process of its own")
+    parser.add_argument(
+        "--ray-dashboard", type=int, default=0, metavar="PORT", help="Ray's own dashboard (default: none)"
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     options = parser.parse_args()
     logs.configure(options.log_level)
@@ -65,7 +68,7 @@ def main() -> int:
         return 1
     progress = Progress(state / "starting.ndjson")
     try:
-        plan = prepare(state, gpus=options.gpus, split=options.split)
+        plan = prepare(state, gpus=options.gpus, split=options.split, ray_dashboard=options.ray_dashboard)
     except (ConfigurationError, OSError) as error:
         progress.fail(str(error), f"see {state / 'headrace.toml'}")
         return 1

@@ -59,6 +59,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     config: Configuration
     ray_folder: Path
     split: bool = False
+    ray_dashboard: int = 0
+    """Port of Ray's own dashboard and Jobs API; 0: neither."""
 
     @property
     def config_file(self) -> Path:
@@ -69,7 +71,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return f"127.0.0.1:{self.ports.ray}"
 
 
-def prepare(state: Path, *, gpus: int | None, split: bool) -> Plan:
+def prepare(state: Path, *, gpus: int | None, split: bool, ray_dashboard: int = 0) -> Plan:
     """Make folders, secrets and ports, or find those of last time. Raises ConfigurationError, OSError."""
     for folder in ("run", "logs", "nats", "blobs", "nodes"):
         (state / folder).mkdir(parents=True, exist_ok=True)
@@ -105,6 +107,7 @@ def prepare(state: Path, *, gpus: int | None, split: bool) -> Plan:
         ),
         ray_folder=_ray_folder(state),
         split=split,
+        ray_dashboard=ray_dashboard,
     )
     write_private(plan.config_file, msgspec.json.encode(plan.config))
     return plan
@@ -144,6 +147,7 @@ def nats_child(plan: Plan) -> Child:
 
 def ray_command(plan: Plan) -> tuple[str, ...]:
     """One head that is the node as well. Ray listens on wildcard addresses: the token is the wall."""
+    dashboard = ("--dashboard-host=127.0.0.1", f"--dashboard-port={plan.ray_dashboard}") if plan.ray_dashboard else ()
     return (
         sys.executable,
         "-m",
@@ -158,7 +162,8 @@ def ray_command(plan: Plan) -> tuple[str, ...]:
         f"--num-gpus={plan.gpus}",
         f"--memory={int(_memory_bytes() * MEMORY_SHARE)}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
-        "--include-dashboard=false",
+        f"--include-dashboard={'true' if plan.ray_dashboard else 'false'}",
+        *dashboard,
         "--dashboard-agent-listen-port=0",
         f"--labels=hr.node={plan.node}",
         f"--temp-dir={plan.ray_folder}",

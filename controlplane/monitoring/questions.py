@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from controlplane.monitoring import rollups
-from controlplane.monitoring.store import JobKey, Store
+from controlplane.monitoring.core import JobKey
+from controlplane.monitoring.store import STEP_MAX, Store
 from events import messages as m
 
 BUCKETS_MAX: Final = 4_000
@@ -23,7 +24,6 @@ BUCKETS_MIN: Final = 20
 NAMES_MAX: Final = 1_000
 JOBS_MAX: Final = 1_000
 LATEST_MAX: Final = 5_000
-STEP_MIN, STEP_MAX = -(2**62), 2**62
 
 
 class Bad(Exception):
@@ -42,7 +42,7 @@ def series(store: Store, ask: m.AskSeries) -> m.SeriesAnswer:
         raise Bad(f"buckets: {ask.buckets}; from 1 to {BUCKETS_MAX} are possible")
     if len(ask.names) > NAMES_MAX:
         raise Bad(f"names: {len(ask.names)}; at most {NAMES_MAX} are possible")
-    low = max(STEP_MIN, ask.step_from if ask.step_from is not None else STEP_MIN)
+    low = max(-STEP_MAX, ask.step_from if ask.step_from is not None else -STEP_MAX)
     high = min(STEP_MAX, ask.step_to if ask.step_to is not None else STEP_MAX)
     if low > high:
         raise Bad(f"step_from: {low} lies behind step_to: {high}")
@@ -60,17 +60,18 @@ def series(store: Store, ask: m.AskSeries) -> m.SeriesAnswer:
 
 _Row = tuple[int, int, float | None, float | None, int, int, float]
 """Series, points, low, high, step, ns, value."""
+# `//` and `%` of DuckDB round towards zero, those of Python and numpy down: buckets are computed here, or with care.
 _EXTENT: Final = """
 SELECT series, min(bucket) * {size}, (max(bucket) + 1) * {size} - 1, sum(points)
 FROM (SELECT series, bucket, points FROM roll_{size} WHERE series IN (SELECT unnest($ids))
       UNION ALL SELECT series, bucket, points FROM open_{size} WHERE series IN (SELECT unnest($ids)))
-WHERE bucket BETWEEN $low // {size} AND $high // {size} GROUP BY series"""
+WHERE bucket BETWEEN $low AND $high GROUP BY series"""
 _ROLLED: Final = """
 SELECT series, bucket * {size} AS first, points, low, high, step, ns, value FROM roll_{size}
-WHERE series IN (SELECT unnest($ids)) AND bucket BETWEEN $inner // {size} AND $outer // {size} - 1
+WHERE series IN (SELECT unnest($ids)) AND bucket BETWEEN $inner AND $outer
 UNION ALL
 SELECT series, bucket * {size}, points, low, high, step, ns, value FROM open_{size}
-WHERE series IN (SELECT unnest($ids)) AND bucket BETWEEN $inner // {size} AND $outer // {size} - 1
+WHERE series IN (SELECT unnest($ids)) AND bucket BETWEEN $inner AND $outer
 UNION ALL"""
 _POINTS: Final = """
 SELECT series, step AS first, 1 AS points, if(isfinite(value), value, NULL) AS low,
@@ -78,7 +79,7 @@ SELECT series, step AS first, 1 AS points, if(isfinite(value), value, NULL) AS l
 FROM points WHERE series IN (SELECT unnest($ids)) AND step BETWEEN $low AND $high {outside}"""
 _BUCKETS: Final = """
 SELECT series, points, low, high, last.step, last.ns, last.value FROM (
-    SELECT series, first // $width AS bucket, sum(points)::BIGINT AS points, min(low) AS low, max(high) AS high,
+    SELECT series, first - ((first % $width) + $width) % $width AS bucket, sum(points)::BIGINT AS points, min(low) AS low, max(high) AS high,
            max(struct_pack(step := step, ns := ns, value := value)) AS last
     FROM ({rows}) GROUP BY series, bucket
 ) ORDER BY series, last.step"""
@@ -89,7 +90,7 @@ def _curves(store: Store, ids: Sequence[int], low: int, high: int, buckets: int)
         return {}
     size = rollups.SIZES[-1]
     extents = store.db.execute(
-        _EXTENT.format(size=size), {"ids": list(ids), "low": low, "high": high}
+        _EXTENT.format(size=size), {"ids": list(ids), "low": low // size, "high": high // size}
     ).fetchall()
     plain = [number for number, _, _, points in extents if points <= buckets]
     rows: list[_Row] = []
@@ -117,7 +118,7 @@ def _bucketed(store: Store, ids: Sequence[int], low: int, high: int, width: int)
     if size == 1 or inner >= outer:
         rows = _POINTS.format(outside="")
     else:
-        parameters |= {"inner": inner, "outer": outer}
+        parameters |= {"inner": inner // size, "outer": outer // size - 1}
         rows = _ROLLED.format(size=size)
         edges = [f"step < {inner}"] * (low < inner) + [f"step >= {outer}"] * (outer <= high)
         rows += _POINTS.format(outside=f"AND ({' OR '.join(edges) or 'false'})")

@@ -11,7 +11,7 @@ bucket; readers add the rows of a bucket up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from controlplane.monitoring import coverage, rollups
+from controlplane.monitoring.core import JobKey
 from controlplane.monitoring.otlp import NO_STEP, Column
 
 SERIES_OF_A_JOB_MAX: Final = 20_000
@@ -29,6 +30,8 @@ BOOKS_MAX: Final = 4_096
 """Jobs whose series and spools are remembered; the others are read again when they speak."""
 MEMORY_LIMIT: Final = "1GB"
 NS: Final = 1_000_000_000
+STEP_MAX: Final = 2**53
+"""Of either sign: what JSON can say exactly. A step beyond it is taken for this one."""
 DOOR_IDS_MAX: Final = 100_000
 """Pushes of one job whose resend would be noticed."""
 
@@ -71,9 +74,6 @@ FROM merged AS m WHERE m.open AND o.series = m.series"""
 _OPEN: Final = """
 INSERT INTO {open} SELECT * EXCLUDE (open) FROM merged AS m
 WHERE open AND NOT EXISTS (SELECT 1 FROM {open} AS o WHERE o.series = m.series)"""
-
-JobKey = tuple[str, str]
-"""Team and job."""
 
 
 class Part(NamedTuple):
@@ -121,6 +121,7 @@ class _Book:
         self.spools: dict[str, _Spool] = {}
         self.origins: dict[int, int] = {}
         self.pushes: set[str] = set()
+        self.sealed = False
 
 
 class Store:
@@ -209,6 +210,14 @@ class Store:
             book = self._books[key] = self._read_book(key)
         return book
 
+    def unseal(self, keys: Iterable[JobKey]) -> None:
+        """Something new comes to these jobs: a seal no longer holds all. Inside a transaction."""
+        for key in keys:
+            book = self.book(key)
+            if book.sealed:
+                book.sealed = False
+                self.db.execute("UPDATE job SET sealed = false WHERE team = ? AND job = ?", key)
+
     def forget(self, key: JobKey) -> None:
         """Its book is not needed for now."""
         self._books.pop(key, None)
@@ -223,6 +232,8 @@ class Store:
             f"SELECT name, attempt, ranges, ended FROM spool {where}", key
         ).fetchall():
             book.spools[name] = _Spool(attempt, decode_ranges(ranges), ended)
+        row = self.db.execute(f"SELECT sealed FROM job {where}", key).fetchone()
+        book.sealed = row is not None and row[0]
         book.origins = dict(self.db.execute(f"SELECT attempt, ns FROM origin {where}", key).fetchall())
         book.pushes = {row[0] for row in self.db.execute(f"SELECT push FROM door {where}", key).fetchall()}
         return book
@@ -259,6 +270,7 @@ class _Take:
         self._new_origins: list[tuple[str, str, int, int]] = []
         self._new_pushes: list[tuple[str, str, str]] = []
         self._spools: dict[str, tuple[str, str, _Spool]] = {}
+        self._changed: set[JobKey] = set()
         self._repeated = 0
         self._refused = 0
 
@@ -272,8 +284,8 @@ class _Take:
             (team, job, spool.attempt, name, spool.ended and not coverage.holes(spool.ranges))
             for name, (team, job, spool) in self._spools.items()
         )
-        jobs = frozenset((part.team, part.job) for part in parts)
-        return Committed(points, self._repeated, self._refused, jobs, spools)
+        self._store.unseal(self._changed)
+        return Committed(points, self._repeated, self._refused, frozenset(self._changed), spools)
 
     def _part(self, part: Part) -> None:
         book = self._store.book((part.team, part.job))
@@ -288,7 +300,9 @@ class _Take:
                 self._column(part, book, column, slice(None))
             return
         spool = book.spools.setdefault(part.spool, _Spool(part.attempt, (), False))
-        spool.ended = spool.ended or part.ended
+        if part.ended and not spool.ended:
+            spool.ended = True
+            self._changed.add((part.team, part.job))
         self._spools[part.spool] = (part.team, part.job, spool)
         spool.ranges, fresh = coverage.add(spool.ranges, part.first, part.first + part.count)
         self._repeated += part.count - sum(after - first for first, after in fresh)
@@ -318,6 +332,8 @@ class _Take:
                 origin = book.origins[attempt] = int(times.min())
                 self._new_origins.append((part.team, part.job, attempt, origin))
             steps = np.where(steps == NO_STEP, (times - origin) // NS, steps)
+        steps = np.clip(steps, -STEP_MAX, STEP_MAX)
+        self._changed.add((part.team, part.job))
         self._ids.append(np.full(len(values), number, np.int32))
         self._steps.append(steps)
         self._times.append(times)

@@ -64,18 +64,19 @@ def main(folder: str) -> None:
     os.chdir(folder)
     os.umask(0o077)
     _close_inherited()
-    _take_lock()
+    held = _take_lock()
     listener = _listen()
     _leave_parents()
     gc.freeze()  # what is there now stays in memory pages that all supervisors share
-    Launcher(listener).serve()
+    Launcher(listener, held).serve()
 
 
 class Launcher:
     """Answers requests one after the other, for ever."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, held: int) -> None:
         self._listener = listener
+        self._held = held
         self._me = {"version": version(), "pid": os.getpid()}
 
     def serve(self) -> NoReturn:
@@ -121,6 +122,7 @@ class Launcher:
     def _become_supervisor(self, folder: str, lock: int, connection: socket.socket) -> NoReturn:
         try:
             self._listener.close()
+            os.close(self._held)  # a forked copy would hold the folder for as long as the attempt lives
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             supervisor.supervise(folder, lock, connection)
         finally:
@@ -158,13 +160,14 @@ def _close_inherited() -> None:
             os.closerange(int(name), int(name) + 1)  # the one of the listing itself is closed already: no error
 
 
-def _take_lock() -> None:
-    """Hold the folder's lock until the end of this process. Exits if another launcher does not let go of it."""
+def _take_lock() -> int:
+    """Hold the folder's lock until the end of this process: gives the locked file. Exits if another launcher does not let go of it."""
     lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(LOCK_WAIT_S)
     fcntl.flock(lock, fcntl.LOCK_EX)
     signal.alarm(0)
+    return lock
 
 
 def _give_up(number: int, frame: object) -> None:

@@ -159,7 +159,7 @@ class LauncherClient:
         async with self._one_at_a_time:
             hello = await self._ask({"do": "hello"})
             if hello is not None and hello.get("version") != launcher.version():
-                await self._ask({"do": "retire"})
+                await self.retire()
                 hello = None
             if hello is None:
                 await self._start()
@@ -167,6 +167,10 @@ class LauncherClient:
             if hello is None:
                 raise LaunchFailed(f"the launcher does not answer; see {self._folder / launcher.LOG}")
             return int(hello["pid"])
+
+    async def retire(self) -> None:
+        """End the launcher, if there is one; what it launched lives on."""
+        await self._ask({"do": "retire"})
 
     async def launch(self, name: str) -> Supervised:
         """Start the supervisor of the attempt that is laid out in `attempts/<name>`. Raises LaunchFailed."""

@@ -1,0 +1,253 @@
+"""One attempt on this node, from its launch order to the day its folder is deleted.
+
+    laying out → launched, followed → ended (`exit.json`) → recorded in the ledger, shipped → folder deleted
+
+Everything that must survive the runner is in the attempt's folder: `launch.json` (the order), what the supervisor
+keeps, and `recorded`. A new runner makes the same object from it by `Attempt.found`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from events.messages import AttemptEnd, AttemptRef, Launch, LiveAttempt, Usage
+from runtime import exit_record, job_environment, processes
+from runtime.desired import Actual, Phase
+from runtime.exit_record import Record, Spec
+from runtime.node_folder import NodeFolder
+from runtime.supervised import LauncherClient, LaunchFailed, Standing, Status, Supervised, SupervisorLost, standing
+
+LOG: Final = logging.getLogger("headrace.runner")
+
+LAUNCH: Final = "launch.json"
+RECORDED: Final = "recorded"
+SWEEP_S: Final = 10.0
+"""After a sweep of this length that left something alive it is said in the log, and the sweep goes on."""
+
+
+class LayOutFailed(Exception):
+    """The attempt cannot run here. `cause` is the end's cause, the message a sentence for its user."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class Layer(Protocol):
+    """Makes everything that the entrypoint needs."""
+
+    async def lay_out(self, launch: Launch, folder: Path) -> Spec:
+        """Raises LayOutFailed."""
+
+
+class Shipping(Protocol):
+    """Sends an attempt's output and metrics away."""
+
+    async def ship(self, launch: Launch, folder: Path, over: asyncio.Event) -> None:
+        """Returns when `over` is set and everything was shipped. Can be begun again after a restart."""
+
+
+class Tools(NamedTuple):
+    """What an attempt works with. `changed` tells the runner that there is something to report."""
+
+    folder: NodeFolder
+    launcher: LauncherClient
+    layer: Layer
+    shipping: Shipping
+    changed: Callable[[], None]
+
+
+class Attempt:
+    """Made by `Attempt(…)` for a new launch or by `found` after a restart; then `run` it once."""
+
+    def __init__(self, launch: Launch, tools: Tools) -> None:
+        self.launch = launch
+        self.phase = Phase.STARTING
+        self.folder = tools.folder.attempt(launch.ref)
+        self._tools = tools
+        self._started_at: float | None = None
+        self._end: AttemptEnd | None = None
+        self._over = asyncio.Event()
+        self._recorded = asyncio.Event()
+        self._laying_out: asyncio.Task[Spec] | None = None
+        self._supervised: Supervised | None = None
+        self._stop: tuple[str, str] | None = None
+
+    @classmethod
+    def found(cls, folder: Path, tools: Tools) -> Attempt | None:
+        """The attempt in a folder; None if there is nothing in it that was ever launched (then it can be deleted)."""
+        try:
+            launch = msgspec.json.decode((folder / LAUNCH).read_bytes(), type=Launch)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        if standing(folder) is Standing.NEVER_LAUNCHED:
+            return None
+        attempt = cls(launch, tools)
+        attempt._supervised = Supervised(folder)
+        if (folder / RECORDED).exists():
+            attempt._recorded.set()
+        return attempt
+
+    # -- what the runner asks ----------------------------------------------------------------------------------------
+
+    @property
+    def ref(self) -> AttemptRef:
+        return self.launch.ref
+
+    @property
+    def actual(self) -> Actual:
+        return Actual(self.phase, self.launch.allocation.gpus)
+
+    @property
+    def report(self) -> LiveAttempt | None:
+        """What the leader is told; None once the ledger knows all."""
+        match self.phase:
+            case Phase.STARTING:
+                return LiveAttempt(ref=self.ref, state="starting")
+            case Phase.RUNNING:
+                return LiveAttempt(ref=self.ref, state="running", started_at=self._started_at)
+            case Phase.ENDED:
+                return LiveAttempt(ref=self.ref, state="ended", started_at=self._started_at, end=self._end)
+            case Phase.RECORDED:
+                return None
+
+    def stop(self, cause: str, why: str) -> None:
+        """End it, however far it has come. Again is harmless."""
+        if self._stop is not None or self._over.is_set():
+            return
+        self._stop = (cause, why)
+        if self._supervised is not None:
+            self._supervised.stop(cause, why)
+        elif self._laying_out is not None:
+            self._laying_out.cancel()
+
+    def forget(self) -> None:
+        """Its end is in the ledger."""
+        self.phase = Phase.RECORDED
+        (self.folder / RECORDED).touch()
+        self._recorded.set()
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Live to the end. Cancelled, it leaves the supervisor alone: `found` goes on from there."""
+        async with asyncio.TaskGroup() as group:
+            if self._supervised is not None:
+                group.create_task(self._tools.shipping.ship(self.launch, self.folder, self._over))
+                record = await self._follow(self._supervised)
+            else:
+                record = await self._begin(group)
+            self._note_end(record)
+            await self._recorded.wait()
+        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+    async def _begin(self, group: asyncio.TaskGroup) -> Record:
+        # not in the group: a failure of this is an ordinary end
+        self._laying_out = asyncio.ensure_future(self._lay_out())
+        try:
+            await asyncio.wait([self._laying_out])
+        finally:
+            self._laying_out.cancel()
+        if self._stop is not None:
+            return await self._never_ran(*self._stop)
+        try:
+            exit_record.write_spec(str(self.folder), self._laying_out.result())
+            supervised = await self._tools.launcher.launch(self.folder.name)
+        except LayOutFailed as error:
+            return await self._never_ran(error.cause, str(error))
+        except (LaunchFailed, OSError) as error:
+            return await self._never_ran("start_failed", str(error))
+        self._supervised = supervised
+        if self._stop is not None:  # while the launcher was asked
+            supervised.stop(*self._stop)
+        group.create_task(self._tools.shipping.ship(self.launch, self.folder, self._over))
+        return await self._follow(supervised)
+
+    async def _lay_out(self) -> Spec:
+        """Everything that the entrypoint needs. Raises LayOutFailed, which ends this attempt and nothing else."""
+        try:
+            await asyncio.to_thread(self._make_folder)
+            return await self._tools.layer.lay_out(self.launch, self.folder)
+        except OSError as error:
+            raise LayOutFailed("start_failed", f"the node cannot lay it out: {error}") from error
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(mode=0o700)
+        for name in ("scratch", "spool"):
+            (self.folder / name).mkdir()
+        self._tools.folder.job(self.ref).mkdir(parents=True, exist_ok=True)
+        (self.folder / LAUNCH).write_bytes(msgspec.json.encode(self.launch))
+
+    async def _follow(self, supervised: Supervised) -> Record:
+        try:
+            return await supervised.watch(self._on_status)
+        except SupervisorLost:
+            return await self._sweep_up()
+
+    def _on_status(self, status: Status) -> None:
+        if status.started_at is not None and (self._started_at is None or self.phase is Phase.STARTING):
+            self._started_at = status.started_at
+            self.phase = Phase.RUNNING
+            self._tools.changed()
+
+    async def _sweep_up(self) -> Record:
+        """Nobody looks after what the vanished supervisor left: end all of it before anything is reported."""
+        mark = job_environment.mark(self.folder)
+        while left := await asyncio.to_thread(processes.sweep, mark, wait_s=SWEEP_S):
+            LOG.error("attempt %s: %d processes do not die", self.folder.name, left)
+        launched_at = (self.folder / exit_record.LOCK).stat().st_mtime
+        sizes = {name: _size(self.folder / name) for name in exit_record.STREAMS}
+        record = Record(
+            cause="supervisor_lost",
+            ended_at=time.time(),
+            started_at=self._started_at or launched_at,
+            message="its supervisor was killed, or its node was restarted",
+            output_bytes=sizes,
+        )
+        return await self._leave(record)
+
+    async def _never_ran(self, cause: str, message: str) -> Record:
+        record = Record(cause=cause, ended_at=time.time(), message=message[: exit_record.RECORD_BYTES_MAX // 8])
+        return await self._leave(record)
+
+    async def _leave(self, record: Record) -> Record:
+        """Leave the record on disk where no supervisor did. A full disk keeps us from that, not from reporting it."""
+        try:
+            await asyncio.to_thread(exit_record.write_record, str(self.folder), record)
+        except OSError as error:
+            LOG.warning("attempt %s: its end is not on disk: %s", self.folder.name, error)
+        return record
+
+    def _note_end(self, record: Record) -> None:
+        self._started_at = record.started_at
+        self._end = end_of(record)
+        self.phase = Phase.RECORDED if self._recorded.is_set() else Phase.ENDED
+        self._over.set()
+        self._tools.changed()
+
+
+def end_of(record: Record) -> AttemptEnd:
+    """A supervisor's record in the words of the contract."""
+    return msgspec.convert(
+        {
+            **{name: value for name, value in record._asdict().items() if name in AttemptEnd.__struct_fields__},
+            "usage": Usage(cpu_s=record.cpu_s, memory_bytes_max=record.memory_bytes_max),
+        },
+        AttemptEnd,
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,66 @@
+"""The folders of a node, and what is set out there once for all jobs."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from events import subjects
+from events.messages import AttemptRef
+
+
+class NodeFolder(NamedTuple):
+    """Where everything of a node is. The layout is in `docs/concepts/node.md`."""
+
+    path: Path
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts"
+
+    @property
+    def pythonpath(self) -> Path:
+        """Holds the package `headrace` and nothing else: every job has it on its PYTHONPATH."""
+        return self.path / "pythonpath"
+
+    @property
+    def lease(self) -> Path:
+        return self.path / "lease"
+
+    @property
+    def seen(self) -> Path:
+        return self.path / "seen.json"
+
+    def attempt(self, ref: AttemptRef) -> Path:
+        return self.attempts / f"{subjects.encode(ref.job)}.{ref.attempt}"
+
+    def job(self, ref: AttemptRef) -> Path:
+        """Survives attempts: checkpoints and results."""
+        return self.path / "jobs" / subjects.encode(ref.job)
+
+    def prepare(self) -> None:
+        """Make what has to be there. Raises OSError."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self.attempts, self.pythonpath, self.path / "jobs"):
+            folder.mkdir(exist_ok=True)
+        self._provide_sdk()
+
+    def _provide_sdk(self) -> None:
+        """A copy of `headrace` as it is installed beside us (found, never imported): a job may not reach ours."""
+        found = importlib.util.find_spec("headrace")
+        if found is None or not found.submodule_search_locations:
+            return
+        fresh = Path(tempfile.mkdtemp(dir=self.path, prefix="sdk."))
+        shutil.copytree(
+            found.submodule_search_locations[0],
+            fresh / "headrace",
+            ignore=shutil.ignore_patterns("__pycache__", "cli", "capture"),
+        )
+        target = self.pythonpath / "headrace"
+        if target.exists():
+            target.rename(fresh / "before")
+        (fresh / "headrace").rename(target)
+        shutil.rmtree(fresh)

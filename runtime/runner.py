@@ -1,0 +1,211 @@
+"""The runner: keeps what lives on this node equal to what the leader wants. asyncio; knows nothing of Ray.
+
+It tells the leader what it has (each heartbeat, and at once when something changed), takes in what should live here
+(as the answer, or as a message of the leader's own), and carries out the difference. It decides nothing and keeps
+nothing: attempts belong to their supervisors, and a new runner finds them again by their folders.
+
+    python -m runtime.runner --settings file.json     (see `serve`)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from events import subjects
+from events.bus import AskRefused, Bus, BusError, Delivery
+from events.messages import AttemptRef, Capacity, Desired, Exchange
+from runtime import desired, exit_record, node_capacity
+from runtime.attempt import Attempt, Layer, Shipping, Tools
+from runtime.desired import Actual, Forget, Phase, Seen, Start, Stop
+from runtime.lease import Lease
+from runtime.node_folder import NodeFolder
+from runtime.settings import RunnerSettings
+from runtime.supervised import LauncherClient
+
+LOG: Final = logging.getLogger("headrace.runner")
+
+EXCHANGE_S_MAX: Final = 2.0
+RETRY_S: Final = 1.0
+"""After an exchange without an answer, when something waits to be told; else the heartbeat is soon enough."""
+DONE_MAX: Final = 1000
+"""Attempts that are done with here, remembered so that a message that comes late does not start one again."""
+_DESIRED: Final = msgspec.json.Decoder(Desired)
+
+
+class AnotherRunner(Exception):
+    """The node's folder is another runner's."""
+
+
+class Runner:
+    """One node. `run` goes on until it is cancelled; attempts do not notice when it is."""
+
+    def __init__(self, settings: RunnerSettings, bus: Bus, layer: Layer, shipping: Shipping) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._folder = NodeFolder(Path(settings.folder))
+        self._launcher = LauncherClient(self._folder.path)
+        self._tools = Tools(self._folder, self._launcher, layer, shipping, self._on_change)
+        self._attempts: dict[AttemptRef, Attempt] = {}
+        self._changed = asyncio.Event()
+        self._desired: Desired | None = None
+        self._seen = _read_seen(self._folder.seen)
+        self._heartbeat_s = 5.0
+        self._lease = Lease(self._folder.lease, node=settings.node, lease_s=settings.lease_s)
+        self._done: deque[AttemptRef] = deque(maxlen=DONE_MAX)
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._life = secrets.token_hex(8)
+        self._group = asyncio.TaskGroup()
+
+    async def run(self) -> None:
+        """Raises AnotherRunner, LaunchFailed, OSError; else only its cancellation ends it."""
+        await asyncio.to_thread(self._folder.prepare)
+        lock = _only_one(self._folder.path)
+        try:
+            await self._launcher.ensure()  # afterwards every launch of a runner before us can be seen
+            capacity = await node_capacity.find(self._settings)
+            async with self._group:
+                await self._find_attempts()
+                subscription = await self._bus.listen(subjects.to_node(self._settings.node), self._on_message)
+                try:
+                    await self._keep_telling(capacity)
+                finally:
+                    await subscription.close()
+        finally:
+            os.close(lock)
+
+    # -- attempts ------------------------------------------------------------------------------------------------------
+
+    async def _find_attempts(self) -> None:
+        for folder in sorted(self._folder.attempts.iterdir()):
+            attempt = Attempt.found(folder, self._tools)
+            if attempt is None:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            else:
+                self._live(attempt)
+
+    def _live(self, attempt: Attempt) -> None:
+        self._attempts[attempt.ref] = attempt
+        self._group.create_task(self._run_attempt(attempt), name=attempt.folder.name)
+
+    async def _run_attempt(self, attempt: Attempt) -> None:
+        await attempt.run()
+        del self._attempts[attempt.ref]
+        self._done.append(attempt.ref)
+
+    def _on_change(self) -> None:
+        """An attempt started or ended: tell the leader, and see whether a start waited for that end."""
+        self._changed.set()
+        if self._desired is not None:
+            self._carry_out(self._desired)
+
+    # -- the leader ----------------------------------------------------------------------------------------------------
+
+    async def _keep_telling(self, capacity: Capacity) -> None:
+        while True:
+            self._changed.clear()
+            answered = await self._exchange(capacity)
+            unsaid = not answered and any(attempt.report is not None for attempt in self._attempts.values())
+            wait_s = min(self._heartbeat_s, RETRY_S) if unsaid else self._heartbeat_s
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _exchange(self, capacity: Capacity) -> bool:
+        """Whether a leader answered."""
+        asked_at = exit_record.boot_clock()
+        reports = [report for attempt in self._attempts.values() if (report := attempt.report) is not None]
+        body = msgspec.json.encode(
+            Exchange(
+                node=self._settings.node,
+                boot=self._boot,
+                runner=self._life,
+                capacity=capacity,
+                attempts=tuple(reports),
+            )
+        )
+        try:
+            answer = await self._bus.ask(subjects.exchange(self._settings.node), body, timeout_s=EXCHANGE_S_MAX)
+            wanted = _DESIRED.decode(answer)
+        except (BusError, AskRefused, msgspec.MsgspecError) as error:
+            LOG.info("nobody took the exchange of %s: %s", self._settings.node, error)
+            await self._lease.look(self._bus)
+            return False
+        if self._heed(wanted):
+            self._lease.cleared(asked_at)
+        return True
+
+    async def _on_message(self, delivery: Delivery) -> None:
+        try:
+            self._heed(_DESIRED.decode(delivery.body))
+        except msgspec.MsgspecError as error:
+            LOG.warning("a message for %s cannot be read: %s", self._settings.node, error)
+
+    def _heed(self, wanted: Desired) -> bool:
+        """Whether it was new enough to be carried out."""
+        seen = desired.heed(wanted, node=self._settings.node, seen=self._seen)
+        if seen is None:
+            LOG.info("ignored what term %d wants: term %d was seen", wanted.term, self._seen.term)
+            return False
+        if seen.term != self._seen.term:
+            _write_seen(self._folder.seen, seen)
+        self._seen = seen
+        self._desired = wanted
+        self._heartbeat_s = wanted.heartbeat_s
+        self._carry_out(wanted)
+        return True
+
+    def _carry_out(self, wanted: Desired) -> None:
+        actual = dict.fromkeys(self._done, Actual(Phase.RECORDED))
+        actual |= {ref: attempt.actual for ref, attempt in self._attempts.items()}
+        for instruction in desired.decide(wanted, actual):
+            match instruction:
+                case Start(launch):
+                    self._live(Attempt(launch, self._tools))
+                    self._changed.set()
+                case Stop(ref, why):
+                    self._attempts[ref].stop("stopped", why)
+                case Forget(ref):
+                    self._attempts[ref].forget()
+
+
+def _only_one(folder: Path) -> int:
+    """Hold the node's folder against a second runner. Raises AnotherRunner."""
+    lock = os.open(folder / "runner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise AnotherRunner(f"another runner works in {folder}; give each node a folder of its own") from error
+    return lock
+
+
+def _read_seen(path: Path) -> Seen:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Seen)
+    except (OSError, msgspec.MsgspecError):
+        return Seen()
+
+
+def _write_seen(path: Path, seen: Seen) -> None:
+    """Over a restart only the term counts: what a leader sent to the runner before never reaches the next."""
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(Seen(seen.term)))
+    fresh.rename(path)
+
+
+if __name__ == "__main__":
+    from runtime.serve import main
+
+    main()

@@ -1,0 +1,45 @@
+"""What a runner is told when it starts: one JSON file, or the same fields from the Ray actor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from runtime.exit_record import OUTPUT_BYTES_MAX
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message names the file and the field."""
+
+
+class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One runner. What is None is found out on the node."""
+
+    node: str
+    folder: str
+    nats_url: str
+    nats_user: str = ""
+    nats_password: str = ""
+    blobs_url: str
+    otlp_url: str = ""
+    otlp_secret: str = ""
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    gpus: int | None = None
+    """A declared number is believed: GPUs may be fake."""
+    gpu_model: str = ""
+    platform: str = ""
+    labels: dict[str, str] = {}
+    lease_s: float = 900.0
+    """0: attempts go on however long the node is cut off."""
+    output_bytes_max: int = OUTPUT_BYTES_MAX
+    """Kept of each stream of an attempt."""
+
+
+def load(file: Path) -> RunnerSettings:
+    """The settings in a file. Raises SettingsError."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=RunnerSettings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SettingsError(f"{file}: {error}") from error

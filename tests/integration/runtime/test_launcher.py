@@ -1,0 +1,91 @@
+"""The launcher: one a folder, away from everybody, replaceable, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from runtime import launcher
+from runtime.supervised import LauncherClient, LaunchFailed, Standing, Supervised, standing
+from tests.support.attempts import Node, childless, gone, line_in, lives, open_files
+
+
+async def test_it_is_nobodys_child_and_holds_no_environment_of_ours(node: Node) -> None:
+    pid = await node.launcher.ensure()
+    status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    parent, session = int(status[1]), int(status[3])
+    assert parent != os.getpid()
+    assert session not in {os.getsid(0), pid}  # in a session of its own that it does not lead
+    assert Path(f"/proc/{pid}/environ").read_bytes().count(b"\0") == 2
+
+
+async def test_a_long_path_to_its_folder_is_fine(tmp_path: Path) -> None:
+    node = Node(tmp_path / ("long-" * 20) / ("name-" * 20))
+    await node.launcher.ensure()
+    try:
+        assert (await (await node.sh("exit 5")).end()).exit_code == 5
+    finally:
+        await node.launcher.retire()
+
+
+async def test_a_second_client_finds_the_same_one(node: Node) -> None:
+    assert await LauncherClient(node.folder).ensure() == await node.launcher.ensure()
+
+
+async def test_one_of_another_version_is_replaced_and_attempts_do_not_notice(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await node.sh("sleep 1000")
+    status = await job.until("running")
+    before = await node.launcher.ensure()
+    monkeypatch.setattr(launcher, "version", lambda: "another")
+    after = await node.launcher.ensure()
+    assert after != before
+    assert not lives(before)
+    assert lives(status.pid)
+    job.supervised.stop("stopped", "cancelled")
+    assert (await job.end()).cause == "stopped"
+
+
+async def test_a_killed_one_is_started_again_and_attempts_do_not_notice(node: Node) -> None:
+    job = await node.sh("sleep 1000")
+    status = await job.until("running")
+    pid = await node.launcher.ensure()
+    os.kill(pid, signal.SIGKILL)
+    await gone(pid)
+    assert (await (await node.sh("exit 6")).end()).exit_code == 6
+    assert lives(status.pid)
+    job.supervised.stop("stopped", "cancelled")
+    await job.end()
+
+
+async def test_a_name_that_leads_elsewhere_is_refused(node: Node) -> None:
+    for name in ("..", "", "../../etc", "no-such-attempt"):
+        with pytest.raises(LaunchFailed):
+            await node.launcher.launch(name)
+
+
+async def test_an_attempt_is_found_again_by_its_folder(node: Node) -> None:
+    job = await node.sh("echo up; read line < go; exit 9")
+    os.mkfifo(job.folder / "scratch" / "go")
+    await line_in(job.folder / "stdout")
+    job.leave()
+    assert standing(job.folder) is Standing.LIVES
+    again = asyncio.ensure_future(Supervised(job.folder).watch(lambda status: None))
+    await asyncio.to_thread((job.folder / "scratch" / "go").write_text, "go\n")
+    record = await again
+    assert (record.cause, record.exit_code) == ("exited", 9)
+
+
+async def test_fifty_short_attempts_leave_nothing_behind(node: Node) -> None:
+    pid = await node.launcher.ensure()
+    files = open_files(pid)
+    jobs = [await node.sh("sleep 0.01 & true") for _ in range(50)]
+    records = [await job.end() for job in jobs]
+    assert [record.exit_code for record in records] == [0] * 50
+    await childless(pid)
+    assert open_files(pid) == files

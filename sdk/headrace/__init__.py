@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # importing `typing` would take longer than all the rest
 if TYPE_CHECKING:
     from typing import Any
 
-    from headrace.submit import submit
+    from headrace.jobs import submit
 
 __version__ = "0.1.0"
 __all__ = ["log", "submit"]
@@ -21,8 +21,7 @@ __all__ = ["log", "submit"]
 def __getattr__(name: str) -> Any:
     """Import what a training script does not need only when somebody asks for it."""
     if name == "submit":
-        from headrace.submit import submit
+        from headrace.jobs import submit  # no module of ours is called `submit`: it would take the function's place
 
-        globals()["submit"] = submit  # else the module of that name would take its place
         return submit
     raise AttributeError(f"module 'headrace' has no attribute {name!r}")

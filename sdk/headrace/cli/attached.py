@@ -1,0 +1,295 @@
+"""Attached to a job: its road, its output and its metrics in this terminal, until it ends or the person leaves."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import click
+
+from headrace import errors
+from headrace.cli import following, road, text
+from headrace.cli.app import App, interactive
+from headrace.cli.live import Live
+from headrace.cli.printer import Printer, columns
+from headrace.client import Client
+from headrace.output import Output
+from headrace.views import ENDS, JobView, SeriesView, WhyView
+
+TICK_S = 0.5
+"""How often the footer's clock moves."""
+LAST_OUTPUT_S = 15.0
+"""How long after its end a job's last output may come: the node ships about each second, and catches up."""
+LAST_METRICS_S = 3.0
+INTERRUPTED = 130
+
+
+class Show(Protocol):
+    """How what happens is shown: to a person or to a program."""
+
+    def on_view(self, view: JobView) -> None: ...
+    def on_why(self, why: WhyView) -> None: ...
+    def on_output(self, printed: Output) -> None: ...
+    def on_metrics(self, series: list[SeriesView]) -> None: ...
+    def on_tick(self) -> None: ...
+    def on_connection(self, error: errors.HeadraceError | None) -> None: ...
+    def on_end(self, view: JobView) -> None: ...
+    def close(self) -> None: ...
+
+
+def attach(app: App, client: Client, job: str, *, packages: str = "") -> int:
+    """Follows a job to its end; gives the exit status."""
+    printer = app.printer
+    show: Show = ForPrograms(printer) if app.json else ForPeople(printer, packages)
+    follow = following.Following(client, job)
+    attached = Attached(client, job, show, follow, printer)
+    with _on_interrupt(follow):
+        follow.start()
+        try:
+            return attached.run()
+        finally:
+            show.close()
+
+
+class Attached:
+    """The loop: takes messages, shows them, knows when it is over."""
+
+    def __init__(self, client: Client, job: str, show: Show, follow: following.Following, printer: Printer) -> None:
+        self._client = client
+        self._job = job
+        self._show = show
+        self._follow = follow
+        self._printer = printer
+        self._view: JobView = {}
+        self._over: set[str] = set()
+        self._broken: set[str] = set()
+        self._ended_at: float | None = None
+        self._interrupts = 0
+
+    def run(self) -> int:
+        """Until the job's end, or until the person leaves; gives the exit status."""
+        while not self._is_over():
+            message = self._follow.next(TICK_S)
+            if isinstance(message, following.Interrupted):
+                status = self._on_interrupt()
+                if status is not None:
+                    return status
+            elif message is not None:
+                self._on_message(message)
+            self._show.on_tick()
+        if "output" not in self._over and self._view.get("started_at"):
+            self._printer.warning("the last of the output may be missing", f"headrace logs {text.short(self._job)}")
+        self._show.on_end(self._view)
+        return road.exit_status(self._view)
+
+    def _on_message(self, message: following.Message) -> None:
+        match message:
+            case following.Viewed(view):
+                self._view = view
+                self._show.on_view(view)
+                if view.get("state") in ENDS and self._ended_at is None:
+                    self._ended_at = time.monotonic()
+            case following.Hindered(why):
+                self._show.on_why(why)
+            case following.Printed(printed):
+                self._show.on_output(printed)
+            case following.Measured(series):
+                self._show.on_metrics(series)
+            case following.Retried(stream, error):
+                self._on_retry(stream, error)
+            case following.Over(stream, error):
+                self._over.add(stream)
+                if stream == "events" and error is not None:
+                    raise error
+                if stream == "output" and error is not None and self._ended_at is None:
+                    self._printer.warning(f"the output cannot be followed: {error.message}", error.hint)
+
+    def _on_retry(self, stream: str, error: errors.HeadraceError | None) -> None:
+        """Three streams break and come back together: said once."""
+        before = bool(self._broken)
+        (self._broken.add if error else self._broken.discard)(stream)
+        if bool(self._broken) != before:
+            self._show.on_connection(error)
+
+    def _is_over(self) -> bool:
+        if self._ended_at is None:
+            return False
+        waited = time.monotonic() - self._ended_at
+        ran = bool(self._view.get("started_at"))
+        output = "output" in self._over or waited > (LAST_OUTPUT_S if ran else 1.0)
+        metrics = "metrics" in self._over or waited > (LAST_METRICS_S if ran else 0.0)
+        return output and metrics
+
+    def _on_interrupt(self) -> int | None:
+        """What Ctrl-C does; an exit status if the command is over with it."""
+        self._interrupts += 1
+        if not interactive():
+            if self._interrupts > 1:
+                return self._detach()
+            return self._cancel()
+        self._show.close()
+        try:
+            with _default_interrupt():
+                choice = ask()
+        except click.Abort:  # Ctrl-C again, or the end of stdin
+            self._printer.note()
+            return self._detach()
+        if choice == "d":
+            return self._detach()
+        return self._cancel() if choice == "c" else None
+
+    def _cancel(self) -> int | None:
+        """Asks for the job's end and goes on following: it may have something to say before it goes."""
+        try:
+            self._client.control(self._job, "cancel", {"why": "Ctrl-C at headrace run"})
+        except errors.HeadraceError as error:
+            self._printer.error(error)
+        return None
+
+    def _detach(self) -> int:
+        self._printer.note(f"detached   headrace logs -f {text.short(self._job)}")
+        return INTERRUPTED if self._interrupts > 1 and not interactive() else 0
+
+
+class ForPeople:
+    """Lines of the road, the output as it is, and a footer with the metrics."""
+
+    def __init__(self, printer: Printer, packages: str) -> None:
+        self._printer = printer
+        self._live = Live(printer.out, printer.err)
+        self._road = road.Road(packages)
+        self._series: list[SeriesView] = []
+        self._view: JobView = {}
+        self._connection = ""
+        self._parted = False
+
+    def on_view(self, view: JobView) -> None:
+        self._view = view
+        self._say(self._road.on_view(view))
+
+    def on_why(self, why: WhyView) -> None:
+        self._say(self._road.on_why(why))
+
+    def on_output(self, printed: Output) -> None:
+        if not self._parted:
+            self._parted = True
+            self._live.note("")
+        self._live.output(printed.stream, printed.data)
+
+    def on_metrics(self, series: list[SeriesView]) -> None:
+        self._series = series or self._series
+
+    def on_tick(self) -> None:
+        self._live.show(self._footer())
+
+    def on_connection(self, error: errors.HeadraceError | None) -> None:
+        self._connection = "connection lost, trying again" if error else ""
+        self._live.note(self._painted(road.Line("connection", "lost, trying again …" if error else "back")))
+
+    def on_end(self, view: JobView) -> None:
+        metrics = road.metrics_lines(self._series, columns() - 1)
+        self._live.show([])
+        if self._parted:
+            self._live.note("")
+        for line in metrics:
+            self._live.note(line)
+        self._live.note(self._painted(road.summary(view)))
+
+    def close(self) -> None:
+        self._live.close()
+
+    def _footer(self) -> list[str]:
+        if not self._printer.err.tty or not self._view:
+            return []
+        tail = self._connection or self._road.waiting or self._clock()
+        if not self._series:
+            return [self._printer.err.paint(f"  {tail}", "dim")]
+        return road.metrics_lines(self._series, columns() - 1, tail=tail)
+
+    def _clock(self) -> str:
+        started = self._view.get("started_at")
+        if not started:
+            return self._view.get("state", "")
+        ran = time.time() - started
+        limit = self._view.get("time_limit_s")
+        return f"{text.duration(ran)} of {text.duration(limit)}" if limit else text.duration(ran)
+
+    def _say(self, lines: list[road.Line]) -> None:
+        for line in lines:
+            self._live.note(self._painted(line))
+
+    def _painted(self, line: road.Line) -> str:
+        style = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}.get(line.word, "bold")
+        whole = str(line)
+        word = f"  {line.word}"
+        return f"  {self._printer.err.paint(line.word, style)}{whole[len(word) :]}" if line.word else whole
+
+
+class ForPrograms:
+    """One JSON object a line: `event` says what it is about."""
+
+    def __init__(self, printer: Printer) -> None:
+        self._printer = printer
+
+    def on_view(self, view: JobView) -> None:
+        self._tell("state", view)
+
+    def on_why(self, why: WhyView) -> None:
+        self._tell("why", why)
+
+    def on_output(self, printed: Output) -> None:
+        content = printed.data.decode("utf-8", "backslashreplace")
+        self._tell("output", {"attempt": printed.attempt, "stream": printed.stream, "text": content})
+
+    def on_metrics(self, series: list[SeriesView]) -> None:
+        latest = {
+            each["name"]: {"step": each["steps"][-1], "value": each["values"][-1]}
+            for each in road.newest(series)
+            if each.get("steps") and each.get("values")
+        }
+        self._tell("metrics", {"latest": latest})
+
+    def on_tick(self) -> None:
+        pass
+
+    def on_connection(self, error: errors.HeadraceError | None) -> None:
+        self._tell("connection", {"state": "lost" if error else "back"})
+
+    def on_end(self, view: JobView) -> None:
+        self._tell("end", {"job": view.get("job"), "state": view.get("state"), "exit_status": road.exit_status(view)})
+
+    def close(self) -> None:
+        pass
+
+    def _tell(self, event: str, said: Any) -> None:
+        self._printer.object({"event": event, **said})
+
+
+def ask() -> str:
+    """What the person wants now: `d`, `c`, or nothing."""
+    answer: str = click.prompt(
+        "Detach (d), cancel (c) or go on (enter)?", default="", show_default=False, prompt_suffix=" ", err=True
+    )
+    return answer.strip().lower()[:1]
+
+
+@contextmanager
+def _on_interrupt(follow: following.Following) -> Iterator[None]:
+    """Ctrl-C becomes a message, so that it never tears a line that is being written."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: follow.interrupt())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _default_interrupt() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,211 @@
+"""`headrace jobs`, `show` and `why`: what there is, all of one, and what one waits for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import click
+
+from headrace.cli import road, text
+from headrace.cli.app import App, Command, job_argument, pass_app
+from headrace.cli.printer import Stream, columns
+from headrace.cli.table import Cell, Column, table
+from headrace.client import Client
+from headrace.views import ENDS, JobView, WhyView
+
+PAGE = 200
+LIMIT = 20
+STATES = ("queued", "placed", "running", "stopping", "succeeded", "failed", "cancelled", "rejected")
+SIGNS = {
+    "queued": ("○ queued", ""),
+    "placed": ("▶ placed", "cyan"),
+    "running": ("▶ running", "cyan"),
+    "stopping": ("▶ stopping", "yellow"),
+    "succeeded": ("✓ done", "green"),
+    "failed": ("✕ failed", "red"),
+    "cancelled": ("✕ cancelled", "yellow"),
+    "rejected": ("✕ rejected", "red"),
+}
+HEADINGS = (
+    Column("JOB", least=12),
+    Column("ID"),
+    Column("STATE"),
+    Column("TIER", least=4),
+    Column("USER", least=4),
+    Column("WAIT", right=True),
+    Column("RAN", right=True),
+    Column("METRIC", least=10),
+)
+
+
+@click.command(cls=Command, short_help="List jobs, the newest first.")
+@click.option("--all", "everything", is_flag=True, help="All of them, not only the newest.")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only in this state; again for more.")
+@click.option("--user", metavar="NAME", help="Only of this user.")
+@click.option("--limit", type=click.IntRange(min=1), default=LIMIT, show_default=True, help="At most so many.")
+@pass_app
+def jobs(app: App, everything: bool, states: tuple[str, ...], user: str | None, limit: int) -> None:
+    """List jobs, the newest first. METRIC is the newest value of one of its metrics, or the reason of its end."""
+    client = app.client()
+    most = None if everything else limit
+    found = _pages(client, {"state": ",".join(states), "user": user}, most)
+    if app.printer.json:
+        for view in found:
+            app.printer.object(view)
+        return
+    rows = list(found)
+    if not rows:
+        app.printer.note("no jobs" + (" like that" if states or user else "; headrace run -- COMMAND starts one"))
+        return
+    now = time.time()
+    cells = [_row(view, now) for view in rows]
+    for line in table(HEADINGS, cells, width=columns(), paint=app.printer.out.paint):
+        app.printer.data(line)
+    if most is not None and len(rows) == most:
+        app.printer.note(app.printer.err.paint(f"the newest {most}   headrace jobs --all", "dim"))
+
+
+@click.command(cls=Command, short_help="Show all that is known of a job.")
+@job_argument
+@pass_app
+def show(app: App, job: str) -> None:
+    """Show all that is known of a job: what it is, where it is, and what happened to it."""
+    view = cast(JobView, app.client().job(job))
+    if app.printer.json:
+        app.printer.object(view)
+        return
+    for line in described(view, app.printer.out):
+        app.printer.data(line)
+
+
+@click.command(cls=Command, short_help="Say why a job waits, and for what.")
+@job_argument
+@pass_app
+def why(app: App, job: str) -> None:
+    """Say why a job waits: its place, and each thing that is missing (✕) or in order (✓)."""
+    answer = cast(WhyView, app.client().why(job))
+    if app.printer.json:
+        app.printer.object(answer)
+        return
+    for line in explained(answer, job, app.printer.out):
+        app.printer.data(line)
+
+
+def explained(answer: WhyView, job: str, out: Stream) -> list[str]:
+    """The lines of a `why`."""
+    place = f"is place {answer['position']} of {answer.get('of', 0)}" if answer.get("position") else "does not wait"
+    state = answer.get("state", "")
+    told = text.clean(answer.get("summary") or "")
+    lines = [f"{text.clean(job)} {place if state == 'queued' else f'is {state}'}" + (f": {told}" if told else "")]
+    for hindrance in sorted(answer.get("hindrances") or [], key=lambda each: bool(each.get("ok"))):
+        sign, style = ("✓", "green") if hindrance.get("ok") else ("✕", "red")
+        lines.append(f"  {out.paint(sign, style)} {text.clean(hindrance.get('message', ''))}")
+        held_by = [text.clean(holder) for holder in hindrance.get("held_by") or []]
+        if held_by:
+            more = f", {len(held_by) - 5} more" if len(held_by) > 5 else ""
+            lines.append(f"      {', '.join(held_by[:5])}{more}")
+    return lines
+
+
+def described(view: JobView, out: Stream) -> list[str]:
+    """The lines of `show`."""
+    sign, style = SIGNS.get(view.get("state", ""), (view.get("state", ""), ""))
+    held = ", held" if view.get("held") else ""
+    heading = out.paint(text.clean(view.get("name", "")), "bold")
+    lines = [f"{heading}  {view.get('job', '')}  {out.paint(sign + held, *([style] if style else []))}"]
+    for name, value in _fields(view):
+        if value:
+            lines.append(f"  {out.paint(f'{name:<13}', 'dim')}{value}")
+    for name, latest in sorted((view.get("latest") or {}).items()):
+        step = text.count(int(latest.get("step") or 0))
+        lines.append(
+            f"  {out.paint(text.fill(text.clean(name), 13), 'dim')}{text.number(latest.get('value'))} at step {step}"
+        )
+    for fact in view.get("history") or []:
+        when, what = text.clock(float(fact.get("at") or 0)), f"{fact.get('type', ''):<17}"
+        lines.append(f"  {out.paint(f'{when:<13}', 'dim')}{what}{text.clean(fact.get('text') or '')}".rstrip())
+    return lines
+
+
+def _fields(view: JobView) -> Iterator[tuple[str, str]]:
+    environment = view.get("environment") or {}
+    usage = view.get("usage") or {}
+    yield "command", text.clean(" ".join(view.get("entrypoint") or []))
+    yield "team, user", text.clean(f"{view.get('team', '')}, {view.get('user', '')}")
+    yield (
+        "queue, tier",
+        text.clean(f"{view.get('queue', '')}, {view.get('tier', '')}, priority {view.get('priority', 0)}"),
+    )
+    yield "source", text.digest(view.get("source") or "")
+    if environment:
+        packages = f", {environment['packages']} packages" if environment.get("packages") else ""
+        built = text.digest(environment.get("lock") or environment.get("digest") or "")
+        yield "environment", text.clean(f"{built}, {environment.get('state', '')}{packages}")
+    yield "where", "; ".join(road.where([each]) for each in view.get("allocations") or [])
+    yield "attempt", f"{view.get('attempt', 0)} of {view.get('attempts_max', '?')}" if view.get("attempt") else ""
+    yield "time limit", text.duration(view["time_limit_s"]) if view.get("time_limit_s") else ""
+    yield "waited, ran", f"{text.duration(waited(view, time.time()))}, {text.duration(ran(view, time.time()))}"
+    yield (
+        "used",
+        f"{text.took(usage['cpu_s'])} CPU, {text.size(usage.get('memory_bytes_max') or 0)}"
+        if usage.get("cpu_s")
+        else "",
+    )
+    yield "reason", text.clean(view.get("reason") or "")
+    yield "labels", text.clean(", ".join(f"{k}={v}" for k, v in (view.get("labels") or {}).items()))
+
+
+def waited(view: JobView, now: float) -> float | None:
+    """From when it could have run to when it was placed; so far, if it still waits."""
+    begin = view.get("queued_at") or view.get("submitted_at")
+    end = view.get("placed_at") or view.get("finished_at") or now
+    return max(0.0, end - begin) if begin else None
+
+
+def ran(view: JobView, now: float) -> float | None:
+    """From its start to its end; so far, if it still runs."""
+    begin = view.get("started_at")
+    return max(0.0, (view.get("finished_at") or now) - begin) if begin else None
+
+
+def _pages(client: Client, query: dict[str, Any], most: int | None) -> Iterator[JobView]:
+    """Jobs page by page, so that the first lines come at once however many there are."""
+    after, given = "", 0
+    while most is None or given < most:
+        size = PAGE if most is None else min(PAGE, most - given)
+        page = client.jobs({**query, "limit": size, "after": after, "latest": 1})
+        yield from (cast(JobView, view) for view in page)
+        given += len(page)
+        if len(page) < size:
+            return
+        after = str(page[-1]["job"])
+
+
+def _row(view: JobView, now: float) -> list[Cell | str]:
+    sign, style = SIGNS.get(view.get("state", ""), (view.get("state", ""), ""))
+    wait, run = text.duration(waited(view, now)), text.duration(ran(view, now))
+    tier, user = view.get("tier", ""), view.get("user", "")
+    if view.get("held") and view.get("state") == "queued":
+        sign = "○ held"
+    return [
+        view.get("name", ""),
+        text.short(view.get("job", "")),
+        Cell(sign, style),
+        tier,
+        user,
+        wait,
+        run,
+        _remark(view),
+    ]
+
+
+def _remark(view: JobView) -> str:
+    state, latest = view.get("state", ""), view.get("latest") or {}
+    if state in ENDS and state != "succeeded" and view.get("reason"):
+        return str(view.get("reason"))
+    if not latest:
+        return str(view.get("reason") or "") if state not in {"succeeded", "running"} else ""
+    name = next((name for name in latest if "acc" in name or name.startswith("val")), next(iter(latest)))
+    return f"{name} {text.number(latest[name].get('value'))}"

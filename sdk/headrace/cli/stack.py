@@ -1,0 +1,117 @@
+"""`headrace up`, `down`, `status`: Headrace on this machine, or how the configured server is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from headrace import errors, local, state
+from headrace.cli import text
+from headrace.cli.app import App, Command, pass_app
+from headrace.cli.printer import columns
+from headrace.cli.road import Line
+from headrace.cli.table import Cell, Column, table
+from headrace.client import Client
+
+NOT_RUNNING = 1
+
+
+@click.command(cls=Command, short_help="Start Headrace on this machine.")
+@click.option("--foreground", is_flag=True, help="Stay here and be it: its logs on stderr, Ctrl-C ends it.")
+@pass_app
+def up(app: App, foreground: bool) -> None:
+    """Start Headrace on this machine, if it is not up: NATS, Ray and the services, for this user alone."""
+    _refuse_remote("up")
+    folder, begun = app.folder, time.monotonic()
+    local.require()
+    if foreground:
+        local.foreground(folder)
+
+    def say(said: str) -> None:
+        app.printer.note(str(Line("stack", text.clean(said), "", text.took(time.monotonic() - begun))))
+
+    endpoint, started = (
+        (state.endpoint(folder), False) if local.answers(state.stack(folder)) else local.start(folder, say)
+    )
+    assert endpoint is not None
+    if app.printer.json:
+        app.printer.object({"url": endpoint.url, "state": str(folder), "started": started})
+    else:
+        app.printer.note(str(Line("up", f"{endpoint.url}, state in {folder}", "" if started else "was up already")))
+
+
+@click.command(cls=Command, short_help="Stop Headrace on this machine, and every job on it.")
+@pass_app
+def down(app: App) -> None:
+    """Stop Headrace on this machine, and every job on it. What is finished stays in the state folder."""
+    _refuse_remote("down")
+    begun = time.monotonic()
+    stopped = local.stop(app.folder)
+    if app.printer.json:
+        app.printer.object({"state": str(app.folder), "stopped": stopped})
+    elif stopped:
+        app.printer.note(str(Line("down", str(app.folder), "", text.took(time.monotonic() - begun))))
+    else:
+        app.printer.note(f"nothing runs in {app.folder}")
+
+
+@click.command(cls=Command, short_help="Say whether the server is up, and how it is.")
+@pass_app
+def status(app: App) -> int:
+    """Say whether the server is up, and how its services are. Exit status 1: it is not up."""
+    endpoint = state.endpoint(app.folder)
+    if endpoint is None:
+        return _not_up(app, "stopped", f"nothing runs in {app.folder}", "headrace up starts it")
+    try:
+        found = Client(endpoint, timeout_s=5.0).get("/v1/status")
+    except (errors.ServerUnreachable, errors.ServerFault) as error:
+        return _not_up(app, "unreachable", error.message, error.hint)
+    stack = None if endpoint.origin == "HEADRACE_URL" else state.stack(app.folder)
+    if app.printer.json:
+        here = {"pid": stack.pid, "started_at": stack.started_at} if stack else {}
+        app.printer.object({"state": "up", "url": endpoint.url, **here, **found})
+        return 0
+    since = f", since {text.ago(time.time() - stack.started_at)}".replace(" ago", "") if stack else ""
+    app.printer.data(
+        f"{app.printer.out.paint('up', 'green')}  {endpoint.url}{since}, version {found.get('version', '?')}"
+    )
+    rows = [_service(name, service) for name, service in _services(found)]
+    if rows:
+        headings = (Column("SERVICE", least=10), Column("STATE"), Column("COUNTERS", least=20))
+        for line in table(headings, rows, width=columns(), paint=app.printer.out.paint):
+            app.printer.data(line)
+    return 0
+
+
+def _not_up(app: App, word: str, message: str, hint: str) -> int:
+    if app.printer.json:
+        app.printer.object({"state": word, "message": message})
+    else:
+        app.printer.data(f"{app.printer.out.paint(word, 'red')}  {message}")
+        app.printer.note(f"{app.printer.err.paint('hint:', 'cyan', 'bold')} {hint}")
+    return NOT_RUNNING
+
+
+def _services(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    services = found.get("services") or {}
+    if isinstance(services, Mapping):
+        return sorted(services.items())
+    return [(str(each.get("service") or each.get("name")), each) for each in services]
+
+
+def _service(name: str, service: Any) -> list[Cell | str]:
+    said = service if isinstance(service, Mapping) else {"state": service}
+    word = str(said.get("state") or ("unreachable" if said.get("error") else "ready"))
+    inner = said.get("counters")
+    counters = inner if isinstance(inner, Mapping) else said
+    shown = " ".join(f"{key} {value}" for key, value in counters.items() if isinstance(value, int) and value)
+    return [name, Cell(word, "green" if word in {"ready", "up", "ok"} else "yellow"), str(said.get("error") or shown)]
+
+
+def _refuse_remote(command: str) -> None:
+    if state.remote() is not None:
+        hint = "unset HEADRACE_URL to work with the stack on this machine"
+        raise errors.UsageError(f"headrace {command} is about this machine, and HEADRACE_URL names a server", hint)

@@ -1,0 +1,161 @@
+"""Submitting from Python: `headrace.submit(...)` gives a `Job`, which can be waited for, read and cancelled.
+
+    job = headrace.submit(["python", "train.py", "--epochs", "30"], tier="gpu1", time_limit="2h")
+    job.wait()
+    print(job.state, job.metrics()["val/acc"][-1])
+
+(Not called `submit.py`: importing a module of that name would put it in the place of the function `headrace.submit`.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from headrace import errors, local, output, state, submission
+from headrace.client import Client
+from headrace.views import ENDS, JobView
+
+
+class Point(NamedTuple):
+    """A value of a metric. None: not a number, or infinite."""
+
+    step: int
+    value: float | None
+
+
+class JobFailed(errors.HeadraceError):
+    """The job that was waited for did not succeed. `view` is its last state."""
+
+    def __init__(self, message: str, hint: str, view: JobView) -> None:
+        super().__init__(message, hint)
+        self.view = view
+
+
+class Job:
+    """A job that was submitted. Everything is asked of the server when it is asked for."""
+
+    def __init__(self, client: Client, job: str, *, warnings: Sequence[errors.Problem] = ()) -> None:
+        self.id = job
+        self.warnings = tuple(warnings)
+        """What the server took, but had something to say about."""
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r})"
+
+    def view(self) -> JobView:
+        """All that is known of it."""
+        return cast(JobView, self._client.job(self.id))
+
+    @property
+    def state(self) -> str:
+        """`queued`, `placed`, `running`, `stopping`, `succeeded`, `failed`, `cancelled` or `rejected`."""
+        return self.view().get("state", "")
+
+    def wait(self, *, check: bool = True) -> JobView:
+        """Its last view, once it has ended. Raises JobFailed if it did not succeed, unless `check` is False."""
+        view: JobView = {}
+        for event in self._client.follow(self.id):
+            if event.name == "state":
+                view = json.loads(event.data)
+                if view.get("state") in ENDS:
+                    break
+        if view.get("state") not in ENDS:
+            view = self.view()
+        if check and view.get("state") != "succeeded":
+            told = f"{self.id} {view.get('state')}: {view.get('reason') or 'no reason given'}"
+            raise JobFailed(told, f"headrace logs {self.id}", view)
+        return view
+
+    def logs(self, stream: str = "stdout", *, attempt: int = 0) -> bytes:
+        """Its output so far; of the newest attempt that has any, unless one is named."""
+        return b"".join(output.whole(self._client, self.id, stream=stream, attempt=attempt))
+
+    def follow(self) -> Iterator[output.Output]:
+        """Its output, from the start and as it comes, until it ends."""
+        return output.follow(self._client, self.id)
+
+    def metrics(self, *names: str, buckets: int = 500) -> dict[str, list[Point]]:
+        """Its series (all, or the named ones), each at most so many points; peaks between them are left out."""
+        answer = self._client.series(self.id, {"names": ",".join(names), "buckets": buckets})
+        points: dict[str, list[Point]] = {}
+        for series in answer.get("series") or ():
+            pairs = zip(series.get("steps") or (), series.get("values") or (), strict=True)
+            points.setdefault(str(series["name"]), []).extend(Point(step, value) for step, value in pairs)
+        return points
+
+    def cancel(self, why: str = "") -> None:
+        """Asks for its end; it has ended when `wait` returns."""
+        self._client.control(self.id, "cancel", {"why": why} if why else {})
+
+
+def submit(
+    entrypoint: str | Sequence[str],
+    *,
+    name: str | None = None,
+    tier: str | None = None,
+    queue: str | None = None,
+    env: Mapping[str, str] | None = None,
+    time_limit: str | float | None = None,
+    priority: int = 0,
+    hold: bool = False,
+    labels: Mapping[str, str] | None = None,
+    attempts_max: int | None = None,
+    grace: str | float | None = None,
+    id: str | None = None,  # noqa: A002 - the message calls it so
+    source: str | os.PathLike[str] | None = ".",
+    environment: str | Mapping[str, Any] | None = "capture",
+    python: str | None = None,
+    requirements: str | os.PathLike[str] | None = None,
+    wait: bool = False,
+    state_folder: str | os.PathLike[str] | None = None,
+) -> Job:
+    """Runs a command on the team's machines; starts the embedded stack where no server is configured.
+
+    `entrypoint` is an argument vector, or a line that is split as a shell would. `source` is the folder to take along
+    (None: none). `environment` is `"capture"` (what the entrypoint imports here), None (the node's own interpreter) or
+    an EnvironmentRequest (`{"python": "3.11", "roots": ["torch"]}`). An `id` makes a repeated call the same job.
+    `wait=True` returns once it has succeeded. Raises HeadraceError.
+    """
+    if environment is not None and not isinstance(environment, Mapping) and environment != "capture":
+        raise errors.UsageError(f"environment: {environment!r}", 'it is "capture", None or {"python": …, "roots": […]}')
+    vector = tuple(shlex.split(entrypoint)) if isinstance(entrypoint, str) else tuple(map(str, entrypoint))
+    draft = submission.Draft(
+        entrypoint=vector,
+        id=id or "",
+        name=name or "",
+        queue=queue or "",
+        tier=tier or "",
+        env=dict(env or {}),
+        labels=dict(labels or {}),
+        time_limit_s=submission.seconds(time_limit, "time_limit"),
+        grace_s=submission.seconds(grace, "grace"),
+        priority=priority,
+        attempts_max=attempts_max,
+        hold=hold,
+    )
+    where = state.folder(state_folder)
+    endpoint, _ = local.ensure(where)
+    client = Client(endpoint, refresh=lambda: state.endpoint(where))
+    folder = Path(source) if source is not None else None
+    parts = submission.Parts()
+    if folder is not None:
+        taken = submission.capture_source(folder, cache=where / "cache")
+        submission.upload(client, taken)
+        parts = submission.Parts(source=taken.digest, folder=taken.folder)
+    if isinstance(environment, Mapping):
+        parts = parts._replace(environment=dict(environment))
+    elif environment == "capture":
+        wanted = submission.Wanted(python=python, requirements=Path(requirements) if requirements else None)
+        captured = submission.capture_environment(vector, folder or Path(), wanted, cache=where / "cache")
+        parts = parts._replace(environment=captured.request)
+    answer = client.submit(draft.request(parts))
+    job = Job(client, str(answer["job"]), warnings=[errors.problem_of(raw) for raw in answer.get("warnings") or ()])
+    if wait:
+        job.wait()
+    return job

@@ -1,0 +1,89 @@
+"""A job's output as it comes: every byte once and in order per stream, over any number of broken connections."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from headrace.client import Client
+from headrace.transport import OnRetry, Query
+
+
+class Output(NamedTuple):
+    """The next bytes of a stream (`stdout`, `stderr`) of an attempt."""
+
+    attempt: int
+    stream: str
+    data: bytes
+
+
+class Cursor:
+    """How far each stream of each attempt has been given out. Pure."""
+
+    def __init__(self) -> None:
+        self._at: dict[tuple[int, str], int] = {}
+
+    def at(self, attempt: int, stream: str) -> int:
+        """The offset of the next byte."""
+        return self._at.get((attempt, stream), 0)
+
+    def start(self, attempt: int, stream: str, offset: int) -> None:
+        """What comes before this offset is not wanted."""
+        self._at[attempt, stream] = offset
+
+    def take(self, attempt: int, stream: str, offset: int, data: bytes) -> bytes:
+        """What is new in a chunk: what was given out already is cut off. The chunk must not leave a gap."""
+        at = self.at(attempt, stream)
+        if offset > at:
+            raise ValueError(f"{stream} of attempt {attempt}: a gap from {at} to {offset}")
+        fresh = data[at - offset :]
+        self._at[attempt, stream] = at + len(fresh)
+        return fresh
+
+
+def follow(
+    client: Client,
+    job: str,
+    query: Query | None = None,
+    *,
+    cursor: Cursor | None = None,
+    on_retry: OnRetry | None = None,
+) -> Iterator[Output]:
+    """Output from the cursor on until the job has no more of it. A gap in the stream of events is read in between."""
+    seen = cursor or Cursor()
+    for event in client.follow_log(job, query, on_retry=on_retry):
+        if event.name != "chunk":
+            continue
+        chunk = json.loads(event.data)
+        attempt, stream, offset = int(chunk["attempt"]), str(chunk["stream"]), int(chunk["offset"])
+        data = base64.b64decode(chunk["data"])
+        if offset > seen.at(attempt, stream):
+            yield from _between(client, job, seen, attempt, stream, offset)
+        fresh = seen.take(attempt, stream, offset, data)
+        if fresh:
+            yield Output(attempt, stream, fresh)
+
+
+def whole(client: Client, job: str, *, stream: str, attempt: int = 0, offset: int = 0) -> Iterator[bytes]:
+    """What there is of one stream, in parts. `offset` below zero counts from the end."""
+    while True:
+        part = client.log(job, {"stream": stream, "attempt": attempt or None, "offset": offset})
+        if part.data:
+            yield part.data
+        attempt, offset = part.attempt or attempt, part.offset + len(part.data)
+        if not part.data or offset >= part.size:
+            return
+
+
+def _between(client: Client, job: str, seen: Cursor, attempt: int, stream: str, end: int) -> Iterator[Output]:
+    """The bytes from the cursor to `end`, as far as they are still stored; the rest is skipped."""
+    while (at := seen.at(attempt, stream)) < end:
+        query: Query = {"stream": stream, "attempt": attempt, "offset": at, "bytes_max": min(end - at, 262_144)}
+        part = client.log(job, query)
+        if not part.data or part.offset > at:
+            break
+        fresh = seen.take(attempt, stream, part.offset, part.data[: end - part.offset])
+        yield Output(attempt, stream, fresh)
+    seen.start(attempt, stream, end)

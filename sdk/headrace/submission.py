@@ -1,0 +1,161 @@
+"""From a folder and a command to a Submit: capture, upload what the server lacks, fill in the request.
+
+In steps, so that a command line can tell about each; `headrace.submit` takes them all at once.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from headrace import errors
+from headrace.client import Client
+
+if TYPE_CHECKING:
+    from headrace.capture import Captured, Source
+
+SOURCE_BYTES_MAX = 500 * 1024**2
+"""Of a captured folder; the server's own default limit."""
+UPLOADERS = 6
+ASKED_AT_ONCE = 1_000
+"""Digests in one question about what is missing."""
+
+_UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([dhms])")
+
+
+class Parts(NamedTuple):
+    """What the capture adds to a request."""
+
+    source: str = ""
+    folder: str = ""
+    environment: dict[str, Any] | None = None
+
+
+class Wanted(NamedTuple):
+    """What somebody says about the environment instead of leaving it to the capture."""
+
+    python: str | None = None
+    requirements: Path | None = None
+
+
+class Sent(NamedTuple):
+    """What an upload had to send."""
+
+    blobs: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A Submit in the making: what a person says. Empty or None: the server's default."""
+
+    entrypoint: tuple[str, ...]
+    id: str = ""
+    name: str = ""
+    queue: str = ""
+    tier: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    time_limit_s: float | None = None
+    grace_s: float | None = None
+    priority: int = 0
+    attempts_max: int | None = None
+    hold: bool = False
+
+    def request(self, parts: Parts) -> dict[str, Any]:
+        """The message. It always has an id, so it may be sent again: the same job."""
+        said = {
+            "type": "submit",
+            "entrypoint": list(self.entrypoint),
+            "id": self.id or uuid.uuid4().hex,
+            "name": self.name,
+            "queue": self.queue,
+            "tier": self.tier,
+            "env": self.env,
+            "source": parts.source,
+            "folder": parts.folder,
+            "environment": parts.environment,
+            "time_limit_s": self.time_limit_s,
+            "grace_s": self.grace_s,
+            "priority": self.priority,
+            "attempts_max": self.attempts_max,
+            "hold": self.hold,
+            "labels": self.labels,
+        }
+        return {key: value for key, value in said.items() if value not in ("", None, {}, False)}
+
+
+def capture_source(folder: Path, *, cache: Path) -> Source:
+    """The source around a folder. Raises HeadraceError."""
+    from headrace import capture
+
+    try:
+        return capture.source(folder, cache=cache, bytes_max=SOURCE_BYTES_MAX)
+    except capture.CaptureError as error:
+        raise errors.HeadraceError(str(error), error.hint) from error
+
+
+def capture_environment(entrypoint: Sequence[str], folder: Path, wanted: Wanted, *, cache: Path) -> Captured:
+    """The packages that an entrypoint needs. Raises HeadraceError."""
+    from headrace import capture
+
+    try:
+        return capture.environment(
+            entrypoint, folder, python=wanted.python or "", cache=cache, requirements=wanted.requirements
+        )
+    except capture.CaptureError as error:
+        raise errors.HeadraceError(str(error), error.hint) from error
+
+
+def upload(client: Client, source: Source, on_sent: Callable[[Sent, int], None] | None = None) -> Sent:
+    """Sends what the server lacks of a source; the manifest last, so that one that is there is whole.
+
+    `on_sent` is told after each blob: what has been sent, and how many bytes there are to send.
+    """
+    from headrace import capture
+
+    missing = [digest for part in _slices([*source.chunks, source.digest]) for digest in client.missing(part)]
+    chunks = [digest for digest in missing if digest in source.chunks]
+    total = sum(source.size_bytes(chunk) for chunk in chunks) + len(source.manifest) * (source.digest in missing)
+    sent = Sent(0, 0)
+
+    def send(chunk: str) -> int:
+        content = source.read(chunk)
+        client.put_blob(chunk, content)
+        return len(content)
+
+    try:
+        with ThreadPoolExecutor(UPLOADERS, "upload") as pool:
+            for size in pool.map(send, chunks):
+                sent = Sent(sent.blobs + 1, sent.size_bytes + size)
+                if on_sent:
+                    on_sent(sent, total)
+    except capture.SourceChanged as error:
+        raise errors.HeadraceError(str(error), error.hint) from error
+    if source.digest in missing:
+        client.put_blob(source.digest, source.manifest)
+        sent = Sent(sent.blobs + 1, sent.size_bytes + len(source.manifest))
+    return sent
+
+
+def seconds(given: str | float | None, field_name: str) -> float | None:
+    """A duration as people write it: `2h`, `1h30m`, `90` (seconds). Raises UsageError that names the field."""
+    if given is None or isinstance(given, (int, float)):
+        return given
+    stripped = given.strip().lower()
+    if re.fullmatch(r"\d+(\.\d+)?", stripped):
+        return float(stripped)
+    if not stripped or _AMOUNT.sub("", stripped).strip():
+        raise errors.UsageError(f"{field_name}: {given!r} is no duration", "write 90s, 45m, 2h or 1h30m")
+    return sum(float(amount) * _UNITS[unit] for amount, unit in _AMOUNT.findall(stripped))
+
+
+def _slices(digests: Sequence[str]) -> Iterator[Sequence[str]]:
+    for begin in range(0, len(digests), ASKED_AT_ONCE):
+        yield digests[begin : begin + ASKED_AT_ONCE]

@@ -30,6 +30,8 @@ BACKOFF_S: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 BUS_TROUBLE_S: Final = 1.0
 RECOVER_S: Final = (0.05, 0.1, 0.3, 1.0, 2.0)
 FAILURES_KEPT: Final = 10_000
+DRAIN_S: Final = 20.0
+"""How long a drain waits for handlers; what is still being handled then is cut off, and comes again."""
 HANDLING_S_MAX: Final = 3600.0
 """A message handled for longer is no longer reported in progress: its handler hangs."""
 ACK_PENDING_FACTOR: Final = 8
@@ -82,6 +84,7 @@ class Consumer:
         self._trouble = asyncio.Event()
         self._draining = False
         self._keepers: list[asyncio.Task[None]] = []
+        self._workers: set[asyncio.Task[None]] = set()
         self._pull = Pull(
             connection,
             stream=stream,
@@ -123,10 +126,15 @@ class Consumer:
         for lane in list(self._lanes.values()):
             while len(lane) > 1:  # the first one is being handled
                 await self._finish(lane.pop(), b"-NAK")
-        await self._idle.wait()
-        for task in self._keepers:
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._idle.wait()
+        except TimeoutError:
+            LOG.warning("consumer %s of %s drained with %d unfinished", self._durable, self._stream, len(self._held))
+        tasks = [*self._keepers, *self._workers]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ensure(self) -> None:
         config: dict[str, Any] = {
@@ -187,7 +195,9 @@ class Consumer:
         lane = self._lanes.get(message.subject)
         if lane is None:
             lane = self._lanes[message.subject] = deque((held,))
-            self._connection.tasks.spawn(self._work(message.subject, lane))
+            worker = self._connection.tasks.spawn(self._work(message.subject, lane))
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
         else:
             lane.append(held)
 

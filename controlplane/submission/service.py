@@ -1,0 +1,304 @@
+"""The door: takes requests in, writes what the core decides, answers. Any number of these may run side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from controlplane.frame import Tools
+from controlplane.submission import core
+from controlplane.submission.writer import Writer
+from events import messages as m
+from events import streams, subjects
+from events.bus import Asked, AskRefused, Conflict, Consumer, Delivery, Poison, Retry, Subscription
+from events.identity import environment_digest
+from events.ledger import Write
+
+LOG: Final = logging.getLogger("headrace.submission")
+
+BATCH: Final = 256
+CONFLICT_TRIES: Final = 8
+"""Somebody writes about a job just when it is controlled: read again, at most so often in one go."""
+BUSY_S: Final = 0.5
+KNOWN_MAX: Final = 10_000
+KNOWN_S: Final = 60.0
+"""How long it is believed that an environment is still in the ledger."""
+DONE_KEPT: Final = 2 * BATCH
+GROUP: Final = "submission"
+
+
+class Subject(NamedTuple):
+    """What the subject of a request says. `job` is empty for a submit."""
+
+    team: str
+    user: str
+    job: str
+
+
+async def serve(tools: Tools) -> None:
+    """Set the streams and queues up, then turn requests into facts until cancelled."""
+    door = Door(tools)
+    await door.set_up()
+    async with asyncio.TaskGroup() as group:
+        writing = group.create_task(door.writer.run())
+        try:
+            await door.open()
+            tools.ready()
+            await asyncio.Event().wait()
+        finally:
+            await door.close()
+            writing.cancel()
+
+
+class Door:
+    """The service's state: nothing that outlives it, but counters and a memory of what was just written."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self.writer = Writer(tools.ledger)
+        self._counters: Counter[str] = Counter()
+        self._known: OrderedDict[str, float] = OrderedDict()
+        self._done: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._consumers: list[Consumer] = []
+        self._answers: list[Subscription] = []
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def set_up(self) -> None:
+        """Every stream, and the configured queues as facts: those that are there already stay as they are."""
+        bus, config = self._tools.bus, self._tools.config
+        for stream in (*streams.SHARED, *(streams.requests(team) for team in config.teams)):
+            await bus.ensure(stream, replicas=config.replicas)
+        for team, settings in config.teams.items():
+            for queue in settings.queues:
+                with contextlib.suppress(Conflict):
+                    fact = m.QueueSet(by="configuration")
+                    await self._tools.ledger.append(Write(subjects.queue(team, queue), fact, 0))
+
+    async def open(self) -> None:
+        bus = self._tools.bus
+        for team in self._tools.config.teams:
+            stream = streams.requests_stream_name(team)
+            submits, controls = subjects.requests_of(team)
+            self._consumers += [
+                await bus.consume_batches(
+                    stream,
+                    durable="submission_submit",
+                    subjects=[submits],
+                    handler=self.on_submits,
+                    batch=BATCH,
+                    linger_s=0.0,
+                ),
+                await bus.consume(stream, durable="submission_control", subjects=[controls], handler=self.on_control),
+            ]
+        self._answers = [
+            await bus.answer(subjects.ASK_SUBMIT, self.on_asked_submit, group=GROUP),
+            await bus.answer(subjects.ASK_CONTROL, self.on_asked_control, group=GROUP),
+            await bus.answer(subjects.ask("submission", "status"), self.on_asked_status, group=GROUP),
+        ]
+
+    async def close(self) -> None:
+        """Take nothing in any more, and finish what is in hand."""
+        for subscription in self._answers:
+            await subscription.close()
+        for consumer in self._consumers:
+            await consumer.drain()
+
+    # -- what comes in -------------------------------------------------------------------------------------------------
+
+    async def on_submits(self, deliveries: Sequence[Delivery]) -> None:
+        """Many at once; those that are written are answered even if another one fails and comes again."""
+        outcomes = await asyncio.gather(*map(self._on_submit, deliveries), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _on_submit(self, delivery: Delivery) -> None:
+        to = _subject_of(delivery.subject, 1)
+        if (to.team, delivery.sequence) in self._done:
+            return
+        envelope = delivery.envelope
+        answer = await self._submit(
+            core.Incoming(
+                team=to.team,
+                user=to.user,
+                body=delivery.body,
+                at=delivery.at,
+                event_id=envelope.id,
+                place=f"{delivery.sequence}@{delivery.at:.6f}",
+                traceparent=envelope.traceparent,
+            )
+        )
+        self._done[to.team, delivery.sequence] = None
+        if len(self._done) > DONE_KEPT:
+            self._done.popitem(last=False)
+        await self._tell(to, delivery.headers, answer)
+
+    async def on_control(self, delivery: Delivery) -> None:
+        to = _subject_of(delivery.subject, 1)
+        order = core.Ordered(
+            team=to.team,
+            user=to.user,
+            job=to.job,
+            body=delivery.body,
+            at=delivery.at,
+            traceparent=delivery.envelope.traceparent,
+            tries=delivery.delivered,
+        )
+        await self._tell(to, delivery.headers, await self._control(order))
+
+    async def on_asked_submit(self, asked: Asked) -> bytes:
+        to, envelope = _asked_of(asked.subject), asked.envelope
+        answer = await self._submit(
+            core.Incoming(
+                team=to.team,
+                user=to.user,
+                body=asked.body,
+                at=self._tools.clock.now(),
+                event_id=envelope.id,
+                place=uuid.uuid4().hex,
+                traceparent=envelope.traceparent,
+            )
+        )
+        return msgspec.json.encode(answer)
+
+    async def on_asked_control(self, asked: Asked) -> bytes:
+        to = _asked_of(asked.subject)
+        order = core.Ordered(
+            team=to.team,
+            user=to.user,
+            job=to.job,
+            body=asked.body,
+            at=self._tools.clock.now(),
+            traceparent=asked.envelope.traceparent,
+            may_wait=False,
+        )
+        try:
+            return msgspec.json.encode(await self._control(order))
+        except Retry as error:
+            raise AskRefused(m.Refusal(status=503, message=str(error), hint="try again in a moment")) from error
+
+    async def on_asked_status(self, asked: Asked) -> bytes:
+        """Counters since this instance started; `forbidden` is a bug of ours and stays 0."""
+        counts = self._counters
+        status = {
+            "instance": self._tools.instance,
+            "applied": counts["accepted"] + counts["rejected"] + counts["applied"],
+            "repeated": counts["repeated"],
+            "stale": 0,
+            "forbidden": 0,
+            "dead": sum(consumer.dead for consumer in self._consumers),
+            "batches": self.writer.batches,
+            "conflicts": self.writer.conflicts,
+            **{name: counts[name] for name in ("accepted", "rejected", "controlled", "refused", "waited")},
+        }
+        return msgspec.json.encode(status)
+
+    # -- what becomes of it --------------------------------------------------------------------------------------------
+
+    async def _submit(self, request: core.Incoming) -> m.Answer:
+        decision = core.decide_submit(request, self._tools.config)
+        if decision.fact is None:
+            self._counters["refused"] += 1
+            return decision.answer
+        if isinstance(decision, core.Accept) and decision.environment is not None:
+            await self._want(decision.environment, request, decision.traceparent)
+        subject = subjects.job(request.team, decision.job)
+        try:
+            sequence = await self.writer.append(Write(subject, decision.fact, 0, decision.traceparent))
+        except Conflict:
+            return await self._repeated(subject, decision.job)
+        self._counters[decision.answer.verdict] += 1
+        return msgspec.structs.replace(decision.answer, sequence=sequence)
+
+    async def _repeated(self, subject: str, job: str) -> m.Answer:
+        self._counters["repeated"] += 1
+        history = await self._told(subject)
+        if not history:
+            raise Conflict(f"{subject}: was there, and is not")
+        return core.repeated(job, history[0].fact, history[0].sequence)
+
+    async def _want(self, wanted: m.EnvironmentRequest, request: core.Incoming, traceparent: str) -> None:
+        """The environment is wanted, once for all jobs; who comes later finds the fact there."""
+        digest, now = environment_digest(wanted), self._tools.clock.now()
+        if now - self._known.get(digest, 0.0) < KNOWN_S:
+            return
+        fact = m.EnvironmentWanted(request=wanted, by=f"{request.team}/{request.user}")
+        with contextlib.suppress(Conflict):
+            await self.writer.append(Write(subjects.environment(digest), fact, 0, traceparent))
+        self._known[digest] = now
+        self._known.move_to_end(digest)
+        if len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
+
+    async def _control(self, order: core.Ordered) -> m.Answer:
+        """Raises Retry if the job is not there yet, or is being written about all the time."""
+        control, found = core.read_control(order, self._tools.config)
+        if control is None:
+            self._counters["refused"] += 1
+            return core.refused(order.job, found)
+        subject, beside = subjects.job(order.team, order.job), core.beside(control)
+        for _ in range(CONFLICT_TRIES):
+            history = await self._told(subject)
+            other = await self._told(subjects.job(order.team, beside)) if beside else []
+            now = self._tools.clock.now()
+            decision = core.decide_control(order, control, history, other, now, self._tools.config, found)
+            if isinstance(decision, core.Wait):
+                self._counters["waited"] += 1
+                raise Retry(decision.after_s, f"no job {order.job} yet")
+            if isinstance(decision, m.Answer):
+                self._counters["repeated" if decision.verdict == "repeated" else "refused"] += 1
+                return decision
+            try:
+                write = Write(subject, decision.fact, history[-1].sequence, decision.traceparent)
+                sequence = await self.writer.append(write)
+            except Conflict:
+                continue
+            self._counters["controlled"] += 1
+            return m.Answer(verdict="applied", job=order.job, sequence=sequence, warnings=found.warnings)
+        raise Retry(BUSY_S, f"{order.job} changes all the time")
+
+    async def _told(self, subject: str) -> list[core.Told]:
+        entries = await self._tools.ledger.history(subject)
+        return [core.Told(e.sequence, e.fact, e.traceparent) for e in entries if isinstance(e.fact, m.JobFact)]
+
+    async def _tell(self, to: Subject, headers: Mapping[str, str], answer: m.Answer) -> None:
+        """Answer where the client asked for it. It is durable by now, so an answer that gets lost is only silence."""
+        token = next((value for name, value in headers.items() if name.lower() == "hr-answer"), "")
+        if not token:
+            return
+        try:
+            subject = subjects.answer(to.team, to.user, token)
+        except ValueError as error:
+            LOG.info("no answer: hr-answer cannot be used: %s", error, extra={"job": answer.job})
+            return
+        await self._tools.bus.send(subject, msgspec.json.encode(answer), {"content-type": "application/json"})
+
+
+def _subject_of(subject: str, first: int) -> Subject:
+    """Who asks, about which job. Raises Poison for a subject that no correct client makes."""
+    try:
+        names = subjects.tokens(subject)
+        spelled = ".".join((subjects.ROOT, *map(subjects.encode, names)))
+    except ValueError as error:
+        raise Poison(f"{subject}: not spelled as a subject of ours: {error}") from error
+    if spelled != subject:
+        raise Poison(f"{subject}: would be spelled {spelled}")
+    team, user, *job = names[first:]
+    return Subject(team, user, job[0] if job else "")
+
+
+def _asked_of(subject: str) -> Subject:
+    try:
+        return _subject_of(subject, 3)
+    except Poison as error:
+        raise AskRefused(
+            m.Refusal(status=400, message=error.reason, hint="encode names as the contract says")
+        ) from error

@@ -71,8 +71,8 @@ class Blobs:
             raise BlobError(str(error)) from error
         return True
 
-    async def write(self, path: str, content: bytes) -> None:
-        """Keep bytes under a name of ours; replaces what was there, at once or not at all."""
+    async def write(self, path: str, content: bytes | Path) -> None:
+        """Keep bytes, or a file's, under a name of ours; replaces what was there, at once or not at all."""
         try:
             await obstore.put_async(self._store, path, content)
         except (BaseError, OSError) as error:

@@ -42,7 +42,7 @@ class BadBody(Exception):
 
 
 class Column(NamedTuple):
-    """Points of one series, in the order in which they were sent. `times` are nanoseconds since the epoch, 0: unsaid."""
+    """Points of one series, in the order in which they were sent. `times` are ns since the epoch, 0: unsaid."""
 
     attempt: int
     """0: the sender did not say."""
@@ -151,7 +151,7 @@ def _text(value: Any) -> str:
 
 
 def _without_ids(content: Any, depth: int = 0) -> Any:
-    """OTLP's JSON writes trace and span ids in hexadecimal, where protobuf's expects base 64; nobody needs them here."""
+    """OTLP's JSON has trace and span ids in hexadecimal, where protobuf's has base 64; nobody needs them here."""
     if depth > JSON_DEPTH_MAX:
         raise BadBody(f"JSON nested deeper than {JSON_DEPTH_MAX}")
     if isinstance(content, Mapping):

@@ -38,7 +38,7 @@ def knows(store: Store, key: JobKey) -> bool:
 
 def series(store: Store, ask: m.AskSeries) -> m.SeriesAnswer:
     """The curves of a job. `complete` is for the caller to fill in. Raises Bad."""
-    if not 1 <= ask.buckets:
+    if not ask.buckets >= 1:
         raise Bad(f"buckets: {ask.buckets}; from 1 to {BUCKETS_MAX} are possible")
     if len(ask.names) > NAMES_MAX:
         raise Bad(f"names: {len(ask.names)}; at most {NAMES_MAX} are possible")
@@ -79,7 +79,8 @@ SELECT series, step AS first, 1 AS points, if(isfinite(value), value, NULL) AS l
 FROM points WHERE series IN (SELECT unnest($ids)) AND step BETWEEN $low AND $high {outside}"""
 _BUCKETS: Final = """
 SELECT series, points, low, high, last.step, last.ns, last.value FROM (
-    SELECT series, first - ((first % $width) + $width) % $width AS bucket, sum(points)::BIGINT AS points, min(low) AS low, max(high) AS high,
+    SELECT series, first - ((first % $width) + $width) % $width AS bucket, sum(points)::BIGINT AS points,
+           min(low) AS low, max(high) AS high,
            max(struct_pack(step := step, ns := ns, value := value)) AS last
     FROM ({rows}) GROUP BY series, bucket
 ) ORDER BY series, last.step"""
@@ -145,7 +146,7 @@ def _finite(value: float) -> float | None:
 
 
 def latest(store: Store, ask: m.AskLatest) -> m.LatestAnswer:
-    """The newest value of every series of some jobs; of one name, the newest attempt and rank 0 come last. Raises Bad."""
+    """The newest value of every series of some jobs; of one name, that of rank 0 in the newest attempt comes last."""
     if len(ask.jobs) > JOBS_MAX:
         raise Bad(f"jobs: {len(ask.jobs)}; at most {JOBS_MAX} are possible")
     rows = store.db.execute(
@@ -159,9 +160,28 @@ def latest(store: Store, ask: m.AskLatest) -> m.LatestAnswer:
     return m.LatestAnswer(
         latest=tuple(
             m.Latest(
-                job=job, name=name, attempt=attempt, rank=rank, step=step, value=_finite(value),
-                at=round(ns / 1e9, 3), count=points,
+                job=job,
+                name=name,
+                attempt=attempt,
+                rank=rank,
+                step=step,
+                value=_finite(value),
+                at=round(ns / 1e9, 3),
+                count=points,
             )
             for job, name, attempt, rank, step, ns, value, points in rows
         )
     )
+
+
+def totals(store: Store) -> tuple[int, dict[str, int]]:
+    """How many points are stored, and what is missing."""
+    return int(store.db.execute("SELECT count(*) FROM points").fetchone()[0]), gaps(store)
+
+
+def gaps(store: Store) -> dict[str, int]:
+    """How many records are known to be missing, of how many spools and jobs."""
+    row = store.db.execute(
+        "SELECT coalesce(sum(after - first), 0)::BIGINT, count(DISTINCT spool), count(DISTINCT (team, job)) FROM gaps"
+    ).fetchone()
+    return {"records": row[0], "spools": row[1], "jobs": row[2]}

@@ -35,16 +35,20 @@ STEP_MAX: Final = 2**53
 DOOR_IDS_MAX: Final = 100_000
 """Pushes of one job whose resend would be noticed."""
 
-_ROLL: Final = "series INTEGER, bucket BIGINT, points BIGINT, low DOUBLE, high DOUBLE, step BIGINT, ns BIGINT, value DOUBLE"
+_ROLL: Final = (
+    "series INTEGER, bucket BIGINT, points BIGINT, low DOUBLE, high DOUBLE, step BIGINT, ns BIGINT, value DOUBLE"
+)
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS place(stream VARCHAR PRIMARY KEY, sequence BIGINT)",
-    "CREATE TABLE IF NOT EXISTS series(id INTEGER, team VARCHAR, job VARCHAR, attempt INTEGER, rank INTEGER, name VARCHAR)",
+    "CREATE TABLE IF NOT EXISTS series(id INTEGER, team VARCHAR, job VARCHAR, attempt INTEGER, rank INTEGER,"
+    " name VARCHAR)",
     "CREATE TABLE IF NOT EXISTS points(series INTEGER, step BIGINT, ns BIGINT, value DOUBLE)",
     f"CREATE TABLE IF NOT EXISTS head({_ROLL})",
     *(f"CREATE TABLE IF NOT EXISTS {kind}_{size}({_ROLL})" for size in rollups.SIZES for kind in ("roll", "open")),
     "CREATE TABLE IF NOT EXISTS spool(name VARCHAR PRIMARY KEY, team VARCHAR, job VARCHAR, attempt INTEGER,"
     " ranges VARCHAR, ended BOOLEAN)",
-    "CREATE TABLE IF NOT EXISTS gaps(spool VARCHAR, team VARCHAR, job VARCHAR, attempt INTEGER, first BIGINT, after BIGINT)",
+    "CREATE TABLE IF NOT EXISTS gaps(spool VARCHAR, team VARCHAR, job VARCHAR, attempt INTEGER, first BIGINT,"
+    " after BIGINT)",
     "CREATE TABLE IF NOT EXISTS door(team VARCHAR, job VARCHAR, push VARCHAR)",
     "CREATE TABLE IF NOT EXISTS origin(team VARCHAR, job VARCHAR, attempt INTEGER, ns BIGINT)",
     "CREATE TABLE IF NOT EXISTS output(team VARCHAR, job VARCHAR, attempt INTEGER, stream VARCHAR, ranges VARCHAR,"
@@ -88,7 +92,7 @@ class Part(NamedTuple):
     spool: str = ""
     """Empty: from the OTLP door, which has no positions."""
     first: int = 0
-    count: int = 0
+    records: int = 0
     ended: bool = False
     push: str = ""
     """From the door: a digest that a resend of the same push repeats."""
@@ -171,7 +175,9 @@ class Store:
         self.db.register("incoming", arrays)
         try:
             names = ", ".join(arrays)
-            self.db.execute(f"INSERT {'OR REPLACE ' if replace else ''}INTO {table}({names}) SELECT {names} FROM incoming")
+            self.db.execute(
+                f"INSERT {'OR REPLACE ' if replace else ''}INTO {table}({names}) SELECT {names} FROM incoming"
+            )
         finally:
             self.db.unregister("incoming")
 
@@ -304,8 +310,8 @@ class _Take:
             spool.ended = True
             self._changed.add((part.team, part.job))
         self._spools[part.spool] = (part.team, part.job, spool)
-        spool.ranges, fresh = coverage.add(spool.ranges, part.first, part.first + part.count)
-        self._repeated += part.count - sum(after - first for first, after in fresh)
+        spool.ranges, fresh = coverage.add(spool.ranges, part.first, part.first + part.records)
+        self._repeated += part.records - sum(after - first for first, after in fresh)
         for first, after in fresh:
             for column in part.columns:
                 self._column(part, book, column, slice(first - part.first, after - part.first))
@@ -344,7 +350,9 @@ class _Take:
         self._rows("origin", ("team", "job", "attempt", "ns"), self._new_origins)
         self._rows("door", ("team", "job", "push"), self._new_pushes)
 
-    def _rows(self, table: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]], *, replace: bool = False) -> None:
+    def _rows(
+        self, table: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]], *, replace: bool = False
+    ) -> None:
         if rows:
             columns = dict(zip(names, (list(column) for column in zip(*rows, strict=True)), strict=True))
             self._store.put(table, columns, replace=replace)

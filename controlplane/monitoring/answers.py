@@ -1,0 +1,147 @@
+"""What monitoring is asked on the bus, and by its own door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from controlplane.monitoring import questions, records
+from controlplane.monitoring.core import JobKey
+from controlplane.monitoring.door import Door
+from controlplane.monitoring.follow import Follower
+from controlplane.monitoring.writer import Writer
+from events import messages as m
+from events import streams, subjects
+from events.bus import Asked, AskRefused
+from events.ledger import UnknownFact
+
+LATE_S: Final = 60.0
+"""How long after its end the door still takes an attempt's pushes: the last one is on its way."""
+GROUP: Final = "monitoring"
+
+T = TypeVar("T")
+
+
+async def answer(writer: Writer, door: Door, port: int, following: Sequence[Follower]) -> None:
+    """Answer questions until cancelled."""
+    answers = _Answers(writer, door, port, following)
+    bus = writer.tools.bus
+    subscriptions = [
+        await bus.answer(subjects.ask("monitoring", "series"), answers.series, group=GROUP),
+        await bus.answer(subjects.ask("monitoring", "latest"), answers.latest, group=GROUP),
+        await bus.answer(subjects.ask("monitoring", "log"), answers.log, group=GROUP),
+        await bus.answer(subjects.ask("monitoring", "status"), answers.status, group=GROUP),
+    ]
+    try:
+        await asyncio.Event().wait()
+    finally:
+        for subscription in subscriptions:
+            await subscription.close()
+
+
+def _read(asked: Asked, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(asked.body, type=kind)
+    except msgspec.DecodeError as error:
+        raise AskRefused(m.Refusal(status=400, message=str(error), hint=f"send a JSON {kind.__name__}")) from error
+
+
+class _Answers:
+    def __init__(self, writer: Writer, door: Door, port: int, following: Sequence[Follower]) -> None:
+        self._writer = writer
+        self._door = door
+        self._port = port
+        self._following = following
+
+    async def series(self, asked: Asked) -> bytes:
+        ask = _read(asked, m.AskSeries)
+        writer, key = self._writer, (ask.team, ask.job)
+        await self._known(key)
+        complete = await self._complete(key)
+        try:
+            found = await writer.owner.run(questions.series, writer.store, ask)
+        except questions.Bad as error:
+            raise AskRefused(m.Refusal(status=400, message=str(error))) from error
+        return msgspec.json.encode(msgspec.structs.replace(found, complete=complete))
+
+    async def latest(self, asked: Asked) -> bytes:
+        ask = _read(asked, m.AskLatest)
+        try:
+            found = await self._writer.owner.run(questions.latest, self._writer.store, ask)
+        except questions.Bad as error:
+            raise AskRefused(m.Refusal(status=400, message=str(error))) from error
+        return msgspec.json.encode(found)
+
+    async def log(self, asked: Asked) -> bytes:
+        ask = _read(asked, m.AskLog)
+        writer, key = self._writer, (ask.team, ask.job)
+        await self._known(key)
+        now = writer.tools.clock.now()
+        over = await self._complete(key)
+        if not over and ask.attempt:
+            over = key in writer.core.jobs and writer.core.attempt_is_over(key, ask.attempt, now)
+        return msgspec.json.encode(await writer.owner.run(writer.logs.read, ask, over=over))
+
+    async def status(self, asked: Asked) -> bytes:
+        writer = self._writer
+        places = {}
+        for stream in (streams.METRICS, streams.LOGS, streams.LEDGER):
+            place = await writer.owner.run(writer.store.place, stream.name)
+            places[stream.name] = {"read": place, "last": await writer.tools.bus.last_sequence(stream.name)}
+        gaps = await writer.owner.run(questions.gaps, writer.store)
+        status = {
+            "writer": writer.tools.instance,
+            **writer.core.counts,
+            **writer.counts,
+            **self._door.counts,
+            "gaps": gaps,
+            "jobs_open": len(writer.core.jobs),
+            "caught_up": all(follower.caught_up.is_set() for follower in self._following),
+            "places": places,
+            "otlp": f"http://{writer.tools.config.host}:{self._port}",
+        }
+        return msgspec.json.encode(status)
+
+    async def _known(self, key: JobKey) -> None:
+        """Raises a refusal if nobody has ever heard of a job."""
+        writer = self._writer
+        if key in writer.core.jobs or await writer.owner.run(questions.knows, writer.store, key):
+            return
+        if await writer.tools.bus.last(streams.LEDGER.name, subjects.job(*key)) is None:
+            raise AskRefused(m.Refusal(status=404, message=f"there is no job {key[1]} in team {key[0]}"))
+
+    async def _complete(self, key: JobKey) -> bool:
+        """Whether nothing more will come of a job."""
+        writer = self._writer
+        if key in writer.core.jobs:
+            return writer.core.is_complete(key, writer.tools.clock.now())
+        if await writer.owner.run(records.load, writer.store, key) is not None:
+            return True  # sealed
+        return await self._ended_without_attempt(key)
+
+    async def _ended_without_attempt(self, key: JobKey) -> bool:
+        """A job without a record was never placed, as far as was read; it may be over all the same."""
+        try:
+            last = await self._writer.tools.ledger.last(subjects.job(*key))
+        except UnknownFact:
+            return False
+        return last is not None and isinstance(last.fact, m.Rejected | m.CancelRequested | m.Finished)
+
+
+class Closed:
+    """Whether the door refuses an attempt: it has been over for a while, or its job is sealed."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    async def asks(self, ref: m.AttemptRef) -> bool:
+        writer, key = self._writer, (ref.team, ref.job)
+        record = writer.core.jobs.get(key)
+        if record is None:
+            return await writer.owner.run(records.load, writer.store, key) is not None
+        attempt = record.attempts.get(ref.attempt)
+        over_at = attempt.over_at if attempt is not None else None
+        return over_at is not None and over_at + LATE_S < writer.tools.clock.now()

@@ -1,0 +1,173 @@
+"""The writer: what becomes of each batch of METRICS, LOGS and LEDGER, and of a job that is complete."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from controlplane.frame import Tools
+from controlplane.monitoring import archive, intake, records
+from controlplane.monitoring.core import Core, JobKey, Record
+from controlplane.monitoring.logs import Logs
+from controlplane.monitoring.owner import Owner
+from controlplane.monitoring.store import Store
+from events import messages as m
+from events import subjects
+from events.blobs import BlobError
+from events.bus import BusError, Delivery, Outgoing
+from events.ledger import UnknownFact, entry
+
+LOG: Final = logging.getLogger("headrace.monitoring")
+
+WAKE_S_MAX: Final = 3600.0
+RETRY_S: Final = 1.0
+"""Before a dead letter is tried again: nothing is read past it until it is safe."""
+
+
+class Writer:
+    """What a running monitoring holds, and what it does with each batch."""
+
+    def __init__(self, tools: Tools, store: Store, logs: Logs, owner: Owner) -> None:
+        self.tools = tools
+        self.store = store
+        self.logs = logs
+        self.owner = owner
+        self.core = Core()
+        self.counts = {"points": 0, "repeated": 0, "refused": 0, "dead": 0, "sealed": 0, "unknown_facts": 0}
+        self.due = asyncio.Event()
+        """Something happened that may make a seal due."""
+
+    async def open(self) -> None:
+        """Take up the jobs that are not sealed yet."""
+        for key, record in (await self.owner.run(records.load_open, self.store)).items():
+            self.core.load(key, record)
+
+    # -- METRICS -------------------------------------------------------------------------------------------------------
+
+    async def take_metrics(self, deliveries: Sequence[Delivery]) -> None:
+        """Store a batch, then tell whom it concerns."""
+        parts, dead = await self.owner.run(intake.parts, deliveries, self.store)
+        await self._bury(dead)
+        done = await self.owner.run(self.store.commit, parts, sequence=deliveries[-1].sequence)
+        self.counts["points"] += done.points
+        self.counts["repeated"] += done.repeated
+        self.counts["refused"] += done.refused
+        await self._recall(done.jobs)
+        for team, job, attempt, spool, drained in done.spools:
+            if (team, job) in done.jobs:
+                self.core.on_spool((team, job), attempt, spool, drained=drained)
+        await self._tell({key: m.Changed(job=key[1], metrics=True) for key in done.jobs})
+
+    # -- LOGS ----------------------------------------------------------------------------------------------------------
+
+    async def take_logs(self, deliveries: Sequence[Delivery]) -> None:
+        """Write a batch of output, then tell whom it concerns."""
+        chunks, dead = intake.chunks(deliveries)
+        await self._bury(dead)
+        touched = await self.owner.run(self.logs.commit, chunks, sequence=deliveries[-1].sequence)
+        await self._recall({(team, job) for (team, job, _, _), _ in touched})
+        changes: dict[JobKey, set[str]] = {}
+        for (team, job, attempt, stream), output in touched:
+            self.core.on_output((team, job), attempt, stream, whole=output.complete)
+            changes.setdefault((team, job), set()).add(stream)
+        await self._tell({key: m.Changed(job=key[1], logs=tuple(sorted(names))) for key, names in changes.items()})
+
+    # -- LEDGER --------------------------------------------------------------------------------------------------------
+
+    async def take_facts(self, deliveries: Sequence[Delivery]) -> None:
+        """Learn which attempts and jobs are over."""
+        changed: dict[JobKey, Record] = {}
+        for delivery in deliveries:
+            try:
+                fact = entry(delivery).fact
+            except UnknownFact as error:  # of a later version; it decides nothing here
+                self.counts["unknown_facts"] += 1
+                LOG.warning("skipped: %s", error)
+                continue
+            _, team, job = subjects.tokens(delivery.subject)
+            if isinstance(fact, m.JobFact) and self.core.apply((team, job), fact, delivery.at):
+                changed[team, job] = self.core.jobs[team, job]
+        await self.owner.run(records.save, self.store, changed, ledger=deliveries[-1].sequence)
+        over = [key for key in changed if self.core.is_over(key)]
+        await self._tell({key: m.Changed(job=key[1]) for key in over})
+
+    # -- shared --------------------------------------------------------------------------------------------------------
+
+    async def _recall(self, keys: set[JobKey] | frozenset[JobKey]) -> None:
+        """Take up again the sealed jobs among these, to which something came late."""
+        for key in keys:
+            if key not in self.core.jobs:
+                record = await self.owner.run(records.load, self.store, key)
+                if record is not None:
+                    self.core.load(key, record)
+            self.core.on_late(key)
+
+    async def _tell(self, changes: dict[JobKey, m.Changed]) -> None:
+        """Say on the live subjects what is new, and look whether a seal is due."""
+        now = self.tools.clock.now()
+        for key, change in changes.items():
+            if self.core.is_complete(key, now):
+                change = msgspec.structs.replace(change, complete=True)
+            await self._send(key, change)
+        self.due.set()
+
+    async def _send(self, key: JobKey, change: m.Changed) -> None:
+        try:
+            await self.tools.bus.send(subjects.live(*key), msgspec.json.encode(change))
+        except BusError as error:  # only a hint to look; who missed it asks again by itself
+            LOG.debug("not told: %s", error)
+
+    async def _bury(self, dead: Sequence[intake.Dead]) -> None:
+        """To the dead letters, before the batch is done with."""
+        for delivery, reason in dead:
+            headers = {name: value for name, value in delivery.headers.items() if not name.lower().startswith("nats-")}
+            headers |= {"hr-reason": reason.replace("\r", " ").replace("\n", " ")[:1000]}
+            headers |= {"hr-sequence": str(delivery.sequence)}
+            LOG.warning("unreadable message on %s: %s", delivery.subject, reason)
+            await persist(self.tools, Outgoing(subjects.dead(delivery.subject), delivery.body, headers))
+            self.counts["dead"] += 1
+
+    # -- sealing -------------------------------------------------------------------------------------------------------
+
+    async def seal_for_ever(self) -> None:
+        """Seal each job once it is complete; sleep until one may be."""
+        while True:
+            self.due.clear()
+            now = self.tools.clock.now()
+            for decision in self.core.decide(now):
+                await self._send(decision.key, m.Changed(job=decision.key[1], complete=True))
+                await self._seal(decision.key)
+            wake_at = self.core.wake_at()
+            wait_s = WAKE_S_MAX if wake_at is None else max(0.0, wake_at - self.tools.clock.now())
+            try:
+                async with asyncio.timeout(min(wait_s, WAKE_S_MAX)):
+                    await self.due.wait()
+            except TimeoutError:
+                continue
+
+    async def _seal(self, key: JobKey) -> None:
+        try:
+            await archive.seal(self.owner, self.store, self.logs, self.tools.blobs, key, self.core.jobs[key])
+        except (BlobError, OSError) as error:
+            LOG.error("could not seal: %s", error, extra={"job": key[1]})
+            self.core.on_seal_failed(key, self.tools.clock.now())
+            return
+        record = self.core.on_sealed(key, self.tools.clock.now())
+        await self.owner.run(records.save, self.store, {key: record})
+        self.counts["sealed"] += 1
+
+
+async def persist(tools: Tools, outgoing: Outgoing) -> None:
+    """Store a message, however long the bus takes."""
+    while True:
+        try:
+            await tools.bus.publish(outgoing)
+        except BusError as error:
+            LOG.warning("%s: %s; trying again", outgoing.subject, error)
+            await asyncio.sleep(RETRY_S)
+        else:
+            return

@@ -1,0 +1,75 @@
+"""A number and a line of output travel from a node to whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from events import messages as m
+from events import subjects
+from events.bus import AskRefused, Bus, Delivery
+from tests.support import monitoring as world
+from tests.support.monitoring import TEAM, ask, eventually
+from tests.support.nats import NatsServer
+
+
+async def test_a_jobs_numbers_and_output_are_answered_told_live_and_sealed(
+    bus: Bus, nats: NatsServer, tmp_path: Path
+) -> None:
+    told: list[m.Changed] = []
+
+    async def hear(delivery: Delivery) -> None:
+        told.append(msgspec.json.decode(delivery.body, type=m.Changed))
+
+    await bus.listen(subjects.live(TEAM, "j-1"), hear)
+    async with world.monitoring(bus, world.configuration(nats, tmp_path / "state")):
+        await world.write_facts(bus, "j-1", world.accepted("j-1"), world.placed())
+        await bus.publish(world.metrics_batch("j-1", 0, {"loss": [3.0, 2.0, 1.0], "acc": [0.1, 0.2, 0.3]}))
+        await bus.publish(world.metrics_batch("j-1", 0, {"loss": [3.0, 2.0, 1.0], "acc": [0.1, 0.2, 0.3]}))
+        await bus.publish(world.log_chunk("j-1", 0, b"hello\n"))
+
+        async def series() -> m.SeriesAnswer | None:
+            answer = await ask(bus, "series", m.AskSeries(team=TEAM, job="j-1"), m.SeriesAnswer)
+            return answer if answer.series else None
+
+        answer = await eventually(series)
+        assert {curve.name: curve.values for curve in answer.series} == {
+            "acc": (0.1, 0.2, 0.3),
+            "loss": (3.0, 2.0, 1.0),
+        }
+        assert not answer.complete
+        latest = await ask(bus, "latest", m.AskLatest(team=TEAM, jobs=("j-1",)), m.LatestAnswer)
+        assert [(entry.name, entry.step, entry.value, entry.count) for entry in latest.latest] == [
+            ("acc", 2, 0.3, 3),
+            ("loss", 2, 1.0, 3),
+        ]
+
+        await bus.publish(world.metrics_batch("j-1", 3, {}, end=True))
+        await bus.publish(world.log_chunk("j-1", 6, b"", end=True))
+        await bus.publish(world.log_chunk("j-1", 0, b"", stream="stderr", end=True))
+        await world.write_facts(bus, "j-1", world.finished())
+
+        async def sealed() -> bool:
+            return bool((await world.status(bus))["sealed"])
+
+        await eventually(sealed)
+        log = await ask(bus, "log", m.AskLog(team=TEAM, job="j-1"), m.LogAnswer)
+        assert (log.data, log.complete, log.size_bytes) == (b"hello\n", True, 6)
+        assert (await ask(bus, "series", m.AskSeries(team=TEAM, job="j-1"), m.SeriesAnswer)).complete
+        await asyncio.sleep(0)
+        assert any(change.metrics for change in told)
+        assert any(change.logs == ("stdout",) for change in told)
+        assert told[-1].complete
+
+
+async def test_an_unknown_job_is_a_404(bus: Bus, nats: NatsServer, tmp_path: Path) -> None:
+    async with world.monitoring(bus, world.configuration(nats, tmp_path / "state")):
+        with pytest.raises(AskRefused) as caught:
+            await ask(bus, "series", m.AskSeries(team=TEAM, job="j-nobody"), m.SeriesAnswer)
+        assert caught.value.refusal.status == 404
+        await world.write_facts(bus, "j-new", world.accepted("j-new"))
+        answer = await ask(bus, "series", m.AskSeries(team=TEAM, job="j-new"), m.SeriesAnswer)
+        assert (answer.series, answer.complete) == ((), False)

@@ -61,10 +61,12 @@ class Life(msgspec.Struct, frozen=True):
 class Row(msgspec.Struct, frozen=True):
     """What a fact does in a state: the next state, and whether nothing is new about it."""
 
-    to: State
+    to: State | None
+    """None: the fact names it itself, as one of `ends`."""
     outcome: Outcome = Outcome.APPLIED
     held: bool | None = None
     """None: stays as it is."""
+    ends: frozenset[State] = frozenset()
 
 
 ENDS: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.REJECTED})
@@ -72,7 +74,7 @@ HOLDS_RESOURCES: Final = frozenset({State.PLACED, State.RUNNING, State.STOPPING}
 
 _Q, _P, _R, _S = State.QUEUED, State.PLACED, State.RUNNING, State.STOPPING
 _AGAIN = Outcome.REPEATED
-_END = Row(State.SUCCEEDED)  # `Finished` names its end itself: see `advance`
+_END = Row(None, ends=frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED}))
 
 TABLE: Final[dict[State, dict[type[m.JobFact], Row]]] = {
     State.QUEUED: {
@@ -83,7 +85,7 @@ TABLE: Final[dict[State, dict[type[m.JobFact], Row]]] = {
         m.Moved: Row(_Q),
         m.CancelRequested: Row(State.CANCELLED),  # nothing lives: the wish is the deed
         m.Placed: Row(_P),
-        m.Finished: _END,  # it can never run: its environment failed, no node of its tier exists any more
+        m.Finished: Row(None, ends=frozenset({State.FAILED})),  # it can never run: its environment failed, say
         m.Requeued: Row(_Q, _AGAIN),
         m.Lost: Row(_Q, _AGAIN),
     },
@@ -155,6 +157,8 @@ def advance(life: Life | None, fact: m.JobFact) -> tuple[Outcome, Life | None]:
         return row.outcome, life
     attempt = fact.attempt if isinstance(fact, m.Placed) else life.attempt
     to = State(fact.outcome) if isinstance(fact, m.Finished) else row.to
+    if to is None or (isinstance(fact, m.Finished) and to not in row.ends):
+        return Outcome.FORBIDDEN, life
     held = life.held if row.held is None else row.held
     return Outcome.APPLIED, Life(to, attempt, held)
 

@@ -1,0 +1,56 @@
+"""The configuration: three origins, and mistakes that name the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from controlplane.config import ConfigurationError, load
+
+
+def test_later_origin_wins(tmp_path: Path) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text("replicas = 1\nlease_s = 10.0\nheartbeat_s = 1\n")
+    config = load(file, {"HEADRACE_REPLICAS": "3", "HEADRACE_LEASE_S": "20"}, {"lease_s": "30"})
+    assert (config.replicas, config.lease_s, config.heartbeat_s) == (3, 30.0, 1.0)
+
+
+def test_names_of_the_laptop_are_not_settings() -> None:
+    assert load(None, {"HEADRACE_STATE": "/x", "HEADRACE_URL": "http://x", "HEADRACE_TOKEN": "t"}, {}).state == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("replica = 3", ["replica"]),
+        ("replicas = 'three'", ["replicas", "int"]),
+        ("default_tier = 'gpu9'", ["default_tier", "gpu9", "gpu8"]),
+        ("[teams.a]\nqueues = []", ["teams.a.queues"]),
+        ("[teams.a]\ntiers = ['x']", ["teams.a.tiers", "x"]),
+        ("[tokens.abcdefghij]\nteam = 'b'\nuser = 'u'", ["tokens.abcdefgh", "b"]),
+        ("suspect_s = 1.0", ["suspect_s", "heartbeat_s"]),
+        ("teams = [", ["headrace.toml"]),
+    ],
+)
+def test_mistake_in_the_file_names_the_key(tmp_path: Path, text: str, names: list[str]) -> None:
+    file = tmp_path / "headrace.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        load(file, {}, {})
+    assert all(name in str(error.value) for name in names), str(error.value)
+
+
+def test_mistake_in_the_environment_names_the_variable() -> None:
+    with pytest.raises(ConfigurationError, match="HEADRACE_LEASE_S: lease_s"):
+        load(None, {"HEADRACE_LEASE_S": "long"}, {})
+
+
+def test_unknown_flag_lists_what_there_is() -> None:
+    with pytest.raises(ConfigurationError, match=r"--set leas_s: no such key; there are .*lease_s"):
+        load(None, {}, {"leas_s": "1"})
+
+
+def test_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        load(tmp_path / "none.toml", {}, {})

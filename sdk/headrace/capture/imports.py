@@ -28,8 +28,8 @@ _IMPORT: Final = re.compile(
     re.MULTILINE,
 )
 _DOTTED: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
-_DYNAMIC: Final = re.compile(r"\b(?P<call>import_module|__import__|iter_modules|walk_packages)[ \t]*\(\s*")
-_ARGUMENT: Final = re.compile(r"""(?P<f>[fF]?)(?P<quote>["'])(?P<text>[^"'\n]*)(?P=quote)\s*(?P<after>.)""")
+_DYNAMIC: Final = re.compile(r"\b(?P<call>import_module|__import__|iter_modules|walk_packages)[ \t]*\(")
+_ARGUMENT: Final = re.compile(r"""\s*(?P<f>[fF]?)(?P<quote>["'])(?P<text>[^"'\n]*)(?P=quote)\s*(?P<after>.)""")
 _SCALAR: Final = re.compile(r"""[:\-=]\s*["']?(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)["']?\s*(?:[,#}\]]|$)""", re.M)
 
 

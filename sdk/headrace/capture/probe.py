@@ -72,8 +72,8 @@ def describe() -> dict[str, object]:
             owned.setdefault(module.split(".", 1)[0], {}).setdefault(name.lower(), []).append(module)
     for owners in owned.values():
         if len(owners) > 1:  # a namespace, or two distributions of one thing: only the whole names tell them apart
-            for name, modules in owners.items():
-                distributions[name]["modules"].extend(sorted(modules))
+            for name, shared in owners.items():
+                distributions[name]["modules"].extend(sorted(shared))
     folders = [path for path in sys.path if os.path.isdir(path)]
     return {
         "version": list(sys.version_info[:3]),

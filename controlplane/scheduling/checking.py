@@ -1,0 +1,101 @@
+"""The scheduler's invariants: every index compared with what it stands for. Pure, and as slow as it needs to be.
+
+An invariant that does not hold is a bug of ours. Deciding on would book something twice, so it ends the leader's term.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from controlplane.scheduling.jobs import Job
+from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, bits, held_by
+from controlplane.scheduling.queues import Queue
+from controlplane.scheduling.truth import Truth
+from events import messages as m
+from events.lifecycle import HOLDS_RESOURCES, State
+
+
+def problems(truth: Truth) -> list[str]:
+    """Everything that is not as it should be, each as a sentence."""
+    found = [truth.broken] if truth.broken else []
+    holders = [job for job in truth.jobs.values() if job.is_live or isinstance(job.decided, m.Placed)]
+    found += _jobs(truth)
+    for node in truth.fleet.nodes.values():
+        found += _node(node, [job for job in holders if job.node == node.name])
+    found += _index(truth)
+    for queue in truth.queues.values():
+        found += _queue(truth, queue, holders)
+    return found
+
+
+def _jobs(truth: Truth) -> Iterator[str]:
+    for subject, job in truth.jobs.items():
+        if job.subject != subject or truth.by_key.get(job.key) is not job:
+            yield f"{subject} is not found under its id"
+        if job.life.state not in HOLDS_RESOURCES and job.life.state is not State.QUEUED:
+            yield f"{subject} has ended and is still here"
+        if job.is_live != bool(job.allocations):
+            yield f"{subject} is {job.life.state.value} and holds {len(job.allocations)} allocations"
+        if job.is_live == job.waits:
+            yield f"{subject} is {job.life.state.value} and stands in its queue: {job.waits}"
+        if subject in truth.ended:
+            yield f"{subject} is both live and ended"
+        environment = truth.environment_of(job)
+        if environment is not None and job.key not in environment.jobs:
+            yield f"{subject} is unknown to its environment"
+    if len(truth.by_key) != len(truth.jobs):
+        yield f"{len(truth.jobs)} jobs, and {len(truth.by_key)} ids"
+
+
+def _node(node: Node, jobs: list[Job]) -> Iterator[str]:
+    if {job.key for job in jobs} != set(node.jobs):
+        yield f"node {node.name} lists {sorted(node.jobs)}, jobs say {sorted(job.key for job in jobs)}"
+    held: Counter[int] = Counter()
+    for job in jobs:
+        held.update(gpu for allocation in held_by(job) for gpu in allocation.gpus)
+        if sum(len(allocation.gpus) for allocation in held_by(job)) != job.shape.gpus:
+            yield f"{job.subject} asked for {job.shape.gpus} GPUs and holds others"
+    yield from (f"GPU {gpu} of node {node.name} is held {count} times" for gpu, count in held.items() if count > 1)
+    if node.free_gpus != bits(range(node.capacity.gpus)) & ~bits(held):
+        yield f"node {node.name} says that GPUs {node.free_gpus:b} are free, held are {sorted(held)}"
+    free = (
+        round(node.capacity.cpus * 1000) - sum(job.shape.milli_cpus for job in jobs),
+        node.capacity.memory_bytes - sum(job.shape.memory_bytes for job in jobs),
+        LAUNCHES_BYTES_MAX - sum(job.shape.launch_bytes for job in jobs),
+    )
+    if free != (node.free_milli_cpus, node.free_memory_bytes, node.free_launch_bytes):
+        yield f"node {node.name} counts its free resources wrong: {free} is right"
+
+
+def _index(truth: Truth) -> Iterator[str]:
+    nodes = truth.fleet.nodes.values()
+    right = {node.name: (node.free_gpus.bit_count(), node.free_milli_cpus) for node in nodes if node.is_open}
+    if truth.fleet.indexed() != right:
+        yield "the index of nodes is not what the nodes say"
+
+
+def _queue(truth: Truth, queue: Queue, holders: list[Job]) -> Iterator[str]:
+    mine = [job for job in truth.jobs.values() if truth.queue_of(job) is queue]
+    waiting = sorted((-job.priority, job.rank, job.id) for job in mine if job.life.state is State.QUEUED)
+    if waiting != list(queue.waiting):
+        yield f"queue {queue.key} has its waiting jobs wrong"
+    in_line = {job.key for line in queue.lines.values() for _, _, job in line}
+    eligible = {
+        job.key
+        for job in mine
+        if job.life.state is State.QUEUED and not isinstance(job.decided, m.Placed) and not truth.parked(job)
+    }
+    if in_line != eligible or in_line != {job.key for job in mine if job.in_line}:
+        yield f"queue {queue.key} has its lines wrong: {sorted(in_line ^ eligible)}"
+    if any(not line or list(line) != sorted(line) for line in queue.lines.values()):
+        yield f"queue {queue.key} has an empty line, or one out of order"
+    holding = [job for job in holders if truth.queue_of(job) is queue]
+    held = (
+        len(holding),
+        sum(job.shape.gpus for job in holding),
+        sum(job.shape.milli_cpus for job in holding),
+        sum(job.shape.memory_bytes for job in holding),
+    )
+    if held != (queue.running, queue.gpus, queue.milli_cpus, queue.memory_bytes):
+        yield f"queue {queue.key} counts what it holds wrong: {held} is right"

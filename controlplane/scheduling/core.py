@@ -1,0 +1,352 @@
+"""The scheduler's core: facts and exchanges in, decisions out. Pure: no I/O, no clock, no randomness.
+
+Doors of every scheduler, leading or not: `apply` (the ledger's facts, in its order), `check`, `snapshot`, `why` and the
+views. Doors of a leader, from `begin_term` on: `hear` (what nodes say, which is no fact), `decide`, `landed` and
+`abandon` (what became of a round), `desired`, `wake_at`.
+
+A decision is tentative until the ledger took it. What nodes report is kept beside the truth and turned into facts by
+`decide`: at most one fact about a job or a node in a round, each guarded by the last sequence that was seen of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from controlplane.scheduling import checking, ends, explain, snapshots
+from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, FactEntry, Round, Settings
+from controlplane.scheduling.jobs import Job
+from controlplane.scheduling.lease import Silence
+from controlplane.scheduling.nodes import NODES_MAX, Node, allocate
+from controlplane.scheduling.placing import Placing
+from controlplane.scheduling.truth import Truth
+from events import messages as m
+from events import subjects
+from events.lifecycle import State
+
+MISSING_MAX: Final = 2
+"""Exchanges in which a node does not name an attempt before the attempt is over: what it says in the second one it says
+knowing the list that it was answered to the first."""
+RECORDED_MAX: Final = 1000
+"""Acknowledged ends in one message; the others come in the next."""
+
+
+class Core:
+    """See the top of this file. All `now` are seconds since the epoch and never go back."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._truth = Truth()
+        self._silence: Silence | None = None
+
+    # -- the ledger ------------------------------------------------------------------------------------------------
+
+    @property
+    def sequence(self) -> int:
+        """The last fact that was applied."""
+        return self._truth.sequence
+
+    @property
+    def term(self) -> int:
+        return self._truth.term
+
+    @property
+    def term_sequence(self) -> int:
+        """The last sequence of the term's subject: the guard of the leader's next write there."""
+        return self._truth.term_sequence
+
+    @property
+    def is_leading(self) -> bool:
+        return self._silence is not None
+
+    def apply(self, entry: FactEntry, now: float) -> None:
+        """Take in the next fact of the ledger. Total."""
+        self._truth.apply(entry)
+        if self._silence is not None and isinstance(entry.fact, m.NodeFact):
+            self._silence.watch(self._truth.fleet.node(subjects.tokens(entry.subject)[1]), now)
+
+    def check(self) -> None:
+        """Compare every index with what it stands for. Raises Broken."""
+        problems = checking.problems(self._truth)
+        if problems:
+            raise Broken("; ".join(problems[:10]))
+
+    def snapshot(self) -> bytes:
+        """Everything that the ledger has said so far."""
+        return snapshots.encode(self._truth)
+
+    def restore(self, content: bytes) -> None:
+        """Be what `snapshot` was taken of. Raises ValueError if it is none of this version."""
+        self._truth = snapshots.decode(content)
+        self._silence = None
+
+    # -- leading ---------------------------------------------------------------------------------------------------
+
+    def begin_term(self, now: float) -> None:
+        """Lead from now on: everything up to the own `led` has been applied."""
+        self._silence = Silence(self._settings, term=self._truth.term, now=now)
+        for _, node in sorted(self._truth.fleet.nodes.items()):
+            self._silence.watch(node, now)
+            self._truth.nodes_due[node.name] = node
+
+    def end_term(self) -> None:
+        """Lead no more: all that is not in the ledger is forgotten."""
+        self._silence = None
+        for job in self._truth.jobs.values():
+            self._truth.forget(job)
+            job.reported, job.missing, job.gone_why = None, 0, ""
+        for node in self._truth.fleet.nodes.values():
+            node.decided = node.claims = node.timer_at = None
+            node.heard_at = 0.0
+
+    def hear(self, exchange: m.Exchange, now: float) -> bool:
+        """What a node has, as it says itself. False: nobody leads here, or there are too many nodes."""
+        truth = self._truth
+        if self._silence is None:
+            return False
+        node = truth.fleet.nodes.get(exchange.node)
+        if node is None and len(truth.fleet.nodes) >= NODES_MAX:
+            return False
+        node = node or truth.fleet.node(exchange.node)
+        rebooted = node.is_known and exchange.boot != node.boot
+        node.heard_at, node.claims = now, exchange
+        truth.nodes_due[node.name] = node
+        listed = set()
+        for live in exchange.attempts:
+            job = truth.by_key.get((live.ref.team, live.ref.job))
+            if job is not None and self._holds(job, node, live.ref):
+                listed.add(job.key)
+                self._on_reported(job, live)
+        for job in node.jobs.values():
+            if job.key not in listed:
+                self._on_missing(job, node, rebooted=rebooted)
+        return True
+
+    def _holds(self, job: Job, node: Node, ref: m.AttemptRef) -> bool:
+        """Whether the node may speak for this attempt: it is the newest, it was placed there, and it is live."""
+        return job.key in node.jobs and ref.attempt == job.attempt
+
+    def _on_reported(self, job: Job, live: m.LiveAttempt) -> None:
+        job.missing, job.gone_why = 0, ""
+        if job.reported is None or job.reported.state != "ended":  # an end is never taken back
+            job.reported = live
+        if live.state == "ended" or (live.state == "running" and job.life.state is not State.RUNNING):
+            self._truth.due[job.key] = job
+
+    def _on_missing(self, job: Job, node: Node, *, rebooted: bool) -> None:
+        """The node does not name an attempt that was placed there."""
+        if job.decided is not None or (job.reported is not None and job.reported.state == "ended"):
+            return
+        if rebooted:
+            job.gone_why = f"node {node.name} was restarted"
+        elif job.life.state is not State.PLACED:  # a placed one has not arrived yet, and is told again
+            job.missing += 1
+        if job.gone_why or job.missing >= MISSING_MAX:
+            self._truth.due[job.key] = job
+
+    # -- deciding --------------------------------------------------------------------------------------------------
+
+    def decide(self, now: float) -> Round:
+        """The next round of decisions; empty when there is nothing to do, or nobody leads here."""
+        truth, silence = self._truth, self._silence
+        if silence is None:
+            return Round()
+        truth.release_backoffs(now)
+        for node in silence.due(truth.fleet.nodes, now):
+            truth.nodes_due[node.name] = node
+        decisions: list[Decision] = []
+        self._decide_jobs(decisions)
+        self._decide_nodes(decisions, silence, now)
+        nodes = self._place(decisions)
+        more = len(decisions) >= ROUND_MAX
+        return Round(tuple(decisions), tuple(nodes), more)
+
+    def _decide_jobs(self, decisions: list[Decision]) -> None:
+        """Starts, ends, and what can never run."""
+        due = self._truth.due
+        for key, job in list(due.items()) if len(due) <= ROUND_MAX else list(due.items())[: 2 * ROUND_MAX]:
+            if len(decisions) >= ROUND_MAX:
+                return
+            if job.decided is not None:
+                continue  # its time comes when the ledger has spoken
+            del due[key]
+            fact = self._on_due(job)
+            if fact is not None:
+                self._decide_about(job, fact, decisions)
+
+    def _on_due(self, job: Job) -> m.JobFact | None:
+        """What there is to write about a job that something was heard of."""
+        term = self._truth.term
+        if not job.is_live:
+            doom = self._truth.doom(job)
+            if not doom:
+                return None
+            return m.Finished(term=term, attempt=job.life.attempt, outcome="failed", reason=doom)
+        live = job.reported
+        if live is not None and live.ref.attempt == job.life.attempt:
+            if live.state == "ended" and live.end is not None:
+                return ends.on_end(job, live.end, term=term)
+            if live.state == "running" and job.life.state is State.PLACED:
+                started_at = live.started_at if live.started_at is not None else job.placed_at
+                return m.Started(term=term, attempt=job.life.attempt, started_at=started_at)
+        if job.gone_why:
+            return ends.on_loss(job, job.node, job.gone_why, term=term)
+        if job.missing >= MISSING_MAX and job.life.state is not State.PLACED:
+            return ends.on_loss(job, job.node, f"node {job.node} has no such attempt any more", term=term)
+        return None
+
+    def _decide_about(self, job: Job, fact: m.JobFact, decisions: list[Decision]) -> None:
+        self._truth.assume(job, fact)
+        decisions.append(Decision(job.subject, fact, job.sequence, job.traceparent))
+
+    def _decide_nodes(self, decisions: list[Decision], silence: Silence, now: float) -> None:
+        truth = self._truth
+        for name, node in list(truth.nodes_due.items()):
+            if len(decisions) >= ROUND_MAX:
+                return
+            if node.decided is not None:
+                continue
+            del truth.nodes_due[name]
+            loss = self._loss(node, silence, now)
+            for _, job in sorted(node.jobs.items()) if loss else ():
+                if len(decisions) >= ROUND_MAX:
+                    truth.nodes_due[name] = node
+                    return
+                if job.decided is None:
+                    self._decide_about(job, ends.on_loss(job, name, loss, term=truth.term), decisions)
+            if node.jobs and (loss or self._must_lose_first(node)):
+                continue  # it is due again when it holds nothing any more
+            fact = silence.verdict(node, now)
+            if fact is not None:
+                node.decided = fact
+                decisions.append(Decision(subjects.node(name), fact, node.sequence))
+
+    def _loss(self, node: Node, silence: Silence, now: float) -> str:
+        """Why everything on the node is lost; empty: it is not."""
+        if node.gone_why:
+            return node.gone_why
+        if node.suspected_at is not None and not silence.is_heard(node, now) and silence.is_over(node, now):
+            return silence.lost_why(node, now)
+        return ""
+
+    def _must_lose_first(self, node: Node) -> bool:
+        """Whether attempts of before a restart are still on its books: the new boot id would hide them."""
+        return any(job.gone_why for job in node.jobs.values())
+
+    def _place(self, decisions: list[Decision]) -> dict[str, None]:
+        """Place what waits; gives the nodes that get something, in order."""
+        truth = self._truth
+        nodes: dict[str, None] = {}
+        if len(decisions) >= ROUND_MAX:
+            return nodes
+        for job, node, why in Placing(truth.fleet, truth.queues, truth.totals()).choices():
+            allocations = (allocate(node, job.shape),)
+            fact = m.Placed(term=truth.term, attempt=job.life.attempt + 1, allocations=allocations, why=why)
+            self._decide_about(job, fact, decisions)
+            nodes[node.name] = None
+            if len(decisions) >= ROUND_MAX:
+                break
+        return nodes
+
+    def landed(self, round_: Round, now: float) -> None:
+        """The ledger took the round. It is true when `apply` has seen it; launches may be sent now."""
+        for decision in round_.decisions:
+            job = self._truth.jobs.get(decision.subject)
+            if job is not None and job.decided is decision.fact:
+                job.landed = True
+                if isinstance(decision.fact, m.Placed):
+                    job.placed_at = now
+
+    def abandon(self, round_: Round) -> None:
+        """Nothing of the round was written: as if it had never been decided."""
+        truth = self._truth
+        for decision in round_.decisions:
+            job = truth.jobs.get(decision.subject)
+            if job is not None and job.decided is decision.fact:
+                truth.forget(job)
+                truth.due[job.key] = job
+            if isinstance(decision.fact, m.NodeFact):
+                node = truth.fleet.node(subjects.tokens(decision.subject)[1])
+                node.decided = None
+                truth.nodes_due[node.name] = node
+
+    def wake_at(self) -> float | None:
+        """When to decide again though nothing happens; None: no need."""
+        if self._silence is None:
+            return None
+        backoffs = self._truth.backoffs
+        times = [self._silence.wake_at(), backoffs[0][0] if backoffs else None]
+        return min((at for at in times if at is not None), default=None)
+
+    # -- what nodes are told ---------------------------------------------------------------------------------------
+
+    def desired(self, name: str, now: float) -> m.Desired:
+        """What should live on a node: the whole of it."""
+        truth = self._truth
+        node = truth.fleet.nodes.get(name)
+        launches: list[m.Launch] = []
+        recorded: list[m.AttemptRef] = []
+        if node is not None and not node.gone_why:
+            launches = [self._launch(job, name) for job in node.jobs.values() if job.is_wanted]
+        if node is not None and node.claims is not None:
+            ended = (live.ref for live in node.claims.attempts if live.state == "ended")
+            recorded = [ref for ref in ended if self._is_recorded(ref)]
+        return m.Desired(
+            term=truth.term,
+            node=name,
+            attempts=tuple(launches),
+            recorded=tuple(recorded[:RECORDED_MAX]),
+            heartbeat_s=self._settings.heartbeat_s,
+        )
+
+    def _launch(self, job: Job, node: str) -> m.Launch:
+        if job.launch is not None:
+            return job.launch
+        spec = job.specification
+        held = job.decided.allocations if isinstance(job.decided, m.Placed) else job.allocations
+        environment = self._truth.environment_of(job)
+        job.launch = m.Launch(
+            ref=job.ref(),
+            user=spec.user,
+            name=spec.name,
+            allocation=next(allocation for allocation in held if allocation.node == node),
+            entrypoint=spec.entrypoint,
+            env=spec.env,
+            source=spec.source,
+            folder=spec.folder,
+            lock=environment.lock if environment is not None else "",
+            python=environment.python if environment is not None else "",
+            time_limit_s=spec.time_limit_s,
+            grace_s=spec.grace_s,
+            traceparent=job.traceparent,
+            placed_at=job.placed_at,
+        )
+        return job.launch
+
+    def _is_recorded(self, ref: m.AttemptRef) -> bool:
+        """Whether the ledger has the end of this attempt, or will never want it."""
+        job = self._truth.by_key.get((ref.team, ref.job))
+        if job is None:
+            return True
+        return ref.attempt < job.life.attempt or (ref.attempt == job.life.attempt and not job.is_live)
+
+    def take_changed(self) -> list[str]:
+        """The nodes that should be told their list again since this was last asked, in order."""
+        changed = [name for name in self._truth.changed if name]
+        self._truth.changed.clear()
+        return changed
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def why(self, team: str, job: str, now: float) -> m.Why | None:
+        """Why a job waits, or what became of it; None: nobody has heard of it."""
+        return explain.why(self._truth, team, job, now)
+
+    def nodes_view(self) -> m.NodesView:
+        return explain.nodes_view(self._truth)
+
+    def queues_view(self) -> m.QueuesView:
+        return explain.queues_view(self._truth)
+
+    def counters(self) -> dict[str, int]:
+        """What it has seen and holds, for `status`."""
+        return explain.counters(self._truth)

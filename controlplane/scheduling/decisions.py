@@ -1,0 +1,74 @@
+"""What goes into the core and what comes out of it, as data. Pure.
+
+The core reads facts and decides facts, but knows no bus: an `Entry` and a `Write` of `events.ledger` have exactly the
+fields named here, so the shell passes the one in and makes the other of a decision.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from events import messages as m
+
+ROUND_MAX: Final = 500
+"""Decisions in one round: an atomic batch takes 1,000 messages, and a shorter one is sooner on its way."""
+
+
+class FactEntry(Protocol):
+    """A fact in the ledger, as `events.ledger.Entry` has it."""
+
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def fact(self) -> m.Fact: ...
+    @property
+    def at(self) -> float: ...
+    @property
+    def traceparent(self) -> str: ...
+
+
+class Decision(NamedTuple):
+    """A fact that should be written, if its subject has not moved on since `expect`. As `events.ledger.Write`."""
+
+    subject: str
+    fact: m.Fact
+    expect: int
+    traceparent: str = ""
+
+
+class Round(NamedTuple):
+    """What was decided at once: all of it becomes true, or nothing. Tentative until the ledger took it."""
+
+    decisions: tuple[Decision, ...] = ()
+    nodes: tuple[str, ...] = ()
+    """Whose list of desired attempts is another one once the round has landed."""
+    more: bool = False
+    """There was more to decide than fits in a round."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The times that the core goes by; see `controlplane.config`."""
+
+    heartbeat_s: float = 5.0
+    suspect_s: float = 20.0
+    lease_s: float = 900.0
+    """0: silence alone never loses a node."""
+    margin_s: float = 13.0
+    """On top of the lease, before a silent node is lost: clocks, and how long a deposed leader may still answer."""
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """What came of the facts that were applied. Only `forbidden` is a bug of somebody's."""
+
+    applied: int = 0
+    repeated: int = 0
+    stale: int = 0
+    forbidden: int = 0
+
+
+class Broken(Exception):
+    """An invariant of our own does not hold: the leader must not decide anything more from this state."""

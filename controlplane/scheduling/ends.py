@@ -1,0 +1,99 @@
+"""What an ended attempt means for its job: the fact to write, with a reason that a person understands. Pure.
+
+A program that ended by itself ended its job. An attempt that broke off through no fault of the program is tried again
+while the job has attempts left. Whatever is asked to be cancelled ends cancelled.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+from controlplane.scheduling.jobs import Job
+from events import messages as m
+from events.lifecycle import State
+
+TRIED_AGAIN: Final = frozenset(
+    {"source_failed", "environment_failed", "output_failed", "fenced", "supervisor_lost", "stopped"}
+)
+"""Causes that say nothing about the program."""
+
+_WORDS: Final = {
+    "exited": "it ended without an exit code",
+    "signalled": "killed by a signal",
+    "time_limit": "over its time limit",
+    "stopped": "it was stopped on its node",
+    "start_failed": "the entrypoint could not be started",
+    "source_failed": "the source could not be laid out on the node",
+    "environment_failed": "the environment could not be built on the node",
+    "out_of_memory": "out of memory",
+    "output_failed": "the node could not keep its output",
+    "fenced": "its node was cut off from the ledger for too long and ended it",
+    "supervisor_lost": "its node lost it: its supervisor vanished without a record of the end",
+}
+
+
+def on_end(job: Job, end: m.AttemptEnd, *, term: int) -> m.Finished | m.Requeued:
+    """The fact that follows from the end of the job's newest attempt."""
+    attempt = job.life.attempt
+    if job.cancelled_by:
+        return m.Finished(term=term, attempt=attempt, outcome="cancelled", reason=cancelled(job), end=end)
+    if end.cause == "exited" and end.exit_code == 0:
+        return m.Finished(term=term, attempt=attempt, outcome="succeeded", reason="exit code 0", end=end)
+    if end.cause not in TRIED_AGAIN:
+        return m.Finished(term=term, attempt=attempt, outcome="failed", reason=describe(job, end), end=end)
+    why = job.stop_why if job.life.state is State.STOPPING and job.stop_why else describe(job, end)
+    if attempt < job.specification.attempts_max:
+        return m.Requeued(term=term, attempt=attempt, why=why, end=end)
+    reason = f"{why} ({tries(attempt)})"
+    return m.Finished(term=term, attempt=attempt, outcome="failed", reason=reason, end=end)
+
+
+def on_loss(job: Job, node: str, why: str, *, term: int) -> m.Finished | m.Lost:
+    """The fact that follows when the node of the job's newest attempt is gone."""
+    attempt = job.life.attempt
+    if job.cancelled_by:
+        return m.Finished(term=term, attempt=attempt, outcome="cancelled", reason=cancelled(job))
+    if attempt < job.specification.attempts_max:
+        return m.Lost(term=term, attempt=attempt, node=node, why=why)
+    return m.Finished(term=term, attempt=attempt, outcome="failed", reason=f"{why} ({tries(attempt)})")
+
+
+def cancelled(job: Job) -> str:
+    """Why it was cancelled, for a person."""
+    return f"cancelled by {job.cancelled_by}" + (f": {job.cancel_why}" if job.cancel_why else "")
+
+
+def describe(job: Job, end: m.AttemptEnd) -> str:
+    """How an attempt ended, for a person."""
+    if end.cause == "exited" and end.exit_code is not None:
+        words = f"exit code {end.exit_code}"
+    elif end.cause == "signalled" and end.signal is not None:
+        words = f"killed by {signal_name(end.signal)}"
+    elif end.cause == "time_limit" and job.specification.time_limit_s is not None:
+        words = f"over its time limit of {span(job.specification.time_limit_s)}"
+    else:
+        words = _WORDS[end.cause]
+    return f"{words}: {end.message}" if end.message else words
+
+
+def tries(attempts: int) -> str:
+    return "it was its only attempt" if attempts == 1 else f"it was attempt {attempts} of {attempts}"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def span(seconds: float) -> str:
+    """A duration, for a person: `90 s`, `5 min`, `2 h`, `1 h 30 min`."""
+    whole = round(seconds)
+    if whole < 120 and whole % 60:
+        return f"{seconds:g} s"
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number) or f"{seconds:g} s"

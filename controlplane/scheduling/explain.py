@@ -1,0 +1,194 @@
+"""Why a job waits, and what nodes and queues hold: refusals as data, with numbers. Pure.
+
+Derived from the very structures that decide, never stored. Costs about what is asked about, not what waits.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from controlplane.scheduling.ends import span
+from controlplane.scheduling.jobs import Job
+from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX
+from controlplane.scheduling.queues import Queue
+from controlplane.scheduling.truth import Truth
+from events import messages as m
+from events import subjects
+from events.lifecycle import State
+
+HELD_BY_MAX: Final = 10
+"""Names of jobs in one answer; a person reads no more."""
+GIB: Final = 1024**3
+
+
+def why(truth: Truth, team: str, job_id: str, now: float) -> m.Why | None:
+    """Why a job waits; None: nobody has heard of it."""
+    job = truth.by_key.get((team, job_id))
+    if job is None:
+        life = truth.ended.get(subjects.job(team, job_id))
+        if life is None:
+            return None
+        return m.Why(job=job_id, state=life.state.value, summary=f"it is over: {life.state.value}")
+    if job.life.state is not State.QUEUED:
+        return m.Why(job=job_id, state=job.life.state.value, summary=_where(job))
+    queue = truth.queue_of(job)
+    hindrances = (*_parked(truth, job, now), *_queue(queue, job), *_resources(truth, queue, job))
+    first = next((hindrance.message for hindrance in hindrances if not hindrance.ok), "about to be placed")
+    return m.Why(
+        job=job_id,
+        state=job.life.state.value,
+        position=queue.position(job),
+        of=len(queue.waiting),
+        hindrances=hindrances,
+        summary=first,
+    )
+
+
+def _where(job: Job) -> str:
+    on = f"attempt {job.life.attempt} on node {job.node}"
+    if job.life.state is State.STOPPING:
+        what = f"cancelled by {job.cancelled_by}" if job.cancelled_by else job.stop_why
+        return f"{on} is being stopped: {what}"
+    return f"{on} is starting" if job.life.state is State.PLACED else f"{on} runs"
+
+
+def _no(kind: str, message: str, **more: object) -> m.Hindrance:
+    return m.Hindrance(ok=False, kind=kind, message=message, **more)  # type: ignore[arg-type]
+
+
+def _yes(kind: str, message: str, **more: object) -> m.Hindrance:
+    return m.Hindrance(ok=True, kind=kind, message=message, **more)  # type: ignore[arg-type]
+
+
+def _parked(truth: Truth, job: Job, now: float) -> list[m.Hindrance]:
+    """What must be in order before resources count."""
+    found = []
+    if job.life.held:
+        found.append(_no("hold", "it is held; release it to let it run"))
+    doom = truth.doom(job)
+    if doom:
+        found.append(_no("environment" if "environment" in doom else "node", f"it can never run: {doom}"))
+    environment = truth.environment_of(job)
+    if environment is not None and not doom:
+        words = {"wanted": "its environment waits to be built", "building": "its environment is being built"}
+        message = words.get(environment.state)
+        found.append(_no("environment", message) if message else _yes("environment", "its environment is ready"))
+    if job.backing_off and job.not_before > now:
+        wait = span(max(1.0, job.not_before - now))
+        found.append(
+            _no("order", f"attempt {job.life.attempt} broke off; the next one starts in {wait} at the earliest")
+        )
+    return found
+
+
+def _queue(queue: Queue, job: Job) -> list[m.Hindrance]:
+    """What the queue's own settings say."""
+    settings, shape, name = queue.settings, job.shape, queue.name
+    if settings.paused:
+        return [_no("queue", f"queue {name} is paused by {settings.by or 'its operator'}")]
+    if settings.running_max is not None and queue.is_full:
+        message = f"queue {name} runs {queue.running} of at most {settings.running_max} jobs"
+        return [_no("queue", message, asked=1.0, free=float(max(0, settings.running_max - queue.running)))]
+    if settings.gpus_max is not None and not queue.can_ever_take(shape):
+        message = f"it asks for {shape.gpus} GPUs, and queue {name} may hold {settings.gpus_max} at most"
+        return [_no("queue", message, asked=float(shape.gpus), free=float(settings.gpus_max))]
+    if settings.gpus_max is not None and not queue.has_gpus_for(shape):
+        message = f"queue {name} holds {queue.gpus} of at most {settings.gpus_max} GPUs, it asks for {shape.gpus}"
+        return [_no("queue", message, asked=float(shape.gpus), free=float(settings.gpus_max - queue.gpus))]
+    return [_yes("queue", f"queue {name} lets it run")]
+
+
+def _resources(truth: Truth, queue: Queue, job: Job) -> list[m.Hindrance]:
+    """What the nodes say."""
+    fleet, shape = truth.fleet, job.shape
+    known = [node for node in fleet.nodes.values() if node.is_known]
+    if not known:
+        return [_no("node", "there is no node yet")]
+    large = [node for node in known if node.could_fit(shape)]
+    if not large:
+        if shape.launch_bytes > LAUNCHES_BYTES_MAX:
+            return [_no("node", "its entrypoint and environment variables are too large to be sent to a node")]
+        biggest = max(known, key=lambda node: (node.capacity.gpus, node.capacity.cpus, node.name)).capacity
+        has = f"the largest has {_amounts(biggest.cpus, biggest.memory_bytes, biggest.gpus)}"
+        message = f"no node is large enough: it asks for {_asks(job)}, {has}"
+        return [_no("node", message, asked=float(shape.gpus), free=float(biggest.gpus))]
+    if fleet.best(shape) is not None:
+        ahead = queue.position(job) - 1
+        if ahead:
+            return [_yes("resources", "a node has room"), _no("order", f"{ahead} jobs of its queue come first")]
+        return [_yes("resources", "a node has room"), _no("order", "its turn comes next, or another queue's before it")]
+    is_open = [node for node in large if node.is_open]
+    if not is_open:
+        states = ", ".join(sorted(f"{node.name} is {node.state}" for node in large)[:HELD_BY_MAX])
+        return [_no("node", f"no node of its size takes jobs now: {states}")]
+    best = max(is_open, key=lambda node: (node.free_gpus.bit_count(), node.free_milli_cpus, node.name))
+    free = _amounts(best.free_milli_cpus / 1000, best.free_memory_bytes, best.free_gpus.bit_count())
+    message = f"it asks for {_asks(job)}, and the most that one node has free is {free}"
+    holders = tuple(sorted(key[1] for node in is_open for key in node.jobs)[:HELD_BY_MAX])
+    asked, has_free = (
+        (shape.gpus, best.free_gpus.bit_count())
+        if shape.gpus
+        else (shape.milli_cpus / 1000, best.free_milli_cpus / 1000)
+    )
+    return [_no("resources", message, asked=float(asked), free=float(has_free), held_by=holders)]
+
+
+def _asks(job: Job) -> str:
+    return _amounts(job.shape.milli_cpus / 1000, job.shape.memory_bytes, job.shape.gpus)
+
+
+def _amounts(cpus: float, memory_bytes: int, gpus: int) -> str:
+    return f"{cpus:g} CPUs, {memory_bytes / GIB:.3g} GiB and {gpus} GPU{'' if gpus == 1 else 's'}"
+
+
+def nodes_view(truth: Truth) -> m.NodesView:
+    """All nodes, by name."""
+    views = [
+        m.NodeView(
+            node=node.name,
+            state=node.state,
+            capacity=node.capacity,
+            free=node.free(),
+            attempts=tuple(job.ref() for _, job in sorted(node.jobs.items())),
+            seen_at=node.heard_at,
+        )
+        for _, node in sorted(truth.fleet.nodes.items())
+        if node.sequence
+    ]
+    return m.NodesView(term=truth.term, nodes=tuple(views))
+
+
+def queues_view(truth: Truth) -> m.QueuesView:
+    """All queues, by team and name."""
+    views = [
+        m.QueueView(
+            team=queue.team,
+            queue=queue.name,
+            weight=queue.settings.weight,
+            waiting=len(queue.waiting),
+            running=queue.running,
+            gpus=queue.gpus,
+            running_max=queue.settings.running_max,
+            gpus_max=queue.settings.gpus_max,
+            paused=queue.settings.paused,
+        )
+        for _, queue in sorted(truth.queues.items())
+    ]
+    return m.QueuesView(queues=tuple(views))
+
+
+def counters(truth: Truth) -> dict[str, int]:
+    """What it has seen and holds, for `status`."""
+    return {
+        "applied": truth.counts.applied,
+        "repeated": truth.counts.repeated,
+        "stale": truth.counts.stale,
+        "forbidden": truth.counts.forbidden,
+        "sequence": truth.sequence,
+        "term": truth.term,
+        "jobs": len(truth.jobs),
+        "ended": len(truth.ended),
+        "waiting": sum(len(queue.waiting) for queue in truth.queues.values()),
+        "running": sum(queue.running for queue in truth.queues.values()),
+        "nodes": sum(node.is_known for node in truth.fleet.nodes.values()),
+    }

@@ -1,0 +1,128 @@
+"""A job that has not ended, as the scheduler knows it, and the shape that makes jobs alike. Pure.
+
+What the ledger says (the upper part of `Job`) is in every snapshot. The lower part is this leader's own: what nodes
+have told and what was decided and is not in the ledger yet. It may be forgotten at any time, and is heard again.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Final, NamedTuple
+
+import msgspec
+
+from events import messages as m
+from events.lifecycle import HOLDS_RESOURCES, Life, State
+
+Key = tuple[str, str]
+"""Team and job id."""
+Rank = int | Fraction
+"""Place among jobs of one priority: the sequence of `accepted`, or something between two others after a move."""
+
+LAUNCH_BYTES_MIN: Final = 1024
+"""What a launch takes in a message to a node, its entrypoint and environment variables aside, rounded up."""
+BACKOFF_S_MAX: Final = 60.0
+
+
+class Shape(NamedTuple):
+    """All that can make one job fit where another does not. Jobs of one shape are interchangeable for a node."""
+
+    milli_cpus: int
+    memory_bytes: int
+    gpus: int
+    nodes: int
+    launch_bytes: int
+    """How much of a node's message it takes, rounded up to a power of two."""
+
+
+class Job(msgspec.Struct, eq=False, kw_only=True):
+    """A job that was accepted and has not ended."""
+
+    specification: m.Specification
+    subject: str
+    shape: Shape
+    life: Life
+    sequence: int
+    """The last of its subject that was seen: the guard of what is written next."""
+    accepted: int
+    """Sequence of its `accepted`."""
+    rank: Rank
+    priority: int
+    queued_at: float
+    traceparent: str = ""
+    not_before: float = 0.0
+    """After a failed attempt it waits a little."""
+    backing_off: bool = False
+    allocations: tuple[m.Allocation, ...] = ()
+    placed_at: float = 0.0
+    started_at: float | None = None
+    cancelled_by: str = ""
+    """Empty: nobody wants it cancelled."""
+    cancel_why: str = ""
+    stop_why: str = ""
+
+    # -- not in the ledger ------------------------------------------------------------------------------------------
+    decided: m.Fact | None = None
+    """What was decided and has not come back from the ledger."""
+    landed: bool = False
+    """The ledger took what was decided, though it has not come back yet."""
+    reported: m.LiveAttempt | None = None
+    """What its node said last about its newest attempt."""
+    missing: int = 0
+    """Exchanges in a row in which its node did not name it."""
+    gone_why: str = ""
+    """Evidence that its attempt cannot be alive."""
+    waits: bool = False
+    """It stands in its queue."""
+    in_line: bool = False
+    """It stands in a line of its queue: it could run now."""
+    launch: m.Launch | None = None
+
+    @property
+    def id(self) -> str:
+        return self.specification.job
+
+    @property
+    def key(self) -> Key:
+        return (self.specification.team, self.specification.job)
+
+    @property
+    def node(self) -> str:
+        """Where its newest attempt is, also if that is decided only; empty: nowhere."""
+        held = self.decided.allocations if isinstance(self.decided, m.Placed) else self.allocations
+        return held[0].node if held else ""
+
+    @property
+    def attempt(self) -> int:
+        """Number of its newest attempt, also if that is decided only."""
+        return self.decided.attempt if isinstance(self.decided, m.Placed) else self.life.attempt
+
+    @property
+    def is_live(self) -> bool:
+        """Whether an attempt of it holds resources, by the ledger."""
+        return self.life.state in HOLDS_RESOURCES
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether its newest attempt should live on its node."""
+        if isinstance(self.decided, m.Placed):
+            return self.landed
+        return self.life.state in (State.PLACED, State.RUNNING) and not self.missing and not self.gone_why
+
+    def ref(self) -> m.AttemptRef:
+        return m.AttemptRef(team=self.specification.team, job=self.specification.job, attempt=self.attempt)
+
+
+def shape_of(specification: m.Specification) -> Shape:
+    """The shape of a job: milli-CPUs, so that sums stay exact."""
+    resources = specification.resources
+    told = sum(map(len, specification.entrypoint)) + sum(len(k) + len(v) + 6 for k, v in specification.env.items())
+    launch_bytes = LAUNCH_BYTES_MIN
+    while launch_bytes < LAUNCH_BYTES_MIN // 2 + 2 * told:  # twice: a character may take more than one byte
+        launch_bytes *= 2
+    return Shape(round(resources.cpus * 1000), resources.memory_bytes, resources.gpus, resources.nodes, launch_bytes)
+
+
+def backoff_s(attempt: int) -> float:
+    """How long a job waits after its n-th attempt broke off: 1, 2, 4 … 60 s."""
+    return float(min(2 ** min(attempt - 1, 10), BACKOFF_S_MAX))

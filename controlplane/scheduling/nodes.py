@@ -1,0 +1,265 @@
+"""The nodes: what each has, what of it is free, and which of them fits best. Pure.
+
+Open nodes stand in buckets by their number of free GPUs, ordered in each by free CPUs. The best fit for a job is the
+first node of the first bucket that has enough of everything: whole nodes stay whole for those who need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from sortedcontainers import SortedDict, SortedList
+
+from controlplane.scheduling.jobs import Job, Key, Shape
+from events import messages as m
+
+LAUNCHES_BYTES_MAX: Final = 900 * 1024
+"""Of one node together: the list of its attempts must fit in one message of 1 MiB, with room for the acknowledged."""
+NODES_MAX: Final = 20_000
+"""Twice what one pool is made for; a stranger's names must not fill the memory."""
+
+
+class Node(msgspec.Struct, eq=False, kw_only=True):
+    """One node. Free amounts may be below zero for a while when a node came back smaller than it was."""
+
+    name: str
+    sequence: int = 0
+    """Of its last fact; 0: the ledger does not know it."""
+    boot: str = ""
+    capacity: m.Capacity = m.Capacity(cpus=0, memory_bytes=0)
+    suspected_at: float | None = None
+    cordoned_by: str = ""
+    draining_by: str = ""
+    gone_why: str = ""
+    free_milli_cpus: int = 0
+    free_memory_bytes: int = 0
+    free_gpus: int = 0
+    """One bit an index."""
+    free_launch_bytes: int = LAUNCHES_BYTES_MAX
+    jobs: dict[Key, Job] = msgspec.field(default_factory=dict)
+
+    # -- not in the ledger ------------------------------------------------------------------------------------------
+    heard_at: float = 0.0
+    claims: m.Exchange | None = None
+    """What it said of itself last."""
+    decided: m.Fact | None = None
+    timer_at: float | None = None
+    indexed: tuple[int, int] | None = None
+    """(free GPUs, free CPUs) under which it stands in the buckets; None: it does not."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether attempts may be placed on it."""
+        return bool(self.state == "ready")
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it counts: the ledger knows it, and it is not gone."""
+        return bool(self.boot) and not self.gone_why
+
+    @property
+    def state(self) -> Any:
+        """As `messages.NodeView` names it."""
+        if not self.is_known:
+            return "gone"
+        if self.suspected_at is not None:
+            return "suspected"
+        if self.draining_by:
+            return "draining"
+        return "cordoned" if self.cordoned_by else "ready"
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether a job of this shape can start now, were the node open."""
+        return (
+            shape.gpus <= self.free_gpus.bit_count()
+            and shape.milli_cpus <= self.free_milli_cpus
+            and shape.memory_bytes <= self.free_memory_bytes
+            and shape.launch_bytes <= self.free_launch_bytes
+        )
+
+    def could_fit(self, shape: Shape) -> bool:
+        """Whether it could if the node were empty."""
+        return (
+            shape.gpus <= self.capacity.gpus
+            and shape.milli_cpus <= round(self.capacity.cpus * 1000)
+            and shape.memory_bytes <= self.capacity.memory_bytes
+            and shape.launch_bytes <= LAUNCHES_BYTES_MAX
+        )
+
+    def free(self) -> m.Allocation:
+        return m.Allocation(
+            node=self.name,
+            cpus=self.free_milli_cpus / 1000,
+            memory_bytes=self.free_memory_bytes,
+            gpus=indices(self.free_gpus),
+        )
+
+
+class Totals(NamedTuple):
+    """What all known nodes have together."""
+
+    milli_cpus: int
+    memory_bytes: int
+    gpus: int
+
+
+class Reserved(NamedTuple):
+    """The node that a job which fits nowhere yet keeps others from."""
+
+    node: str
+    shape: Shape
+
+    def admits(self, node: Node, shape: Shape) -> bool:
+        """Whether a job of this shape leaves the node as near to having room for the first as it is now."""
+        if node.name != self.node:
+            return True
+        return (
+            shape.gpus == 0
+            and self.shape.gpus > 0
+            and node.free_milli_cpus - shape.milli_cpus >= self.shape.milli_cpus
+            and node.free_memory_bytes - shape.memory_bytes >= self.shape.memory_bytes
+            and node.free_launch_bytes - shape.launch_bytes >= self.shape.launch_bytes
+        )
+
+
+class Fleet:
+    """All nodes, and the index of the open ones."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self._buckets: Any = SortedDict()
+
+    def node(self, name: str) -> Node:
+        """The node of that name, made if nobody has heard of it."""
+        node = self.nodes.get(name)
+        if node is None:
+            node = self.nodes[name] = Node(name=name)
+        return node
+
+    def totals(self) -> Totals:
+        known = [node.capacity for node in self.nodes.values() if node.is_known]
+        return Totals(
+            sum(round(capacity.cpus * 1000) for capacity in known),
+            sum(capacity.memory_bytes for capacity in known),
+            sum(capacity.gpus for capacity in known),
+        )
+
+    # -- what is free ----------------------------------------------------------------------------------------------
+
+    def take(self, node: Node, job: Job, allocation: m.Allocation) -> bool:
+        """The job holds this much of the node from now on. False: one of the GPUs was held already."""
+        mask = bits(allocation.gpus)
+        clash = mask & ~node.free_gpus & bits(range(node.capacity.gpus))
+        node.free_gpus &= ~mask
+        node.free_milli_cpus -= job.shape.milli_cpus
+        node.free_memory_bytes -= job.shape.memory_bytes
+        node.free_launch_bytes -= job.shape.launch_bytes
+        node.jobs[job.key] = job
+        self.index(node)
+        return not clash
+
+    def give_back(self, node: Node, job: Job, allocation: m.Allocation) -> None:
+        """The job holds nothing of the node any more."""
+        del node.jobs[job.key]
+        node.free_gpus |= bits(allocation.gpus) & bits(range(node.capacity.gpus))
+        node.free_milli_cpus += job.shape.milli_cpus
+        node.free_memory_bytes += job.shape.memory_bytes
+        node.free_launch_bytes += job.shape.launch_bytes
+        self.index(node)
+
+    def resize(self, node: Node, capacity: m.Capacity) -> None:
+        """The node has another capacity; what is held on it stays held."""
+        node.capacity = capacity
+        held = list(node.jobs.values())
+        node.free_milli_cpus = round(capacity.cpus * 1000) - sum(job.shape.milli_cpus for job in held)
+        node.free_memory_bytes = capacity.memory_bytes - sum(job.shape.memory_bytes for job in held)
+        node.free_gpus = bits(range(capacity.gpus)) & ~gpus_of(node.name, held)
+        self.index(node)
+
+    # -- the index -------------------------------------------------------------------------------------------------
+
+    def index(self, node: Node) -> None:
+        """Put the node where it belongs; to be called after every change of what is free, or of its state."""
+        where = (node.free_gpus.bit_count(), node.free_milli_cpus) if node.is_open else None
+        if where == node.indexed:
+            return
+        if node.indexed is not None:
+            bucket = self._buckets[node.indexed[0]]
+            bucket.remove((node.indexed[1], node.name))
+            if not bucket:
+                del self._buckets[node.indexed[0]]
+        if where is not None:
+            bucket = self._buckets.get(where[0])
+            if bucket is None:
+                bucket = self._buckets[where[0]] = SortedList()
+            bucket.add((where[1], node.name))
+        node.indexed = where
+
+    def best(self, shape: Shape, reserved: Reserved | None = None) -> Node | None:
+        """The open node with the least left over that takes a job of this shape now."""
+        for free_gpus in self._buckets.irange(minimum=shape.gpus):
+            for _, name in self._buckets[free_gpus].irange(minimum=(shape.milli_cpus, "")):
+                node = self.nodes[name]
+                if node.fits(shape) and (reserved is None or reserved.admits(node, shape)):
+                    return node
+        return None
+
+    def nearest(self, shape: Shape) -> Node | None:
+        """The open node that is large enough for this shape and has the most free: where it will fit soonest."""
+        fitting = [node for node in self.nodes.values() if node.is_open and node.could_fit(shape)]
+        return max(
+            fitting,
+            key=lambda node: (
+                min(node.free_gpus.bit_count(), shape.gpus),
+                min(node.free_milli_cpus, shape.milli_cpus),
+                min(node.free_memory_bytes, shape.memory_bytes),
+                node.name,
+            ),
+            default=None,
+        )
+
+    def could_fit(self, shape: Shape) -> bool:
+        """Whether any known node is large enough."""
+        return any(node.is_known and node.could_fit(shape) for node in self.nodes.values())
+
+    def indexed(self) -> dict[str, tuple[int, int]]:
+        """Where each node stands in the buckets, for `check`."""
+        return {name: (free_gpus, cpus) for free_gpus, bucket in self._buckets.items() for cpus, name in bucket}
+
+
+def allocate(node: Node, shape: Shape) -> m.Allocation:
+    """What a job of this shape gets of a node that fits: of the GPUs, those with the lowest indices."""
+    return m.Allocation(
+        node=node.name,
+        cpus=shape.milli_cpus / 1000,
+        memory_bytes=shape.memory_bytes,
+        gpus=indices(node.free_gpus)[: shape.gpus],
+    )
+
+
+def gpus_of(node: str, jobs: Iterable[Job]) -> int:
+    """The GPUs that these jobs hold of a node, one bit each."""
+    mask = 0
+    for job in jobs:
+        for allocation in held_by(job):
+            if allocation.node == node:
+                mask |= bits(allocation.gpus)
+    return mask
+
+
+def held_by(job: Job) -> tuple[m.Allocation, ...]:
+    """What a job holds, also if that is decided only."""
+    return job.decided.allocations if isinstance(job.decided, m.Placed) else job.allocations
+
+
+def bits(numbers: Iterable[int]) -> int:
+    mask = 0
+    for number in numbers:
+        mask |= 1 << number
+    return mask
+
+
+def indices(mask: int) -> tuple[int, ...]:
+    return tuple(index for index in range(mask.bit_length()) if mask >> index & 1)

@@ -1,0 +1,191 @@
+"""Snapshots: the truth as bytes, and back. Pure.
+
+Only what the ledger said is in one; every index is built anew. Two schedulers that applied the same facts give the
+same bytes, whenever and from which older snapshot they began.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Final
+
+import msgspec
+
+from controlplane.scheduling.jobs import Job, shape_of
+from controlplane.scheduling.nodes import Node
+from controlplane.scheduling.truth import Truth
+from events import messages as m
+from events.lifecycle import Life, State
+
+VERSION: Final = 1
+
+
+class _Job(msgspec.Struct, array_like=True):
+    specification: m.Specification
+    subject: str
+    state: str
+    attempt: int
+    held: bool
+    sequence: int
+    accepted: int
+    rank: tuple[str, str]
+    """Numerator and denominator; as text, for they may be of any size."""
+    priority: int
+    queued_at: float
+    traceparent: str
+    not_before: float
+    backing_off: bool
+    allocations: tuple[m.Allocation, ...]
+    placed_at: float
+    started_at: float | None
+    cancelled_by: str
+    cancel_why: str
+    stop_why: str
+
+
+class _Node(msgspec.Struct, array_like=True):
+    name: str
+    sequence: int
+    boot: str
+    capacity: m.Capacity
+    suspected_at: float | None
+    cordoned_by: str
+    draining_by: str
+    gone_why: str
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    version: int
+    sequence: int
+    term: int
+    term_sequence: int
+    jobs: list[_Job]
+    ended: list[tuple[str, str, int, bool]]
+    queues: list[tuple[str, str, m.QueueSet, int]]
+    environments: list[tuple[str, str, str, str, str]]
+    nodes: list[_Node]
+
+
+_DECODER: Final = msgspec.msgpack.Decoder(_Snapshot)
+_ENCODER: Final = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def encode(truth: Truth) -> bytes:
+    """What the ledger has said, as bytes."""
+    return _ENCODER.encode(
+        _Snapshot(
+            version=VERSION,
+            sequence=truth.sequence,
+            term=truth.term,
+            term_sequence=truth.term_sequence,
+            jobs=[_from_job(truth, job) for job in sorted(truth.jobs.values(), key=lambda job: job.accepted)],
+            ended=[(subject, life.state.value, life.attempt, life.held) for subject, life in truth.ended.items()],
+            queues=[(q.team, q.name, q.settings, q.sequence) for _, q in sorted(truth.queues.items())],
+            environments=[
+                (digest, e.state, e.lock, e.python, e.reason) for digest, e in sorted(truth.environments.items())
+            ],
+            nodes=[_from_node(node) for _, node in sorted(truth.fleet.nodes.items()) if node.sequence],
+        )
+    )
+
+
+def decode(content: bytes) -> Truth:
+    """The truth in a snapshot. Raises ValueError if it is none, or one of another version."""
+    try:
+        snapshot = _DECODER.decode(content)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a snapshot of the scheduler: {error}") from error
+    if snapshot.version != VERSION:
+        raise ValueError(f"a snapshot of version {snapshot.version}, this reads {VERSION}")
+    truth = Truth()
+    truth.sequence, truth.term, truth.term_sequence = snapshot.sequence, snapshot.term, snapshot.term_sequence
+    for team, name, settings, sequence in snapshot.queues:
+        queue = truth.queue(team, name)
+        queue.settings, queue.sequence = settings, sequence
+    for digest, state, lock, python, reason in snapshot.environments:
+        environment = truth.environment(digest)
+        environment.state, environment.lock, environment.python, environment.reason = state, lock, python, reason
+    for record in snapshot.nodes:
+        node = _to_node(record)
+        truth.fleet.nodes[node.name] = node
+        truth.fleet.resize(node, node.capacity)
+    for record_ in snapshot.jobs:
+        truth.admit(_to_job(record_))
+    for subject, state, attempt, held in snapshot.ended:
+        truth.ended[subject] = Life(State(state), attempt, held)
+    return truth
+
+
+def _from_job(truth: Truth, job: Job) -> _Job:
+    rank = Fraction(job.rank)
+    return _Job(
+        specification=job.specification,
+        subject=job.subject,
+        state=job.life.state.value,
+        attempt=job.life.attempt,
+        held=job.life.held,
+        sequence=job.sequence,
+        accepted=job.accepted,
+        rank=(str(rank.numerator), str(rank.denominator)),
+        priority=job.priority,
+        queued_at=job.queued_at,
+        traceparent=job.traceparent,
+        not_before=job.not_before,
+        backing_off=job.not_before > 0.0 and job.life.state is State.QUEUED,
+        allocations=job.allocations,
+        placed_at=job.placed_at,
+        started_at=job.started_at,
+        cancelled_by=job.cancelled_by,
+        cancel_why=job.cancel_why,
+        stop_why=job.stop_why,
+    )
+
+
+def _to_job(record: _Job) -> Job:
+    numerator, denominator = (int(part) for part in record.rank)
+    return Job(
+        specification=record.specification,
+        subject=record.subject,
+        shape=shape_of(record.specification),
+        life=Life(State(record.state), record.attempt, record.held),
+        sequence=record.sequence,
+        accepted=record.accepted,
+        rank=numerator if denominator == 1 else Fraction(numerator, denominator),
+        priority=record.priority,
+        queued_at=record.queued_at,
+        traceparent=record.traceparent,
+        not_before=record.not_before,
+        backing_off=record.backing_off,
+        allocations=record.allocations,
+        placed_at=record.placed_at,
+        started_at=record.started_at,
+        cancelled_by=record.cancelled_by,
+        cancel_why=record.cancel_why,
+        stop_why=record.stop_why,
+    )
+
+
+def _from_node(node: Node) -> _Node:
+    return _Node(
+        name=node.name,
+        sequence=node.sequence,
+        boot=node.boot,
+        capacity=node.capacity,
+        suspected_at=node.suspected_at,
+        cordoned_by=node.cordoned_by,
+        draining_by=node.draining_by,
+        gone_why=node.gone_why,
+    )
+
+
+def _to_node(record: _Node) -> Node:
+    return Node(
+        name=record.name,
+        sequence=record.sequence,
+        boot=record.boot,
+        capacity=record.capacity,
+        suspected_at=record.suspected_at,
+        cordoned_by=record.cordoned_by,
+        draining_by=record.draining_by,
+        gone_why=record.gone_why,
+    )

@@ -1,0 +1,437 @@
+"""What the ledger says, indexed so that a decision costs what changed and not what waits. Pure.
+
+`apply` is the only thing that changes it for good, and it goes by the ledger's order alone: the same ledger gives the
+same truth. What was decided and is not in the ledger yet lies on top (`assume`) and is taken off (`forget`) before any
+fact about that job is applied.
+
+A queued job stands in the line of its queue unless something parks it: held, its environment not ready, waiting a
+little after a failed attempt, or asking for what cannot be given at all (then it is doomed, and will be finished).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from controlplane.scheduling.decisions import Counts, FactEntry
+from controlplane.scheduling.jobs import Job, Key, backoff_s, shape_of
+from controlplane.scheduling.nodes import Fleet, Node, Totals
+from controlplane.scheduling.queues import Queue, QueueKey
+from events import messages as m
+from events import subjects
+from events.lifecycle import Life, Outcome, State, advance
+
+ENDED_MAX: Final = 1_000_000
+"""Ended jobs that are remembered, about 200 bytes each; what is told of older ones is taken as stale."""
+
+
+class Environment(msgspec.Struct, eq=False):
+    """One environment request, and the live jobs that want it."""
+
+    state: str = "wanted"
+    """wanted, building, ready, failed."""
+    lock: str = ""
+    python: str = ""
+    reason: str = ""
+    jobs: dict[Key, Job] = msgspec.field(default_factory=dict)
+
+
+class Truth:
+    """See the top of this file."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.term = 0
+        self.term_sequence = 0
+        """Last sequence of the term's subject: the guard of a round."""
+        self.counts = Counts()
+        self.jobs: dict[str, Job] = {}
+        """By subject: those that have not ended."""
+        self.by_key: dict[Key, Job] = {}
+        self.ended: dict[str, Life] = {}
+        """By subject, oldest end first."""
+        self.queues: dict[QueueKey, Queue] = {}
+        self.environments: dict[str, Environment] = {}
+        self.fleet = Fleet()
+        self.due: dict[Key, Job] = {}
+        """In the order of arrival: jobs about which there may be something to write."""
+        self.nodes_due: dict[str, Node] = {}
+        self.changed: dict[str, None] = {}
+        """Nodes whose list of desired attempts, or of recorded ends, is another one than before."""
+        self.backoffs: list[tuple[float, int, str]] = []
+        """(when, sequence, subject), a heap."""
+        self.broken = ""
+        self._totals: Totals | None = None
+        self._lives: dict[Life, Life] = {}
+
+    # -- the ledger speaks -----------------------------------------------------------------------------------------
+
+    def apply(self, entry: FactEntry) -> None:
+        """Take in the next fact of the ledger. Total: nothing that may stand there raises."""
+        if entry.sequence <= self.sequence:
+            self.counts.repeated += 1
+            return
+        self.sequence = entry.sequence
+        fact = entry.fact
+        if isinstance(fact, m.JobFact):
+            self._apply_to_job(entry, fact)
+        elif isinstance(fact, m.NodeFact):
+            self._apply_to_node(entry, fact)
+        elif isinstance(fact, m.EnvironmentFact):
+            self._apply_to_environment(entry, fact)
+        elif isinstance(fact, m.QueueSet):
+            self._apply_to_queue(entry, fact)
+        elif isinstance(fact, m.TermFact):
+            self._apply_to_term(entry, fact)
+        else:
+            self.counts.forbidden += 1
+
+    def _apply_to_term(self, entry: FactEntry, fact: m.TermFact) -> None:
+        self.term_sequence = entry.sequence
+        if isinstance(fact, m.Led):
+            self.term = entry.sequence
+            self.counts.applied += 1
+        elif fact.term == self.term:
+            self.counts.applied += 1
+        else:
+            self.counts.stale += 1
+
+    def _apply_to_queue(self, entry: FactEntry, fact: m.QueueSet) -> None:
+        _, team, name = subjects.tokens(entry.subject)
+        queue = self.queue(team, name)
+        queue.settings = fact
+        queue.sequence = entry.sequence
+        self.counts.applied += 1
+
+    def _apply_to_environment(self, entry: FactEntry, fact: m.EnvironmentFact) -> None:
+        environment = self.environment(subjects.tokens(entry.subject)[1])
+        self.counts.applied += 1
+        if isinstance(fact, m.EnvironmentReady):
+            environment.state, environment.lock, environment.python = "ready", fact.lock, fact.python
+        elif isinstance(fact, m.EnvironmentFailed):
+            environment.state, environment.reason = "failed", fact.reason
+        elif environment.state != "ready":
+            environment.state = "building" if isinstance(fact, m.EnvironmentBuilding) else "wanted"
+        for job in list(environment.jobs.values()):
+            self.settle(job)
+
+    # -- nodes -----------------------------------------------------------------------------------------------------
+
+    def _apply_to_node(self, entry: FactEntry, fact: m.NodeFact) -> None:
+        node = self.fleet.node(subjects.tokens(entry.subject)[1])
+        node.decided = None
+        node.sequence = entry.sequence
+        self._totals = None
+        self.nodes_due[node.name] = node
+        if isinstance(fact, m.NodeJoined):
+            node.boot, node.gone_why, node.suspected_at = fact.boot, "", None
+            self.fleet.resize(node, fact.capacity)
+        elif not node.boot and isinstance(fact, m.NodeSuspected | m.NodeCleared):
+            self.counts.forbidden += 1
+            return
+        else:
+            _set_state(node, fact, entry.at)
+        self.counts.applied += 1
+        self.fleet.index(node)
+
+    def totals(self) -> Totals:
+        """What all known nodes have together."""
+        if self._totals is None:
+            self._totals = self.fleet.totals()
+        return self._totals
+
+    # -- jobs ------------------------------------------------------------------------------------------------------
+
+    def _apply_to_job(self, entry: FactEntry, fact: m.JobFact) -> None:
+        job = self.jobs.get(entry.subject)
+        if job is not None:
+            self.forget(job)
+            job.sequence = entry.sequence
+        if getattr(fact, "term", self.term) < self.term:
+            self.counts.stale += 1
+            return
+        life = job.life if job is not None else self.ended.get(entry.subject)
+        outcome, after = advance(life, fact)
+        if life is None and outcome is Outcome.FORBIDDEN and len(self.ended) >= ENDED_MAX:
+            outcome = Outcome.STALE
+        self.counts = _counted(self.counts, outcome)
+        if outcome is not Outcome.APPLIED or after is None:
+            return
+        if job is None:
+            self._begin(entry, fact, after)
+        else:
+            job.life = self._shared(after)
+            _EFFECTS[type(fact)](self, job, fact, entry)
+
+    def _begin(self, entry: FactEntry, fact: m.JobFact, life: Life) -> None:
+        if not isinstance(fact, m.Accepted):
+            self._remember(entry.subject, life)
+            return
+        specification = fact.specification
+        job = Job(
+            specification=specification,
+            subject=entry.subject,
+            shape=shape_of(specification),
+            life=self._shared(life),
+            sequence=entry.sequence,
+            accepted=entry.sequence,
+            rank=entry.sequence,
+            priority=specification.priority,
+            queued_at=entry.at,
+            traceparent=entry.traceparent,
+        )
+        self.admit(job)
+
+    def admit(self, job: Job) -> None:
+        """Index a job that was not there before: at its acceptance, and from a snapshot."""
+        self.jobs[job.subject] = self.by_key[job.key] = job
+        if job.specification.environment:
+            self.environment(_hex(job.specification.environment)).jobs[job.key] = job
+        if job.life.state is State.QUEUED:
+            self.queue_of(job).add(job)
+            if job.backing_off:
+                heapq.heappush(self.backoffs, (job.not_before, job.sequence, job.subject))
+            self.settle(job)
+        else:
+            self._take(job, job.allocations)
+
+    def on_cancel_requested(self, job: Job, fact: m.CancelRequested, entry: FactEntry) -> None:
+        if job.life.state is State.CANCELLED:
+            self._end(job)
+            return
+        if not job.cancelled_by:
+            job.cancelled_by, job.cancel_why = fact.by, fact.why
+        self._stopping(job)
+
+    def on_stop_requested(self, job: Job, fact: m.StopRequested, entry: FactEntry) -> None:
+        job.stop_why = fact.why
+        self._stopping(job)
+
+    def _stopping(self, job: Job) -> None:
+        job.missing = 0
+        self.changed[job.node] = None
+
+    def on_hold_changed(self, job: Job, fact: m.Held | m.Released, entry: FactEntry) -> None:
+        self.settle(job)
+
+    def on_reprioritised(self, job: Job, fact: m.Reprioritised, entry: FactEntry) -> None:
+        self._reorder(job, priority=fact.priority, rank=job.rank)
+
+    def on_moved(self, job: Job, fact: m.Moved, entry: FactEntry) -> None:
+        beside = fact.before or fact.after
+        other = self.by_key.get((job.specification.team, beside)) if beside else None
+        queue = self.queue_of(job)
+        if beside:
+            waits = other is not None and other is not job and other.life.state is State.QUEUED
+            if not waits or other is None or self.queue_of(other) is not queue:
+                return  # it has left the queue meanwhile: there is no place beside it any more
+        self._reorder(job, priority=job.priority, rank=queue.rank_beside(other, after=bool(fact.after)))
+
+    def _reorder(self, job: Job, *, priority: int, rank: Any) -> None:
+        queue = self.queue_of(job)
+        if job.in_line:
+            queue.leave(job)
+        queue.remove(job)
+        job.priority, job.rank = priority, rank
+        queue.add(job)
+        self.settle(job)
+
+    def on_placed(self, job: Job, fact: m.Placed, entry: FactEntry) -> None:
+        self._take_from_queue(job)
+        job.allocations, job.placed_at, job.started_at = fact.allocations, entry.at, None
+        job.stop_why = job.gone_why = ""
+        job.missing = 0
+        self._take(job, fact.allocations)
+        if job.reported is not None:
+            self.due[job.key] = job
+
+    def on_started(self, job: Job, fact: m.Started, entry: FactEntry) -> None:
+        job.started_at = fact.started_at
+
+    def on_broken_off(self, job: Job, fact: m.Requeued | m.Lost, entry: FactEntry) -> None:
+        self._give_back(job)
+        job.started_at, job.launch, job.reported = None, None, None
+        job.not_before, job.backing_off = entry.at + backoff_s(job.life.attempt), True
+        heapq.heappush(self.backoffs, (job.not_before, job.sequence, job.subject))
+        self.queue_of(job).add(job)
+        self.settle(job)
+
+    def on_finished(self, job: Job, fact: m.Finished, entry: FactEntry) -> None:
+        self._end(job)
+
+    def _end(self, job: Job) -> None:
+        if job.waits:
+            self._take_from_queue(job)
+        else:
+            self._give_back(job)
+        del self.jobs[job.subject], self.by_key[job.key]
+        self.due.pop(job.key, None)
+        if job.specification.environment:
+            del self.environment(_hex(job.specification.environment)).jobs[job.key]
+        self._remember(job.subject, job.life)
+
+    def _remember(self, subject: str, life: Life) -> None:
+        self.ended[subject] = self._shared(life)
+        if len(self.ended) > ENDED_MAX:
+            del self.ended[next(iter(self.ended))]
+
+    def _shared(self, life: Life) -> Life:
+        return self._lives.setdefault(life, life)
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def settle(self, job: Job) -> None:
+        """Put a job into its line or take it out, as it may run now or not. Doomed ones become due."""
+        if job.life.state is not State.QUEUED or isinstance(job.decided, m.Placed):
+            return
+        if self.doom(job):
+            self.due[job.key] = job
+        may_run = self.parked(job) == ""
+        if may_run and not job.in_line:
+            self.queue_of(job).enter(job)
+        elif job.in_line and not may_run:
+            self.queue_of(job).leave(job)
+
+    def parked(self, job: Job) -> str:
+        """What a queued job waits for before it may wait for resources; empty: nothing."""
+        if job.life.held:
+            return "held"
+        if self.doom(job):
+            return "doomed"
+        environment = self.environment_of(job)
+        if environment is not None and environment.state != "ready":
+            return "environment"
+        return "backoff" if job.backing_off else ""
+
+    def doom(self, job: Job) -> str:
+        """Why the job can never run, for a person; empty: it can, as far as is known."""
+        if job.shape.nodes > 1:
+            return f"it asks for {job.shape.nodes} nodes, and jobs over several nodes are not possible yet"
+        environment = self.environment_of(job)
+        if environment is not None and environment.state == "failed":
+            return f"its environment could not be made: {environment.reason}"
+        return ""
+
+    def release_backoffs(self, now: float) -> None:
+        """Jobs that waited long enough after a failed attempt may run again."""
+        while self.backoffs and self.backoffs[0][0] <= now:
+            at, _, subject = heapq.heappop(self.backoffs)
+            job = self.jobs.get(subject)
+            if job is not None and job.backing_off and job.not_before == at:
+                job.backing_off = False
+                self.settle(job)
+
+    # -- what is decided and not in the ledger yet -----------------------------------------------------------------
+
+    def assume(self, job: Job, fact: m.Fact) -> None:
+        """Go by this decision until the ledger has spoken."""
+        job.decided, job.landed = fact, False
+        if isinstance(fact, m.Placed):
+            self.queue_of(job).leave(job)
+            self._take(job, fact.allocations)
+
+    def forget(self, job: Job) -> None:
+        """Go by the ledger alone again."""
+        fact = job.decided
+        if fact is None:
+            return
+        if isinstance(fact, m.Placed):
+            self._release(job, fact.allocations)
+            job.launch = None
+        job.decided, job.landed = None, False
+        self.settle(job)
+
+    # -- resources -------------------------------------------------------------------------------------------------
+
+    def _take_from_queue(self, job: Job) -> None:
+        queue = self.queue_of(job)
+        if job.in_line:
+            queue.leave(job)
+        queue.remove(job)
+
+    def _take(self, job: Job, allocations: tuple[m.Allocation, ...]) -> None:
+        self.queue_of(job).take(job.shape)
+        for allocation in allocations:
+            node = self.fleet.node(allocation.node)
+            if not self.fleet.take(node, job, allocation):
+                self.broken = f"{job.subject} got GPUs {allocation.gpus} of {allocation.node}, of which one was held"
+
+    def _give_back(self, job: Job) -> None:
+        self._release(job, job.allocations)
+        for allocation in job.allocations:
+            self.changed[allocation.node] = None
+        job.allocations = ()
+
+    def _release(self, job: Job, allocations: tuple[m.Allocation, ...]) -> None:
+        self.queue_of(job).give_back(job.shape)
+        for allocation in allocations:
+            node = self.fleet.node(allocation.node)
+            self.fleet.give_back(node, job, allocation)
+            if not node.jobs or (node.claims is not None and node.claims.boot != node.boot):
+                self.nodes_due[node.name] = node  # what waited for its attempts to be over
+
+    # -- finding ---------------------------------------------------------------------------------------------------
+
+    def queue(self, team: str, name: str) -> Queue:
+        """The queue of that name; one that nobody has configured has no limits."""
+        queue = self.queues.get((team, name))
+        if queue is None:
+            queue = self.queues[(team, name)] = Queue(team, name, m.QueueSet(by=""))
+        return queue
+
+    def queue_of(self, job: Job) -> Queue:
+        return self.queue(job.specification.team, job.specification.queue)
+
+    def environment(self, digest: str) -> Environment:
+        """The environment of a request's digest (hexadecimal), whether or not anybody wanted it yet."""
+        found = self.environments.get(digest)
+        if found is None:
+            found = self.environments[digest] = Environment()
+        return found
+
+    def environment_of(self, job: Job) -> Environment | None:
+        """None: the node's own interpreter will do."""
+        wanted = job.specification.environment
+        return self.environment(_hex(wanted)) if wanted else None
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
+def _set_state(node: Node, fact: m.NodeFact, at: float) -> None:
+    if isinstance(fact, m.NodeSuspected):
+        node.suspected_at = at
+    elif isinstance(fact, m.NodeCleared):
+        node.suspected_at = None
+    elif isinstance(fact, m.NodeCordoned):
+        node.cordoned_by = fact.by
+    elif isinstance(fact, m.NodeUncordoned):
+        node.cordoned_by = node.draining_by = ""
+    elif isinstance(fact, m.NodeDraining):
+        node.draining_by = fact.by
+    elif isinstance(fact, m.NodeGone):
+        node.gone_why = fact.why or "the node is gone"
+
+
+def _counted(counts: Counts, outcome: Outcome) -> Counts:
+    setattr(counts, outcome.value, getattr(counts, outcome.value) + 1)
+    return counts
+
+
+_EFFECTS: Final[dict[type[m.JobFact], Callable[[Truth, Job, Any, FactEntry], None]]] = {
+    m.CancelRequested: Truth.on_cancel_requested,
+    m.Held: Truth.on_hold_changed,
+    m.Released: Truth.on_hold_changed,
+    m.Reprioritised: Truth.on_reprioritised,
+    m.Moved: Truth.on_moved,
+    m.Placed: Truth.on_placed,
+    m.Started: Truth.on_started,
+    m.StopRequested: Truth.on_stop_requested,
+    m.Requeued: Truth.on_broken_off,
+    m.Lost: Truth.on_broken_off,
+    m.Finished: Truth.on_finished,
+}

@@ -1,0 +1,232 @@
+"""Small builders for tests of the scheduler: jobs, nodes, and a ledger that lives in memory.
+
+`World` plays the part of the shell: it gives facts sequences, checks every guard as the store would, applies them to
+the core and, after each step, lets the core check itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from controlplane.scheduling.core import Core
+from controlplane.scheduling.decisions import Round, Settings
+from events import messages as m
+from events import subjects
+
+GIB = 1024**3
+TEAM = "vision"
+TIERS = {
+    "cpu": m.Resources(cpus=1, memory_bytes=GIB),
+    "gpu1": m.Resources(cpus=4, memory_bytes=8 * GIB, gpus=1),
+    "gpu2": m.Resources(cpus=8, memory_bytes=16 * GIB, gpus=2),
+    "gpu8": m.Resources(cpus=32, memory_bytes=64 * GIB, gpus=8),
+    "pair": m.Resources(cpus=32, memory_bytes=64 * GIB, gpus=8, nodes=2),
+}
+SETTINGS = Settings(heartbeat_s=5, suspect_s=20, lease_s=100, margin_s=10)
+
+
+class Entry(NamedTuple):
+    """As `events.ledger.Entry`."""
+
+    sequence: int
+    subject: str
+    fact: m.Fact
+    at: float
+    traceparent: str = ""
+
+
+class GuardFailed(AssertionError):
+    """The store would have refused this write."""
+
+
+def a_job(
+    name: str = "j1",
+    *,
+    tier: str = "cpu",
+    queue: str = "default",
+    team: str = TEAM,
+    priority: int = 0,
+    attempts_max: int = 3,
+    environment: str = "",
+    time_limit_s: float | None = None,
+    grace_s: float = 5.0,
+) -> m.Specification:
+    return m.Specification(
+        job=name,
+        team=team,
+        user="ada",
+        name=name,
+        queue=queue,
+        tier=tier,
+        resources=TIERS[tier],
+        entrypoint=("python", "train.py"),
+        environment=environment,
+        priority=priority,
+        attempts_max=attempts_max,
+        time_limit_s=time_limit_s,
+        grace_s=grace_s,
+    )
+
+
+def a_capacity(*, gpus: int = 8, cpus: float = 64) -> m.Capacity:
+    return m.Capacity(cpus=cpus, memory_bytes=512 * GIB, gpus=gpus)
+
+
+def an_end(cause: m.EndCause = "exited", **more: object) -> m.AttemptEnd:
+    if cause == "exited":
+        more = {"exit_code": 0} | more
+    return m.AttemptEnd(cause=cause, ended_at=1000.0, started_at=999.0, **more)  # type: ignore[arg-type]
+
+
+class World:
+    """A scheduler with a ledger in memory, and a clock that the test moves."""
+
+    def __init__(self, core: Core | None = None, settings: Settings = SETTINGS) -> None:
+        self.settings = settings
+        self.now = 1000.0
+        self.ledger: list[Entry] = []
+        self.last: dict[str, int] = {}
+        self.core = core or Core(settings)
+        self.attempts: dict[str, dict[tuple[str, str], m.LiveAttempt]] = {}
+        """By node: what really lives there."""
+        self.boots: dict[str, str] = {}
+        self.capacities: dict[str, m.Capacity] = {}
+
+    # -- the ledger ------------------------------------------------------------------------------------------------
+
+    def write(self, subject: str, fact: m.Fact, *, check: bool = True) -> Entry:
+        """A fact that somebody writes, and that the core hears of at once."""
+        entry = Entry(len(self.ledger) + 1, subject, fact, self.now)
+        self.ledger.append(entry)
+        self.last[subject] = entry.sequence
+        self.core.apply(entry, self.now)
+        if check:
+            self.core.check()
+        return entry
+
+    def lead(self) -> None:
+        self.write(subjects.TERM, m.Led(leader="s1"))
+        self.core.begin_term(self.now)
+        self.core.check()
+
+    def submit(self, *specifications: m.Specification, held: bool = False) -> None:
+        for one in specifications:
+            self.write(subjects.job(one.team, one.job), m.Accepted(specification=one, held=held), check=False)
+        self.core.check()
+
+    def about(self, job: str, fact: m.JobFact, *, team: str = TEAM) -> None:
+        self.write(subjects.job(team, job), fact)
+
+    def queue(self, name: str = "default", *, team: str = TEAM, **settings: object) -> None:
+        self.write(subjects.queue(team, name), m.QueueSet(by="ada", **settings))  # type: ignore[arg-type]
+
+    def commit(self, round_: Round) -> None:
+        """What the store does with a round: all or nothing, under its guards."""
+        for decision in round_.decisions:
+            if self.last.get(decision.subject, 0) != decision.expect:
+                raise GuardFailed(f"{decision} expects {decision.expect}, is {self.last.get(decision.subject, 0)}")
+        self.core.landed(round_, self.now)
+        for decision in round_.decisions:
+            self.write(decision.subject, decision.fact, check=False)
+        self.core.check()
+
+    def decide(self, *, rounds_max: int = 20) -> list[m.Fact]:
+        """Decide and commit until there is nothing more to decide; gives the facts."""
+        facts: list[m.Fact] = []
+        for _ in range(rounds_max):
+            round_ = self.core.decide(self.now)
+            self.core.check()
+            if not round_.decisions:
+                return facts
+            self.commit(round_)
+            facts += [decision.fact for decision in round_.decisions]
+        raise AssertionError("the core never comes to rest")
+
+    # -- nodes -----------------------------------------------------------------------------------------------------
+
+    def node(self, name: str = "n1", *, gpus: int = 8, cpus: float = 64, boot: str = "b1") -> None:
+        """A node that is there from now on, and has joined."""
+        self.boots[name], self.capacities[name] = boot, a_capacity(gpus=gpus, cpus=cpus)
+        self.attempts.setdefault(name, {})
+        self.exchange(name)
+        self.decide()
+
+    def exchange(self, name: str = "n1") -> m.Desired:
+        """The node says what it has, and does what it is told."""
+        self.core.hear(
+            m.Exchange(
+                node=name,
+                boot=self.boots[name],
+                runner="r1",
+                capacity=self.capacities[name],
+                attempts=tuple(self.attempts[name].values()),
+            ),
+            self.now,
+        )
+        self.core.check()
+        return self.core.desired(name, self.now)
+
+    def obey(self, name: str = "n1") -> m.Desired:
+        """Exchange, and let the node start what it should and forget what is recorded."""
+        desired = self.exchange(name)
+        mine = self.attempts[name]
+        for launch in desired.attempts:
+            known = mine.get((launch.ref.team, launch.ref.job))
+            if known is None or known.ref.attempt < launch.ref.attempt:
+                mine[(launch.ref.team, launch.ref.job)] = m.LiveAttempt(
+                    ref=launch.ref, state="running", started_at=self.now
+                )
+        wanted = {launch.ref for launch in desired.attempts}
+        for key, live in list(mine.items()):
+            if live.state != "ended" and live.ref not in wanted:
+                mine[key] = m.LiveAttempt(ref=live.ref, state="ended", end=an_end("stopped", signal=15))
+            elif live.ref in desired.recorded:
+                del mine[key]
+        return desired
+
+    def end(self, job: str, end: m.AttemptEnd, *, node: str = "n1", team: str = TEAM) -> None:
+        """The attempt ends, and the node says so."""
+        live = self.attempts[node][(team, job)]
+        self.attempts[node][(team, job)] = m.LiveAttempt(ref=live.ref, state="ended", end=end)
+        self.exchange(node)
+
+    def settle(self) -> list[m.Fact]:
+        """Let nodes and scheduler talk until nothing changes; gives the facts that were written."""
+        facts: list[m.Fact] = []
+        for _ in range(20):
+            before = len(facts)
+            facts += self.decide()
+            for name in self.attempts:
+                self.obey(name)
+                facts += self.decide()
+            if len(facts) == before:
+                return facts
+        raise AssertionError("the world never comes to rest")
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def state(self, job: str, *, team: str = TEAM) -> str:
+        why = self.core.why(team, job, self.now)
+        assert why is not None
+        return why.state
+
+    def summary(self, job: str, *, team: str = TEAM) -> str:
+        why = self.core.why(team, job, self.now)
+        assert why is not None
+        return why.summary
+
+    def gpus(self, job: str, *, team: str = TEAM) -> tuple[str, tuple[int, ...]]:
+        """Where the newest placement of a job is."""
+        subject = subjects.job(team, job)
+        placed = [e.fact for e in self.ledger if e.subject == subject and isinstance(e.fact, m.Placed)]
+        allocation = placed[-1].allocations[0]
+        return allocation.node, allocation.gpus
+
+
+def a_world(*, nodes: int = 1, gpus: int = 8, cpus: float = 64, settings: Settings = SETTINGS) -> World:
+    """A leader and some nodes `n1`, `n2`, …"""
+    world = World(settings=settings)
+    world.lead()
+    for number in range(1, nodes + 1):
+        world.node(f"n{number}", gpus=gpus, cpus=cpus)
+    return world

@@ -242,12 +242,24 @@ class Connection:
         finally:
             future.cancel()
 
-    async def subscribe(self, subject: str, on_message: OnMessage, *, group: str = "") -> Subscription:
-        """Interest that survives reconnects. `on_message` must not block. Raises Refused if it is not allowed."""
+    async def subscribe(
+        self, subject: str, on_message: OnMessage, *, group: str = "", confirm: bool = True
+    ) -> Subscription:
+        """Interest that survives reconnects. `on_message` must not block. Raises Refused if it is not allowed.
+
+        Without `confirm` it is not waited for the server's word: for inboxes, which are ours.
+        """
         subscription = Subscription(self, subject, group, on_message)
         await self._attach(subscription)
         self._subscriptions.append(subscription)
-        try:
+        if confirm:
+            await self._confirm(subscription)
+        return subscription
+
+    async def _confirm(self, subscription: Subscription) -> None:
+        subject = subscription.subject
+        try:  # twice: nats-py's first PING overtakes the SUB, which waits for its flusher
+            await self._client.flush(timeout=CONNECT_S)
             await self._client.flush(timeout=CONNECT_S)
         except nats.errors.Error as error:
             LOG.info("subscribed to %s, but the server has not confirmed it: %s", subject, error)
@@ -255,7 +267,6 @@ class Connection:
             self._denied.discard(subject.lower())
             await subscription.close()
             raise Refused(FORBIDDEN, f"not allowed to subscribe to {subject}")
-        return subscription
 
     async def _attach(self, subscription: Subscription) -> None:
         subscription.raw = await self._client.subscribe(

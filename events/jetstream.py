@@ -188,7 +188,7 @@ async def _page(connection: Connection, stream: str, subject: str, after: int) -
 
     await connection.connected(API_S)
     inbox = connection.inbox()
-    subscription = await connection.subscribe(inbox, arrived)
+    subscription = await connection.subscribe(inbox, arrived, confirm=False)
     try:
         request = {"batch": BATCH_MAX, "seq": after + 1, "next_by_subj": subject}
         await connection.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), reply=inbox)

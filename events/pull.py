@@ -62,7 +62,7 @@ class Pull:
 
     async def start(self) -> None:
         self._inbox = self._connection.inbox()
-        self._subscription = await self._connection.subscribe(self._inbox, self._arrived)
+        self._subscription = await self._connection.subscribe(self._inbox, self._arrived, confirm=False)
         self.restart()
 
     def restart(self) -> None:

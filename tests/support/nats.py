@@ -55,21 +55,22 @@ class NatsServer:
     def launch(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "nats.conf"
-        config.write_text(
-            nats_server.configuration(
-                name=self.name,
-                host=HOST,
-                port=self.port,
-                store=self.folder / "store",
-                user=self.user,
-                password=self.password,
-                cluster=self.cluster,
-            )
-        )
+        config.write_text(self.configuration())
         with (self.folder / "nats.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [nats_server.binary(), "-c", str(config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
+
+    def configuration(self) -> str:
+        return nats_server.configuration(
+            name=self.name,
+            host=HOST,
+            port=self.port,
+            store=self.folder / "store",
+            user=self.user,
+            password=self.password,
+            cluster=self.cluster,
+        )
 
     def wait(self) -> None:
         assert self._process is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import NamedTuple
 
 import pytest
@@ -76,7 +76,12 @@ async def fresh_streams(bus: Bus, replicas: int) -> None:
 
 
 async def eventually(holds: Callable[[], object], within_s: float = WAIT_S) -> None:
-    """Wait until something holds; the test fails if it never does."""
+    """Wait until something holds, now or after some awaiting; the test fails if it never does."""
     async with asyncio.timeout(within_s):
-        while not holds():
+        while True:
+            held = holds()
+            if isinstance(held, Awaitable):
+                held = await held
+            if held:
+                return
             await asyncio.sleep(0.01)

@@ -9,6 +9,7 @@ import pytest
 
 from events import jetstream, subjects
 from events.bus import Bus, CaughtUp, Delivery, Outgoing, Refused
+from tests.integration.events.conftest import eventually
 
 
 def a_node(number: int) -> Outgoing:
@@ -92,9 +93,11 @@ async def test_a_tail_that_nobody_reads_any_more_leaves_no_consumer(bus: Bus) ->
     tail = bus.tail("LEDGER", subjects=subjects.LEDGER, after=0)
     assert await read(tail, 1) == [b"0"]
     await tail.aclose()  # type: ignore[attr-defined]
-    async with asyncio.timeout(10):
-        while (await jetstream.api(bus._connection, "CONSUMER.NAMES.LEDGER"))["consumers"]:
-            await asyncio.sleep(0.02)
+
+    async def is_gone() -> bool:
+        return not (await jetstream.api(bus._connection, "CONSUMER.NAMES.LEDGER"))["consumers"]
+
+    await eventually(is_gone)
 
 
 async def test_a_tail_of_no_stream_is_refused(bus: Bus) -> None:

@@ -9,11 +9,13 @@ import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from controlplane.frame import Tools
 from controlplane.submission import core
+from controlplane.submission.reading import Findings
 from controlplane.submission.writer import Writer
 from events import messages as m
 from events import streams, subjects
@@ -66,6 +68,7 @@ class Door:
         self._counters: Counter[str] = Counter()
         self._known: OrderedDict[str, float] = OrderedDict()
         self._done: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._controlled: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._consumers: list[Consumer] = []
         self._answers: list[Subscription] = []
 
@@ -244,7 +247,13 @@ class Door:
         if control is None:
             self._counters["refused"] += 1
             return core.refused(order.job, found)
-        subject, beside = subjects.job(order.team, order.job), core.beside(control)
+        subject = subjects.job(order.team, order.job)
+        lock = self._controlled.setdefault(subject, asyncio.Lock())
+        async with lock:  # two of this process would only get into each other's way
+            return await self._decide_control(order, control, found, subject)
+
+    async def _decide_control(self, order: core.Ordered, control: m.Control, found: Findings, subject: str) -> m.Answer:
+        beside = core.beside(control)
         for _ in range(CONFLICT_TRIES):
             history = await self._told(subject)
             other = await self._told(subjects.job(order.team, beside)) if beside else []

@@ -27,6 +27,7 @@ PROBE_EVERY_S: Final = 10.0
 """How often the builder of a build that is not ours is asked whether it still lives."""
 TAKEOVER_S: Final = 1_800.0
 """A build this old is taken over whatever its builder says: longer than all of its tries may take."""
+NEVER: Final = float("-inf")
 AGAIN_S: Final = 5.0
 """Until a build is begun again that was dropped because its fact could not be written."""
 RETRY_PAUSES_S: Final = (2.0, 10.0)
@@ -195,7 +196,7 @@ class Core:
             if decision is not None:
                 decisions.append(decision)
         for builder in sorted(probes):
-            if now >= self._probed_at.get(builder, 0.0) + PROBE_EVERY_S:
+            if now >= self._probed_at.get(builder, NEVER) + PROBE_EVERY_S:
                 self._probed_at[builder] = now
                 decisions.append(Probe(builder))
         return decisions
@@ -210,7 +211,7 @@ class Core:
             if subject in self._not_before:
                 moments.append(self._not_before[subject])
             if isinstance(stage, Building) and stage.builder not in {self._me, *self._gone}:
-                moments.append(self._probed_at.get(stage.builder, 0.0) + PROBE_EVERY_S)
+                moments.append(self._probed_at.get(stage.builder, NEVER) + PROBE_EVERY_S)
         return min(moments, default=None)
 
     def view(self, digest: str) -> m.EnvironmentView | None:

@@ -26,6 +26,7 @@ _NO_VERSION: Final = re.compile(
     r"there (?:is|are) no versions? of (?P<name>[\w.-]+?)(?P<extras>\[[^\]]*\])?(?P<versions>(?:[=<>!~]=?|\s).*?)?"
     r"(?: and| we can|,|$)"
 )
+_ONLY: Final = re.compile(r"only (?P<name>[\w.-]+?)(?:\[[^\]]*\])?[=<>!~]\S* (?:is|are) available")
 _PYTHON: Final = re.compile(r"(?P<name>[\w.-]+)(?P<version>(?:==|>=|<=|<|>)\S+)? depends on Python(?P<needs>\S+?),? ")
 _WHEEL: Final = re.compile(r"(?P<name>[\w.-]+)(?P<version>==\S+)? has no (?:usable |matching )?wheels")
 
@@ -64,7 +65,7 @@ def _head(said: str, *, python: str, platform: str) -> tuple[str, str]:
         return needs, "Choose another version of it, or another Python with --python"
     if match := _WHEEL.search(said):
         return f"`{match['name']}` has no wheel for Python {python} on {platform}", "Choose a version that has one"
-    if match := _NO_VERSION.search(said):
+    if match := _NO_VERSION.search(said) or _ONLY.search(said):
         return f"no version of `{match['name']}` fits Python {python}", "Choose a version that exists"
     if "Failed to build" in said or "build backend" in said:
         return "a package has no wheel, and building it failed", "Choose a version that has a wheel"

@@ -36,6 +36,8 @@ class Write(NamedTuple):
     fact: Fact
     expect: int
     traceparent: str = ""
+    ttl_s: int = 0
+    """How long the ledger keeps it; 0: for good. Only for what says nothing once a later fact is there."""
 
 
 class Entry(NamedTuple):
@@ -141,6 +143,8 @@ class Ledger:
         headers = to_headers(
             Envelope(id=event_id, type=tag, source=self._source, time=time, traceparent=write.traceparent)
         )
+        if write.ttl_s:
+            headers["Nats-TTL"] = f"{write.ttl_s}s"
         return Outgoing(write.subject, _ENCODER.encode(write.fact), headers, write.expect), event_id
 
     async def _find(self, subject: str, event_id: str) -> int | None:

@@ -87,13 +87,20 @@ def _of_repository(within: git.WorkTree) -> Tree | None:
     rules = ignore.Ignore().with_file(root / ignore.FILE, "")
     untracked = _without_virtual_environments(found.untracked)
     warnings: list[CaptureWarning] = []
-    raw = sorted({*found.tracked, *untracked})
-    raw = list(_with_nested(root, raw, warnings, depth=0))
-    if len(raw) > FILES_MAX:
-        raise _too_many(root)
-    names = _decoded(raw, warnings)
-    names = [name for name in names if not rules or not rules.hides_file(name)]
-    files, links = _looked_at(root, names, warnings, found.executable)
+    files: list[File] = []
+    links: list[Link] = []
+    raw = {*found.tracked, *untracked}
+    for _ in range(NESTING_MAX):
+        names = [name for name in _decoded(raw, warnings) if not rules or not rules.hides_file(name)]
+        if len(files) + len(names) > FILES_MAX:
+            raise _too_many(root)
+        looked_at = _look_at(root, names, warnings, found.executable)
+        files += looked_at.files
+        links += looked_at.links
+        if not looked_at.folders:
+            break
+        raw = set(_files_of_nested(root, looked_at.folders, warnings))
+    files.sort(key=lambda file: file.path)
     if within.folder and not any(file.path.startswith(within.folder + "/") for file in files):
         return None
     new = {path.decode(errors="replace") for path in untracked}
@@ -108,8 +115,8 @@ def _of_folder(root: Path, warnings: list[CaptureWarning]) -> Tree:
         if len(names) > FILES_MAX:
             raise _too_many(root)
     names = _decoded([os.fsencode(name) for name in names], warnings)
-    files, links = _looked_at(root, names, warnings, frozenset())
-    return Tree(root, "", files, links, "", "", 0, 0, warnings)
+    looked_at = _look_at(root, names, warnings, frozenset())
+    return Tree(root, "", looked_at.files, looked_at.links, "", "", 0, 0, warnings)
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -143,20 +150,18 @@ def _without_virtual_environments(paths: list[bytes]) -> list[bytes]:
     return [path for path in paths if not path.startswith(homes)] if homes else paths
 
 
-def _with_nested(root: Path, paths: Iterable[bytes], warnings: list[CaptureWarning], *, depth: int) -> Iterator[bytes]:
-    """The paths, with each repository among them (a submodule, a clone) replaced by its own files."""
-    for path in paths:
-        place = root / os.fsdecode(path)
-        if place.is_symlink() or not place.is_dir():
-            yield path
-        elif depth < NESTING_MAX and (place / ".git").exists():
-            below = git.files_below(place, also_ignored=ignore.DEFAULTS)
-            inner = _with_nested(place, sorted(set(below)), warnings, depth=depth + 1)
-            yield from (path.rstrip(b"/") + b"/" + name for name in inner)
+def _files_of_nested(root: Path, nested: Iterable[str], warnings: list[CaptureWarning]) -> list[bytes]:
+    """The files of the repositories (submodules, clones) that lie at some folders."""
+    found: list[bytes] = []
+    for name in nested:
+        place = root / name
+        if (place / ".git").exists():
+            prefix = os.fsencode(name.rstrip("/")) + b"/"
+            found += [prefix + path for path in git.files_below(place, also_ignored=ignore.DEFAULTS)]
         else:
-            name = os.fsdecode(path).rstrip("/")
             hint = "run `git submodule update --init --recursive`"
             warnings.append(CaptureWarning(f"the submodule {name} is not checked out: left out", hint))
+    return found
 
 
 def _decoded(raw: Iterable[bytes], warnings: list[CaptureWarning]) -> list[str]:
@@ -170,12 +175,19 @@ def _decoded(raw: Iterable[bytes], warnings: list[CaptureWarning]) -> list[str]:
     return sorted(names)
 
 
-def _looked_at(
+class _LookedAt(NamedTuple):
+    files: list[File]
+    links: list[Link]
+    folders: list[str]
+    """Where git names a folder and not what is in it: a repository of its own."""
+
+
+def _look_at(
     root: Path, names: Iterable[str], warnings: list[CaptureWarning], executable: frozenset[bytes]
-) -> tuple[list[File], list[Link]]:
+) -> _LookedAt:
     """What lies at the names: regular files and links of the tree. The rest is left out, with a warning."""
-    files: list[File] = []
-    links: list[Link] = []
+    found = _LookedAt([], [], [])
+    aliases: set[str] = set()
     outward, special = [], []
     base, real_root = str(root), os.path.realpath(root)
     for name in names:
@@ -186,23 +198,42 @@ def _looked_at(
             continue  # deleted, but still in git's index
         except OSError as error:
             raise CaptureError(f"cannot read {name}: {error.strerror}", LEAVE_OUT) from error
-        path = unicodedata.normalize("NFC", name) if sys.platform == "darwin" else name
         if stat.S_ISREG(status.st_mode):
-            runs = status.st_mode & 0o100 if os.name != "nt" else name.encode() in executable
-            mode = EXECUTABLE if runs else PLAIN
-            times = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            files.append(File(path, place, mode, *times))
+            found.files.append(_file(name, place, status, executable))
         elif stat.S_ISLNK(status.st_mode):
+            aliases.add(name)
             target = _target_inside(place, name, real_root)
             if target is None:
                 outward.append(f"{name} → {os.readlink(place)}")
             else:
-                links.append(Link(path, target))
-        elif not stat.S_ISDIR(status.st_mode):
+                found.links.append(Link(_spelled(name), target))
+        elif stat.S_ISDIR(status.st_mode):
+            found.folders.append(name)
+        else:
             special.append(name)
     warn(warnings, outward, "points out of the tree: left out", "copy what it points to, or use a path on the nodes")
     warn(warnings, special, "is no regular file: left out", "")
-    return files, links
+    if aliases:  # a folder that became a link is still a folder in git's index, with files behind the link
+        found.files[:] = [file for file in found.files if aliases.isdisjoint(_above(file.path))]
+    return found
+
+
+def _file(name: str, place: str, status: os.stat_result, executable: frozenset[bytes]) -> File:
+    runs = status.st_mode & 0o100 if os.name != "nt" else name.encode() in executable
+    times = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return File(_spelled(name), place, EXECUTABLE if runs else PLAIN, *times)
+
+
+def _spelled(name: str) -> str:
+    """The name as the manifest has it: some file systems of macOS take accents apart."""
+    return unicodedata.normalize("NFC", name) if sys.platform == "darwin" else name
+
+
+def _above(path: str) -> Iterator[str]:
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)
 
 
 def _target_inside(place: str, name: str, real_root: str) -> str | None:

@@ -216,6 +216,15 @@ def test_links_inside_the_tree_are_kept_and_others_refused(tmp_path: Path) -> No
     assert "points out of the tree" in captured.warnings[0].message
 
 
+def test_a_folder_that_became_a_link_is_a_link_and_nothing_behind_it_is_taken(tmp_path: Path) -> None:
+    root = a_repository(tmp_path / "r", {"d/b.py": "old", "e/b.py": "new"})
+    shutil.rmtree(root / "d")
+    (root / "d").symlink_to("e")
+    captured = capture(root)
+    assert paths(captured) == ["e/b.py"]
+    assert manifest(captured)["links"] == [{"path": "d", "target": "e"}]
+
+
 def test_a_tree_over_the_limit_names_the_largest_files_and_the_way_out(tmp_path: Path) -> None:
     root = a_tree(tmp_path / "t", {"small": "x", "data/big.npy": b"x" * MIB, "model.ckpt": b"x" * (2 * MIB)})
     with pytest.raises(TreeTooLarge) as error:

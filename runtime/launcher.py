@@ -161,7 +161,7 @@ def _close_inherited() -> None:
 
 
 def _take_lock() -> int:
-    """Hold the folder's lock until the end of this process: gives the locked file. Exits if another launcher does not let go of it."""
+    """Hold the folder's lock: gives the locked file. Exits if another launcher does not let go of it."""
     lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(LOCK_WAIT_S)

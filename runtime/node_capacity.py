@@ -28,7 +28,7 @@ async def find(settings: RunnerSettings) -> Capacity:
         memory_bytes=settings.memory_bytes if settings.memory_bytes is not None else memory_bytes(),
         gpus=settings.gpus if settings.gpus is not None else gpus.count_devices(),
         gpu_model=settings.gpu_model,
-        pythons=await pythons(),
+        pythons=settings.pythons or await pythons(),
         platform=settings.platform or platform_name(),
         labels=settings.labels,
     )

@@ -72,9 +72,9 @@ class Runner:
         lock = _only_one(self._folder.path)
         try:
             await self._launcher.ensure()  # afterwards every launch of a runner before us can be seen
-            capacity = await node_capacity.find(self._settings)
             async with self._group:
                 await self._find_attempts()
+                capacity = await node_capacity.find(self._settings)
                 subscription = await self._bus.listen(subjects.to_node(self._settings.node), self._on_message)
                 try:
                     await self._keep_telling(capacity)

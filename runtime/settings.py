@@ -30,6 +30,8 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """A declared number is believed: GPUs may be fake."""
     gpu_model: str = ""
     platform: str = ""
+    pythons: tuple[str, ...] = ()
+    """Full versions; empty: what uv finds, which takes about a second."""
     labels: dict[str, str] = {}
     lease_s: float = 900.0
     """0: attempts go on however long the node is cut off."""

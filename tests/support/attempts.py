@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 
 from runtime import exit_record
@@ -83,12 +84,18 @@ class Node:
         return await self.start("sh", "-c", code, **fields)
 
 
+def _wait_for_line(path: Path) -> str:
+    end = time.monotonic() + END_S_MAX
+    while time.monotonic() < end:
+        if path.exists() and (text := path.read_text()).endswith("\n"):
+            return text.strip()
+        time.sleep(0.005)
+    raise TimeoutError(f"nothing in {path}")
+
+
 async def line_in(path: Path) -> str:
-    """The first line of a file that a job writes, once it is there. Waits on the file system, as `tail -f` does."""
-    async with asyncio.timeout(END_S_MAX):
-        while not (path.exists() and path.read_text().endswith("\n")):
-            await asyncio.sleep(0.005)
-    return path.read_text().strip()
+    """What is in a file that a job writes, once it ends in a whole line: followed like `tail -f` does."""
+    return await asyncio.to_thread(_wait_for_line, path)
 
 
 def lives(pid: int) -> bool:
@@ -100,22 +107,43 @@ def lives(pid: int) -> bool:
 
 
 async def gone(pid: int) -> None:
-    """Wait for the end of a process that is not our child."""
-    async with asyncio.timeout(END_S_MAX):
-        while lives(pid):
-            await asyncio.sleep(0.005)
+    """Wait for the end of a process that need not be our child."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(process, ended.set)
+    try:
+        async with asyncio.timeout(END_S_MAX):
+            await ended.wait()
+    finally:
+        asyncio.get_running_loop().remove_reader(process)
+        os.close(process)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def childless(pid: int) -> None:
-    """Wait until a process has no child left, not even a zombie."""
-    async with asyncio.timeout(END_S_MAX):
-        while Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            await asyncio.sleep(0.005)
+    """Wait until a process has no child left."""
+    for child in children(pid):
+        await gone(child)
+    assert not [child for child in children(pid) if lives(child)]
 
 
 def supervisor_of(pid: int) -> int:
     """The parent of an entrypoint."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def session_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3])
+
+
+def environment_of(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")[:-1]
 
 
 def open_files(pid: int) -> int:

@@ -11,16 +11,24 @@ import pytest
 
 from runtime import launcher
 from runtime.supervised import LauncherClient, LaunchFailed, Standing, Supervised, standing
-from tests.support.attempts import Node, childless, gone, line_in, lives, open_files
+from tests.support.attempts import (
+    Node,
+    childless,
+    environment_of,
+    gone,
+    line_in,
+    lives,
+    open_files,
+    session_of,
+    supervisor_of,
+)
 
 
 async def test_it_is_nobodys_child_and_holds_no_environment_of_ours(node: Node) -> None:
     pid = await node.launcher.ensure()
-    status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    parent, session = int(status[1]), int(status[3])
-    assert parent != os.getpid()
-    assert session not in {os.getsid(0), pid}  # in a session of its own that it does not lead
-    assert Path(f"/proc/{pid}/environ").read_bytes().count(b"\0") == 2
+    assert supervisor_of(pid) != os.getpid()
+    assert session_of(pid) not in {os.getsid(0), pid}  # in a session of its own that it does not lead
+    assert {entry.split(b"=")[0] for entry in environment_of(pid)} == {b"PATH", b"LANG"}
 
 
 async def test_a_long_path_to_its_folder_is_fine(tmp_path: Path) -> None:

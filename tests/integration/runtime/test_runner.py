@@ -1,0 +1,341 @@
+"""A real runner on a real bus, with real processes; the leader, the laying out and the shipping are stand-ins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from events import subjects
+from events.bus import Bus
+from events.ledger import Ledger, Write
+from events.messages import AttemptRef, Capacity, Launch, NodeJoined, NodeSuspected
+from runtime import job_environment
+from runtime.attempt import LayOutFailed
+from runtime.exit_record import Spec
+from runtime.job_environment import Surroundings
+from runtime.node_folder import NodeFolder
+from runtime.runner import AnotherRunner, Runner
+from runtime.settings import RunnerSettings
+from runtime.supervised import LauncherClient
+from tests.support.attempts import gone, line_in, lives, supervisor_of
+from tests.support.leader import Leader, a_launch
+from tests.support.nats import NatsServer
+
+SAYS_ITS_PID = "import os; f = open('pid', 'w'); print(os.getpid(), file=f, flush=True); "
+WAITS = SAYS_ITS_PID + "import signal; signal.pause()"
+
+
+class PlainLayer:
+    """Every job runs in its job folder with the node's interpreter. `broken` and `waiting` are for the tests."""
+
+    def __init__(self, settings: RunnerSettings) -> None:
+        self.settings = settings
+        self.folder = NodeFolder(Path(settings.folder))
+        self.broken = ""
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.begun: list[AttemptRef] = []
+
+    async def lay_out(self, launch: Launch, folder: Path) -> Spec:
+        self.begun.append(launch.ref)
+        await self.gate.wait()
+        if self.broken:
+            raise LayOutFailed("environment_failed", self.broken)
+        around = Surroundings(
+            node="n1",
+            job_folder=self.folder.job(launch.ref),
+            attempt_folder=folder,
+            pythonpath=self.folder.pythonpath,
+            bin=Path("/usr/bin"),
+        )
+        env = job_environment.variables(launch, around, os.environ)
+        return Spec(
+            argv=launch.entrypoint,
+            env=env,
+            cwd=str(around.job_folder),
+            grace_s=launch.grace_s,
+            time_limit_s=launch.time_limit_s,
+            lease_file=str(self.folder.lease),
+            lease_s=self.settings.lease_s,
+        )
+
+
+class PlainShipping:
+    """Ships nothing, and is done when the attempt is over and the test lets it."""
+
+    def __init__(self) -> None:
+        self.drained = asyncio.Event()
+        self.drained.set()
+
+    async def ship(self, launch: Launch, folder: Path, over: asyncio.Event) -> None:
+        await over.wait()
+        await self.drained.wait()
+
+
+class World:
+    """One node: its runner can be killed and started again."""
+
+    def __init__(self, nats: NatsServer, leader: Leader, settings: RunnerSettings) -> None:
+        self.nats = nats
+        self.leader = leader
+        self.settings = settings
+        self.folder = NodeFolder(Path(settings.folder))
+        self.layer = PlainLayer(settings)
+        self.shipping = PlainShipping()
+        self._runner: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        bus = await Bus.connect(self.nats.url, user=self.nats.user, password=self.nats.password, name="runner")
+        self._runner = asyncio.create_task(self._run(bus))
+
+    async def _run(self, bus: Bus) -> None:
+        try:
+            await Runner(self.settings, bus, self.layer, self.shipping).run()
+        finally:
+            await bus.drain()
+
+    async def stop(self) -> None:
+        assert self._runner is not None
+        self._runner.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._runner
+
+    async def pid_of(self, launch: Launch) -> int:
+        return int(await line_in(self.folder.job(launch.ref) / "pid"))
+
+    async def until_forgotten(self, launch: Launch) -> None:
+        await self.leader.until(lambda: not self.folder.attempt(launch.ref).exists())
+
+
+@pytest.fixture
+async def world(nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[World]:
+    settings = RunnerSettings(
+        node="n1",
+        folder=str(tmp_path / "n1"),
+        nats_url=nats.url,
+        blobs_url="",
+        cpus=2,
+        memory_bytes=1,
+        gpus=2,
+        pythons=("3.11.7",),
+    )
+    leader = Leader(bus)
+    await leader.listen()
+    world = World(nats, leader, settings)
+    await world.start()
+    yield world
+    leader.wanted.clear()
+    await leader.say()
+    await leader.until(lambda: not leader.exchanges[-1].attempts)
+    await world.stop()
+    await LauncherClient(world.folder.path).retire()
+
+
+async def test_what_is_wanted_runs_and_its_end_is_reported_and_forgotten(world: World) -> None:
+    launch = a_launch("j-a", "print('hello'); raise SystemExit(3)")
+    await world.leader.want(launch)
+    end = await world.leader.end_of(launch.ref)
+    assert (end.cause, end.exit_code, end.output_bytes["stdout"]) == ("exited", 3, 6)
+    assert end.started_at is not None
+    await world.until_forgotten(launch)
+
+
+async def test_it_tells_what_the_node_has(world: World) -> None:
+    await world.leader.until(lambda: bool(world.leader.exchanges))
+    exchange = world.leader.exchanges[0]
+    assert (exchange.node, exchange.capacity.cpus, exchange.capacity.gpus) == ("n1", 2, 2)
+    assert len(exchange.boot) == 36
+    assert exchange.capacity.pythons
+
+
+async def test_an_attempt_sees_its_own_variables_and_none_of_ours(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    code = "import os; print(*(f'{k}={v}' for k, v in os.environ.items()), sep='\\n', file=open('env', 'w'))"
+    launch = a_launch("j-env", code, gpus=(1,), env={"MINE": "yes", "HEADRACE_JOB": "forged", "PYTHONPATH": "/p"})
+    await world.leader.want(launch)
+    await world.leader.end_of(launch.ref)
+    env = dict(line.split("=", 1) for line in (await line_in(world.folder.job(launch.ref) / "env")).splitlines())
+    assert env["MINE"] == "yes"
+    assert (env["HEADRACE_JOB"], env["HEADRACE_ATTEMPT"], env["HEADRACE_TEAM"]) == ("j-env", "1", "vision")
+    assert env["CUDA_VISIBLE_DEVICES"] == "1"
+    assert env["PYTHONPATH"] == f"{world.folder.pythonpath}:/p"
+    assert "RAY_AUTH_TOKEN" not in env
+
+
+async def test_what_is_not_wanted_any_more_is_stopped(world: World) -> None:
+    launch = a_launch("j-b", WAITS)
+    await world.leader.want(launch)
+    await world.leader.until_running(launch.ref)
+    pid = await world.pid_of(launch)
+    await world.leader.want_no_more(launch.ref)
+    end = await world.leader.end_of(launch.ref)
+    assert (end.cause, end.signal) == ("stopped", signal.SIGTERM)
+    assert not lives(pid)
+
+
+async def test_laying_out_is_given_up_when_the_attempt_is_not_wanted_any_more(world: World) -> None:
+    world.layer.gate.clear()
+    launch = a_launch("j-c", WAITS)
+    await world.leader.want(launch)
+    await world.leader.until(lambda: launch.ref in world.layer.begun)
+    await world.leader.want_no_more(launch.ref)
+    end = await world.leader.end_of(launch.ref)
+    assert (end.cause, end.started_at) == ("stopped", None)
+
+
+async def test_what_cannot_be_laid_out_says_why(world: World) -> None:
+    world.layer.broken = "no wheel of torch for this platform"
+    launch = a_launch("j-d", WAITS)
+    await world.leader.want(launch)
+    end = await world.leader.end_of(launch.ref)
+    assert (end.cause, end.message, end.started_at) == ("environment_failed", world.layer.broken, None)
+
+
+async def test_a_new_runner_finds_the_attempt_undisturbed(world: World) -> None:
+    launch = a_launch("j-e", WAITS)
+    await world.leader.want(launch)
+    before = await world.leader.until_running(launch.ref)
+    pid = await world.pid_of(launch)
+    await world.stop()
+    assert lives(pid)
+    world.leader.exchanges.clear()
+    await world.start()
+    after = await world.leader.until_running(launch.ref)
+    assert after.started_at == before.started_at
+    assert lives(pid)
+    assert world.layer.begun == [launch.ref]
+
+
+async def test_an_end_that_came_while_no_runner_lived_is_reported(world: World) -> None:
+    launch = a_launch("j-f", SAYS_ITS_PID + "import sys; open('go').read(); sys.exit(5)")
+    job_folder = world.folder.job(launch.ref)
+    job_folder.mkdir(parents=True)
+    os.mkfifo(job_folder / "go")
+    await world.leader.want(launch)
+    pid = await world.pid_of(launch)
+    await world.leader.until_running(launch.ref)
+    supervisor = supervisor_of(pid)
+    await world.stop()
+    await asyncio.to_thread((job_folder / "go").write_text, "go")
+    await gone(supervisor)
+    await world.start()
+    assert (await world.leader.end_of(launch.ref)).exit_code == 5
+
+
+async def test_an_end_is_kept_until_the_ledger_has_it(world: World) -> None:
+    world.leader.records = False
+    launch = a_launch("j-g", "pass")
+    await world.leader.want(launch)
+    await world.leader.end_of(launch.ref)
+    told = len(world.leader.exchanges)
+    await world.leader.until(lambda: len(world.leader.exchanges) > told + 1)
+    assert world.leader.reported(launch.ref) is not None
+    assert world.folder.attempt(launch.ref).exists()
+    world.leader.records = True
+    await world.until_forgotten(launch)
+
+
+async def test_a_recorded_attempt_keeps_its_folder_until_its_output_is_shipped(world: World) -> None:
+    world.shipping.drained.clear()
+    launch = a_launch("j-h", "print('x')")
+    await world.leader.want(launch)
+    await world.leader.end_of(launch.ref)
+    await world.leader.until(lambda: world.leader.reported(launch.ref) is None)
+    assert world.folder.attempt(launch.ref).exists()
+    world.shipping.drained.set()
+    await world.until_forgotten(launch)
+
+
+async def test_an_ended_attempt_is_not_started_again(world: World) -> None:
+    launch = a_launch("j-i", "open('count', 'a').write('x')")
+    await world.leader.want(launch)
+    await world.leader.end_of(launch.ref)
+    await world.until_forgotten(launch)
+    await world.leader.want(launch)  # a leader that is behind
+    other = a_launch("j-j", "pass")
+    await world.leader.want(other)
+    await world.leader.end_of(other.ref)
+    assert (world.folder.job(launch.ref) / "count").read_text() == "x"
+
+
+async def test_an_older_term_is_ignored_also_by_the_next_runner(world: World) -> None:
+    launch = a_launch("j-k", WAITS)
+    await world.leader.want(launch)
+    await world.leader.until_running(launch.ref)
+    world.leader.wanted.clear()
+    await world.leader.say(term=3)
+    world.leader.wanted[launch.ref] = launch
+    await world.stop()
+    await world.start()
+    world.leader.wanted.clear()
+    await world.leader.say(term=3)
+    world.leader.wanted[launch.ref] = launch
+    assert (await world.leader.until_running(launch.ref)).end is None
+
+
+async def test_a_killed_supervisor_is_reported_when_nothing_of_the_attempt_lives(world: World) -> None:
+    code = "import subprocess; subprocess.Popen(['setsid', 'sh', '-c', 'echo $$ > child; exec sleep 1000']);" + WAITS
+    launch = a_launch("j-l", code)
+    await world.leader.want(launch)
+    pid = await world.pid_of(launch)
+    child = int(await line_in(world.folder.job(launch.ref) / "child"))
+    os.kill(supervisor_of(pid), signal.SIGKILL)
+    end = await world.leader.end_of(launch.ref)
+    assert end.cause == "supervisor_lost"
+    assert not lives(pid)
+    assert not lives(child)
+
+
+async def test_a_second_attempt_waits_for_the_end_of_the_first(world: World) -> None:
+    first = a_launch("j-m", WAITS, gpus=(0,))
+    await world.leader.want(first)
+    await world.leader.until_running(first.ref)
+    del world.leader.wanted[first.ref]
+    second = a_launch("j-m", "pass", attempt=2, gpus=(0,))
+    await world.leader.want(second)
+    await world.leader.end_of(second.ref)
+    first_end, second_end = world.leader.ends[first.ref], world.leader.ends[second.ref]
+    assert second_end.started_at is not None
+    assert second_end.started_at >= first_end.ended_at
+
+
+async def test_a_second_runner_of_a_folder_is_refused(world: World) -> None:
+    await world.leader.until(lambda: bool(world.leader.exchanges))
+    with pytest.raises(AnotherRunner, match="another runner"):
+        await Runner(world.settings, world.leader.bus, world.layer, world.shipping).run()
+
+
+async def test_a_node_that_is_not_suspected_goes_on_without_a_leader(world: World) -> None:
+    """And one that is suspected ends its attempts when its lease is over."""
+    await world.stop()
+    world.settings = msgspec.structs.replace(world.settings, lease_s=1.0)
+    world.layer.settings = world.settings
+    ledger = Ledger(world.leader.bus, source="test")
+    await world.start()
+    launch = a_launch("j-n", WAITS)
+    await world.leader.want(launch)
+    await world.leader.until_running(launch.ref)
+    await world.leader.fall_silent()
+    joined = await _join(ledger)
+    pid = await world.pid_of(launch)
+    process = asyncio.ensure_future(gone(pid))
+    _, running = await asyncio.wait([process], timeout=1.5)
+    assert running, "ended although it was not suspected"
+    await ledger.append(Write(subjects.node("n1"), NodeSuspected(term=7, since_at=0.0), joined))
+    await process
+    await world.leader.listen()
+    assert (await world.leader.end_of(launch.ref)).cause == "fenced"
+
+
+async def _join(ledger: Ledger) -> int:
+    fact = NodeJoined(boot="b", capacity=Capacity(cpus=1, memory_bytes=1))
+    return await ledger.append(Write(subjects.node("n1"), fact, 0))

@@ -1,0 +1,135 @@
+"""Desired minus actual."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events.messages import Allocation, AttemptRef, Desired, Launch
+from runtime.desired import Actual, Forget, Instruction, Phase, Seen, Start, Stop, decide, heed
+
+
+def a_ref(job: str = "j-1", attempt: int = 1) -> AttemptRef:
+    return AttemptRef(team="vision", job=job, attempt=attempt)
+
+
+def a_launch(job: str = "j-1", attempt: int = 1, gpus: tuple[int, ...] = ()) -> Launch:
+    return Launch(
+        ref=a_ref(job, attempt),
+        user="ada",
+        name=job,
+        allocation=Allocation(node="n1", cpus=1, memory_bytes=1, gpus=gpus),
+        entrypoint=("true",),
+    )
+
+
+def wanted(*launches: Launch, term: int = 7, revision: int = 0, recorded: tuple[AttemptRef, ...] = ()) -> Desired:
+    return Desired(term=term, node="n1", attempts=launches, recorded=recorded, revision=revision)
+
+
+def starts(instructions: tuple[Instruction, ...]) -> list[AttemptRef]:
+    return [instruction.launch.ref for instruction in instructions if isinstance(instruction, Start)]
+
+
+def test_what_is_wanted_and_not_there_is_started() -> None:
+    assert decide(wanted(a_launch()), {}) == (Start(a_launch()),)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_what_is_there_is_not_started_again_not_even_when_it_has_ended(phase: Phase) -> None:
+    assert decide(wanted(a_launch()), {a_ref(): Actual(phase)}) == ()
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.RUNNING])
+def test_what_lives_and_is_not_wanted_is_stopped(phase: Phase) -> None:
+    assert decide(wanted(), {a_ref(): Actual(phase)}) == (Stop(a_ref(), "not wanted any more"),)
+
+
+@pytest.mark.parametrize("phase", [Phase.ENDED, Phase.RECORDED])
+def test_what_has_ended_is_not_stopped(phase: Phase) -> None:
+    assert decide(wanted(), {a_ref(): Actual(phase)}) == ()
+
+
+def test_an_end_that_the_ledger_has_is_forgotten() -> None:
+    assert decide(wanted(recorded=(a_ref(),)), {a_ref(): Actual(Phase.ENDED)}) == (Forget(a_ref()),)
+
+
+def test_what_still_lives_is_not_forgotten_whatever_is_said() -> None:
+    actual = {a_ref(): Actual(Phase.RUNNING)}
+    assert decide(wanted(a_launch(), recorded=(a_ref(), a_ref("j-2"))), actual) == ()
+
+
+def test_what_is_recorded_is_not_started_in_the_same_breath() -> None:
+    assert decide(wanted(a_launch(), recorded=(a_ref(),)), {}) == ()
+
+
+def test_a_second_attempt_waits_for_the_first_one_to_end() -> None:
+    second = a_launch(attempt=2)
+    assert starts(decide(wanted(second), {a_ref(): Actual(Phase.RUNNING)})) == []
+    assert starts(decide(wanted(second), {a_ref(): Actual(Phase.ENDED)})) == [second.ref]
+
+
+def test_a_gpu_that_is_still_in_use_is_waited_for() -> None:
+    other = a_launch("j-2", gpus=(1, 2))
+    assert starts(decide(wanted(other), {a_ref(): Actual(Phase.RUNNING, (0, 1))})) == []
+    assert starts(decide(wanted(other), {a_ref(): Actual(Phase.RUNNING, (0,))})) == [other.ref]
+
+
+def test_an_older_term_is_ignored() -> None:
+    assert heed(wanted(term=6), node="n1", seen=Seen(7)) is None
+    assert heed(wanted(term=8), node="n1", seen=Seen(7, 12)) == Seen(8, 0)
+
+
+def test_an_older_revision_of_the_same_term_is_ignored() -> None:
+    assert heed(wanted(revision=3), node="n1", seen=Seen(7, 4)) is None
+    assert heed(wanted(revision=4), node="n1", seen=Seen(7, 4)) == Seen(7, 4)
+    assert heed(wanted(revision=1, term=8), node="n1", seen=Seen(7, 4)) == Seen(8, 1)
+
+
+def test_what_is_meant_for_another_node_is_ignored() -> None:
+    assert heed(wanted(), node="n2", seen=Seen()) is None
+
+
+REFS = st.builds(a_ref, st.sampled_from(["j-1", "j-2", "j-3"]), st.integers(1, 2))
+GPUS = st.sets(st.integers(0, 2), max_size=2).map(lambda found: tuple(sorted(found)))
+ACTUAL = st.dictionaries(REFS, st.builds(Actual, st.sampled_from(list(Phase)), GPUS), max_size=5)
+DESIRED = st.builds(
+    lambda launches, recorded: wanted(*{launch.ref: launch for launch in launches}.values(), recorded=tuple(recorded)),
+    st.lists(st.builds(lambda ref, gpus: a_launch(ref.job, ref.attempt, gpus), REFS, GPUS), max_size=5),
+    st.lists(REFS, max_size=3),
+)
+
+
+@given(DESIRED, ACTUAL)
+def test_no_two_attempts_of_a_job_and_no_gpu_twice(desired: Desired, actual: dict[AttemptRef, Actual]) -> None:
+    """Whatever was there may be wrong; what is started never makes it worse."""
+    instructions = decide(desired, actual)
+    started = [instruction.launch for instruction in instructions if isinstance(instruction, Start)]
+    living = {ref: state for ref, state in actual.items() if state.lives}
+    jobs = [launch.ref.job for launch in started]
+    assert len(set(jobs)) == len(jobs)
+    assert not set(jobs) & {ref.job for ref in living}
+    used = [index for launch in started for index in launch.allocation.gpus]
+    assert len(set(used)) == len(used)
+    assert not set(used) & {index for state in living.values() for index in state.gpus}
+    assert not {launch.ref for launch in started} & set(actual)
+
+
+@given(DESIRED, ACTUAL)
+def test_carried_out_again_and_again_it_comes_to_rest(desired: Desired, actual: dict[AttemptRef, Actual]) -> None:
+    state = dict(actual)
+    for _ in range(20):
+        instructions = decide(desired, state)
+        if not instructions:
+            break
+        for instruction in instructions:
+            match instruction:
+                case Start(launch):
+                    state[launch.ref] = Actual(Phase.RUNNING, launch.allocation.gpus)
+                case Stop(ref, _):
+                    state[ref] = Actual(Phase.ENDED)
+                case Forget(ref):
+                    state[ref] = Actual(Phase.RECORDED)
+    assert decide(desired, state) == ()
+    assert {ref for ref, found in state.items() if found.lives} <= {launch.ref for launch in desired.attempts}

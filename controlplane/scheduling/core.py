@@ -34,7 +34,7 @@ class Core:
     """See the top of this file. All `now` are seconds since the epoch and never go back."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._truth = Truth()
         self._silence: Silence | None = None
 
@@ -83,7 +83,7 @@ class Core:
 
     def begin_term(self, now: float) -> None:
         """Lead from now on: everything up to the own `led` has been applied."""
-        self._silence = Silence(self._settings, term=self._truth.term, now=now)
+        self._silence = Silence(self.settings, term=self._truth.term, now=now)
         for _, node in sorted(self._truth.fleet.nodes.items()):
             self._silence.watch(node, now)
             self._truth.nodes_due[node.name] = node
@@ -295,7 +295,7 @@ class Core:
             node=name,
             attempts=tuple(launches),
             recorded=tuple(recorded[:RECORDED_MAX]),
-            heartbeat_s=self._settings.heartbeat_s,
+            heartbeat_s=self.settings.heartbeat_s,
         )
 
     def _launch(self, job: Job, node: str) -> m.Launch:
@@ -329,11 +329,17 @@ class Core:
             return True
         return ref.attempt < job.life.attempt or (ref.attempt == job.life.attempt and not job.is_live)
 
-    def take_changed(self) -> list[str]:
-        """The nodes that should be told their list again since this was last asked, in order."""
-        changed = [name for name in self._truth.changed if name]
-        self._truth.changed.clear()
+    def take_changed(self, *, urgent: bool) -> list[str]:
+        """The nodes that should be told their list again, in order; with `urgent` only where something must stop."""
+        changed = [name for name, at_once in self._truth.changed.items() if name and (at_once or not urgent)]
+        for name in changed:
+            del self._truth.changed[name]
         return changed
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether some node should be told its list again."""
+        return bool(self._truth.changed)
 
     # -- questions -------------------------------------------------------------------------------------------------
 

@@ -59,8 +59,8 @@ class Truth:
         self.due: dict[Key, Job] = {}
         """In the order of arrival: jobs about which there may be something to write."""
         self.nodes_due: dict[str, Node] = {}
-        self.changed: dict[str, None] = {}
-        """Nodes whose list of desired attempts, or of recorded ends, is another one than before."""
+        self.changed: dict[str, bool] = {}
+        """Nodes that should be told their list again, in order: True at once, something must stop; False by and by."""
         self.backoffs: list[tuple[float, int, str]] = []
         """(when, sequence, subject), a heap."""
         self.broken = ""
@@ -212,7 +212,7 @@ class Truth:
 
     def _stopping(self, job: Job) -> None:
         job.missing = 0
-        self.changed[job.node] = None
+        self.changed[job.node] = True
 
     def on_hold_changed(self, job: Job, fact: m.Held | m.Released, entry: FactEntry) -> None:
         self.settle(job)
@@ -362,7 +362,7 @@ class Truth:
     def _give_back(self, job: Job) -> None:
         self._release(job, job.allocations)
         for allocation in job.allocations:
-            self.changed[allocation.node] = None
+            self.changed.setdefault(allocation.node, False)
         job.allocations = ()
 
     def _release(self, job: Job, allocations: tuple[m.Allocation, ...]) -> None:

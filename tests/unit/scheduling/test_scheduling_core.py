@@ -212,7 +212,7 @@ def test_a_cancelled_job_stops_on_its_node_and_then_ends() -> None:
     world.submit(a_job())
     world.settle()
     world.about("j1", m.CancelRequested(by="ada", why="wrong data"))
-    assert world.core.take_changed() == ["n1"]
+    assert world.core.take_changed(urgent=True) == ["n1"]
     assert world.core.desired("n1", world.now).attempts == ()
     assert world.decide() == []
     world.obey()

@@ -1,0 +1,254 @@
+"""The scheduler as a service on a real NATS server, with nodes that are simulated and everything else real."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from controlplane.config import Configuration
+from controlplane.frame import Clock, Tools
+from controlplane.scheduling.decisions import Decision
+from controlplane.scheduling.leader import Deposed, Term
+from controlplane.scheduling.service import serve
+from events import messages as m
+from events import subjects
+from events.blobs import Blobs
+from events.bus import AskRefused, Bus, Conflict, NoAnswer
+from events.ledger import CaughtUp, Entry, Ledger, Write
+from load_tests.simulated_node import SimulatedNode
+from tests.support.nats import NatsServer
+from tests.support.worlds import TEAM, a_capacity, a_job
+
+WAIT_S_MAX = 20.0
+CONFIG = Configuration(heartbeat_s=0.1, suspect_s=0.5, lease_s=0.2, leader_lease_s=0.6)
+
+
+class Stage:
+    """A server, schedulers that can be started and killed, nodes that can come and go, and a look at the ledger."""
+
+    def __init__(self, nats: NatsServer, bus: Bus, folder: Path) -> None:
+        self.nats = nats
+        self.bus = bus
+        self.ledger = Ledger(bus, source="test")
+        self.blobs = Blobs.at(f"file://{folder}/blobs")
+        self.facts: list[Entry] = []
+        self._news = asyncio.Condition()
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Stage:
+        await self._group.__aenter__()
+        self._tasks = [self._group.create_task(self._follow())]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._group.__aexit__(None, None, None)
+
+    async def _follow(self) -> None:
+        async for item in self.ledger.tail(after=0):
+            if not isinstance(item, CaughtUp):
+                self.facts.append(item)
+                async with self._news:
+                    self._news.notify_all()
+
+    async def until(self, there: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WAIT_S_MAX), self._news:
+            await self._news.wait_for(there)
+
+    async def scheduler(self, name: str = "s1") -> asyncio.Task[None]:
+        """A scheduler on a connection of its own, caught up."""
+        bus = await Bus.connect(self.nats.url, user=self.nats.user, password=self.nats.password, name=name)
+        ready = asyncio.Event()
+        tools = Tools(CONFIG, bus, Ledger(bus, source=name), self.blobs, Clock(), name, ready.set)
+
+        async def run() -> None:
+            try:
+                await serve(tools)
+            finally:
+                await bus.drain()
+
+        task = self._group.create_task(run())
+        self._tasks.append(task)
+        await ready.wait()
+        return task
+
+    def node(self, name: str = "n1", *, duration_s: float = 0.0, boot: str = "b1") -> asyncio.Task[None]:
+        node = SimulatedNode(
+            self.bus, name, capacity=a_capacity(), duration_s=lambda _: duration_s, heartbeat_s=0.1, boot=boot
+        )
+        task = self._group.create_task(node.run())
+        self._tasks.append(task)
+        return task
+
+    async def submit(self, *specifications: m.Specification) -> None:
+        for one in specifications:
+            await self.ledger.append(Write(subjects.job(one.team, one.job), m.Accepted(specification=one), 0))
+
+    def of(self, job: str) -> list[m.Fact]:
+        return [entry.fact for entry in self.facts if entry.subject == subjects.job(TEAM, job)]
+
+    def kinds(self, job: str) -> list[str]:
+        return [str(type(fact).__struct_config__.tag) for fact in self.of(job)]
+
+    def has(self, kind: type[m.Fact], job: str) -> bool:
+        return any(isinstance(fact, kind) for fact in self.of(job))
+
+    def terms(self) -> list[Entry]:
+        return [entry for entry in self.facts if isinstance(entry.fact, m.Led)]
+
+
+@asynccontextmanager
+async def a_stage(nats: NatsServer, bus: Bus, folder: Path) -> AsyncIterator[Stage]:
+    async with Stage(nats, bus, folder) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def stage(nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with a_stage(nats, bus, tmp_path) as stage:
+        yield stage
+
+
+async def test_jobs_are_placed_started_and_finished(stage: Stage) -> None:
+    await stage.scheduler()
+    stage.node(duration_s=0.3)
+    await stage.submit(*(a_job(f"j{number}", tier="gpu1") for number in range(12)))
+    await stage.until(lambda: all(stage.has(m.Finished, f"j{number}") for number in range(12)))
+    for number in range(12):
+        assert stage.kinds(f"j{number}") == ["accepted", "placed", "started", "finished"]
+    finished = stage.of("j0")[-1]
+    assert isinstance(finished, m.Finished)
+    assert finished.outcome == "succeeded"
+
+
+async def test_questions_are_answered_by_the_leader(stage: Stage) -> None:
+    await stage.scheduler()
+    stage.node()
+    await stage.submit(a_job("big", tier="gpu8"), a_job("held"))
+    await stage.until(lambda: stage.has(m.Finished, "big"))
+    await stage.submit(a_job("j1", tier="gpu8", queue="other"))
+    question = msgspec.json.encode(m.AskJob(team=TEAM, job="big"))
+    why = msgspec.json.decode(await stage.bus.ask(subjects.ask("scheduling", "why"), question), type=m.Why)
+    assert why.state == "succeeded"
+    nodes = msgspec.json.decode(await stage.bus.ask(subjects.ask("scheduling", "nodes")), type=m.NodesView)
+    assert [node.node for node in nodes.nodes] == ["n1"]
+    status = msgspec.json.decode(await stage.bus.ask(subjects.ask("scheduling", "status")))
+    assert status["role"] == "leader"
+    assert status["forbidden"] == 0
+    with pytest.raises(AskRefused, match="no job nobody"):
+        await stage.bus.ask(subjects.ask("scheduling", "why"), msgspec.json.encode(m.AskJob(team=TEAM, job="nobody")))
+
+
+async def test_malformed_exchanges_and_those_in_a_foreign_name_are_refused(stage: Stage) -> None:
+    await stage.scheduler()
+    await stage.until(lambda: len(stage.terms()) == 1)
+    exchange = m.Exchange(node="n1", boot="b", runner="r", capacity=a_capacity())
+    stage.node()
+    await stage.until(lambda: any(isinstance(entry.fact, m.NodeJoined) for entry in stage.facts))
+    with pytest.raises(AskRefused, match="not an exchange"):
+        await stage.bus.ask(subjects.exchange("n1"), b"{")
+    with pytest.raises(AskRefused, match="may not speak for"):
+        await stage.bus.ask(subjects.exchange("n2"), msgspec.json.encode(exchange))
+
+
+async def test_a_standby_takes_over_and_no_attempt_is_started_twice(stage: Stage) -> None:
+    first = await stage.scheduler("s1")
+    await stage.until(lambda: len(stage.terms()) == 1)
+    await stage.scheduler("s2")
+    stage.node(duration_s=1.5)
+    await stage.submit(*(a_job(f"j{number}", tier="gpu1") for number in range(4)))
+    await stage.until(lambda: all(stage.has(m.Started, f"j{number}") for number in range(4)))
+    first.cancel()
+    await stage.submit(a_job("late", tier="gpu1"))
+    await stage.until(lambda: all(stage.has(m.Finished, job) for job in ("j0", "j1", "j2", "j3", "late")))
+    assert [entry.fact.leader for entry in stage.terms() if isinstance(entry.fact, m.Led)] == ["s1", "s2"]
+    for number in range(4):
+        assert stage.kinds(f"j{number}") == ["accepted", "placed", "started", "finished"]
+
+
+async def test_a_round_of_a_deposed_leader_is_refused_whole(stage: Stage) -> None:
+    old = await Term.take(stage.ledger, leader="old", seen=0, lease_s=1)
+    assert old is not None
+    await old.commit([])
+    assert await Term.take(stage.ledger, leader="blind", seen=old.number, lease_s=1) is None
+    new = await Term.take(stage.ledger, leader="new", seen=10, lease_s=1)
+    assert new is not None
+    fact = m.NodeJoined(boot="b", capacity=a_capacity())
+    with pytest.raises(Deposed):
+        await old.commit([Decision(subjects.node("n1"), fact, 0), Decision(subjects.node("n2"), fact, 0)])
+    assert await new.commit([Decision(subjects.node("n3"), fact, 0)]) > new.number
+    assert await stage.ledger.last(subjects.node("n1")) is None
+    assert await stage.ledger.last(subjects.node("n2")) is None
+
+
+async def test_a_leader_that_slept_through_its_term_stands_by(stage: Stage) -> None:
+    await stage.scheduler("s1")
+    await stage.until(lambda: len(stage.terms()) == 1)
+    rival = await Term.take(stage.ledger, leader="rival", seen=10**9, lease_s=1)
+    assert rival is not None
+    await stage.until(lambda: len(stage.terms()) == 3)  # s1 is deposed, sees the rival idle, and leads again
+    assert [entry.fact.leader for entry in stage.terms() if isinstance(entry.fact, m.Led)] == ["s1", "rival", "s1"]
+
+
+async def test_a_lost_node_gives_its_jobs_back_and_they_run_elsewhere(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controlplane.scheduling.service.CLOCK_MARGIN_S", 0.1)
+    await stage.scheduler()
+    dying = stage.node("n1", duration_s=60)
+    await stage.submit(a_job(tier="gpu8", grace_s=0.1))
+    await stage.until(lambda: stage.has(m.Started, "j1"))
+    dying.cancel()
+    stage.node("n2", duration_s=0.1)
+    await stage.until(lambda: stage.has(m.Finished, "j1"))
+    assert stage.kinds("j1") == ["accepted", "placed", "started", "lost", "placed", "started", "finished"]
+
+
+async def test_a_conflict_makes_the_leader_decide_again(stage: Stage) -> None:
+    await stage.scheduler()
+    stage.node(duration_s=0.2)
+    for number in range(20):
+        await stage.submit(a_job(f"j{number}"))
+        accepted = await stage.ledger.last(subjects.job(TEAM, f"j{number}"))
+        assert accepted is not None
+        entry = await stage.ledger.last(accepted.subject)
+        assert entry is not None
+        with suppress(Conflict):  # the leader was faster: also right
+            await stage.ledger.append(Write(entry.subject, m.CancelRequested(by="ada"), entry.sequence))
+    await stage.until(lambda: all(stage.kinds(f"j{n}")[-1] in ("finished", "cancel_requested") for n in range(20)))
+    status = msgspec.json.decode(await stage.bus.ask(subjects.ask("scheduling", "status")))
+    assert status["forbidden"] == 0
+
+
+async def test_it_goes_on_after_the_server_was_killed(stage: Stage) -> None:
+    await stage.scheduler()
+    stage.node(duration_s=0.2)
+    await stage.submit(a_job("a"))
+    await stage.until(lambda: stage.has(m.Finished, "a"))
+    await asyncio.to_thread(stage.nats.restart)
+    await stage.submit(a_job("b"))
+    await stage.until(lambda: stage.has(m.Finished, "b"))
+
+
+async def test_it_restarts_from_its_snapshot(stage: Stage) -> None:
+    first = await stage.scheduler("s1")
+    stage.node(duration_s=0.0)
+    await stage.submit(*(a_job(f"j{number}") for number in range(5)))
+    await stage.until(lambda: all(stage.has(m.Finished, f"j{number}") for number in range(5)))
+    first.cancel()
+    await asyncio.wait([first])
+    assert len(await stage.blobs.names("snapshots/scheduling")) == 1
+    await stage.scheduler("s2")
+    await stage.submit(a_job("more"))
+    await stage.until(lambda: stage.has(m.Finished, "more"))
+
+
+async def test_nobody_answers_for_a_leader_that_is_not_there(stage: Stage) -> None:
+    with pytest.raises(NoAnswer):
+        await stage.bus.ask(subjects.ask("scheduling", "nodes"))

@@ -40,6 +40,11 @@ def add(ranges: Ranges, first: int, after: int) -> tuple[Ranges, Ranges]:
     return tuple(merged), tuple(fresh)
 
 
+def holds(ranges: Ranges, first: int, after: int) -> bool:
+    """Whether all of `[first, after)` is there."""
+    return not add(ranges, first, after)[1]
+
+
 def holes(ranges: Ranges) -> Ranges:
     """What is missing between 0 and the end of the last range."""
     found: list[tuple[int, int]] = []

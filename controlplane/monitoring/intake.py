@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from controlplane.monitoring import coverage, otlp
+from controlplane.monitoring import coverage, otlp, strided
 from controlplane.monitoring.logs import OUTPUT_BYTES_MAX, STREAMS, Chunk
 from controlplane.monitoring.store import Part, Store
 from events import subjects
@@ -81,7 +81,7 @@ def _part(delivery: Delivery, store: Store) -> Part:
     name = f"{subjects.encode(team)}/{spool}"
     if _is_stored(store, team, job, name, first, count):
         return Part(team, job, attempt, [], at_ns, name, first, count, ended)
-    columns = otlp.columns(otlp.parse(delivery.body))
+    columns = strided.columns(delivery.body) or otlp.columns(otlp.parse(delivery.body))
     if not columns:
         raise Unreadable(f"no points, but {COUNT} is {count}")
     for column in columns:
@@ -93,7 +93,7 @@ def _part(delivery: Delivery, store: Store) -> Part:
 def _is_stored(store: Store, team: str, job: str, spool: str, first: int, count: int) -> bool:
     """Whether a batch is a repeat as a whole, so that it need not be decoded."""
     known = store.book((team, job)).spools.get(spool)
-    return count == 0 or (known is not None and not coverage.add(known.ranges, first, first + count)[1])
+    return count == 0 or (known is not None and coverage.holds(known.ranges, first, first + count))
 
 
 def _chunk(delivery: Delivery) -> Chunk:

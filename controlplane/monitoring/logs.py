@@ -83,14 +83,15 @@ class Logs:
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def commit(self, chunks: Sequence[Chunk], *, sequence: int) -> list[tuple[OutputKey, Output]]:
-        """Write chunks, then that LOGS was read up to `sequence`. Gives the outputs that were touched.
+        """Write chunks, then that LOGS was read up to `sequence`. Gives the outputs that changed.
 
         A kill between the two repeats the writing, which is the same.
         """
         touched: dict[OutputKey, Output] = {}
         try:
             for chunk in chunks:
-                touched[chunk.key] = self._write(chunk)
+                if self._write(chunk):
+                    touched[chunk.key] = self.output(chunk.key)
             with self._store.transaction():
                 self._store.put("place", {"stream": ["LOGS"], "sequence": [sequence]}, replace=True)
                 self._remember(touched)
@@ -100,16 +101,19 @@ class Logs:
             raise
         return list(touched.items())
 
-    def _write(self, chunk: Chunk) -> Output:
+    def _write(self, chunk: Chunk) -> bool:
+        """Write what is new of a chunk; gives whether anything was."""
         output = self.output(chunk.key)
-        if chunk.ended:
-            output.size = max(output.size, chunk.offset + len(chunk.data))
+        size = max(output.size, chunk.offset + len(chunk.data)) if chunk.ended else output.size
+        is_news = size != output.size
+        output.size = size
         if chunk.data:
+            is_news = is_news or not coverage.holds(output.ranges, chunk.offset, chunk.offset + len(chunk.data))
             output.ranges, fresh = coverage.add(output.ranges, chunk.offset, chunk.offset + len(chunk.data))
             descriptor = self._descriptor(chunk.key) if fresh else -1
             for first, after in fresh:
                 _write_all(descriptor, chunk.data[first - chunk.offset : after - chunk.offset], first)
-        return output
+        return is_news
 
     def _remember(self, touched: dict[OutputKey, Output]) -> None:
         if not touched:

@@ -58,8 +58,11 @@ def parse(body: bytes, *, is_json: bool = False) -> ExportMetricsServiceRequest:
     request = ExportMetricsServiceRequest()
     try:
         if is_json:
+            content = json.loads(body)
+            if not isinstance(content, dict):
+                raise BadBody("not an OTLP ExportMetricsServiceRequest: no JSON object")
             json_format.ParseDict(
-                _without_ids(json.loads(body)), request, ignore_unknown_fields=True, max_recursion_depth=JSON_DEPTH_MAX
+                _without_ids(content), request, ignore_unknown_fields=True, max_recursion_depth=JSON_DEPTH_MAX
             )
         else:
             request.ParseFromString(body)

@@ -1,4 +1,4 @@
-"""Makes the metrics store again: `python -m controlplane.monitoring.rebuild --set state=…`, while monitoring is stopped.
+"""Makes the metrics store again, while monitoring is stopped: `python -m controlplane.monitoring.rebuild --state …`.
 
 Sealed jobs come from the blob store, the others from what METRICS and LOGS still hold. The old store is kept beside the
 new one until the next rebuild. What neither has is gone, and the gaps say so.
@@ -12,6 +12,7 @@ import logging
 import secrets
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -72,10 +73,9 @@ async def _run(config: Configuration) -> Rebuilt:
 async def rebuild(tools: Tools) -> Rebuilt:
     """Make the store again. Raises TimeoutError if another process writes it, BlobError."""
     folder = service.folder(tools)
-    lock = sole_writer(folder / "lock")
-    async with asyncio.timeout(WRITER_S_MAX):
-        await lock.__aenter__()
-    try:
+    async with AsyncExitStack() as held:
+        async with asyncio.timeout(WRITER_S_MAX):
+            await held.enter_async_context(sole_writer(folder / "lock"))
         _put_aside(folder)
         owner = Owner()
         store = await owner.run(Store, folder / service.STORE)
@@ -85,8 +85,6 @@ async def rebuild(tools: Tools) -> Rebuilt:
         finally:
             await owner.run(service.close, store, logs)
             owner.close()
-    finally:
-        await lock.__aexit__(None, None, None)
 
 
 def _put_aside(folder: Path) -> None:

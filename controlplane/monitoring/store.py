@@ -55,6 +55,8 @@ _SCHEMA: Final = (
     " size BIGINT, PRIMARY KEY(team, job, attempt, stream))",
     "CREATE TABLE IF NOT EXISTS job(team VARCHAR, job VARCHAR, record VARCHAR, sealed BOOLEAN, PRIMARY KEY(team, job))",
 )
+_NUMBER: Final = "coalesce(value, 'nan'::DOUBLE)"
+"""DuckDB takes NaN in a numpy array for NULL. Right for `low` and `high`; a value stays what it was."""
 _MERGE: Final = """
 CREATE TEMP TABLE merged AS
 SELECT series, bucket, points, low, high, last.step AS step, last.ns AS ns, last.value AS value,
@@ -63,8 +65,7 @@ FROM (
     SELECT series, bucket, sum(points)::BIGINT AS points, min(low) AS low, max(high) AS high,
            max(struct_pack(step := step, ns := ns, value := value)) AS last
     FROM (
-        SELECT series, bucket, points, if(isnan(low), NULL, low) AS low, if(isnan(high), NULL, high) AS high,
-               step, ns, value FROM incoming
+        SELECT series, bucket, points, low, high, step, ns, {number} AS value FROM incoming
         UNION ALL
         SELECT * FROM {open} WHERE series IN (SELECT series FROM incoming)
     ) GROUP BY series, bucket
@@ -175,8 +176,9 @@ class Store:
         self.db.register("incoming", arrays)
         try:
             names = ", ".join(arrays)
+            values = ", ".join(_NUMBER if name == "value" else name for name in arrays)
             self.db.execute(
-                f"INSERT {'OR REPLACE ' if replace else ''}INTO {table}({names}) SELECT {names} FROM incoming"
+                f"INSERT {'OR REPLACE ' if replace else ''}INTO {table}({names}) SELECT {values} FROM incoming"
             )
         finally:
             self.db.unregister("incoming")
@@ -185,7 +187,7 @@ class Store:
         """Add partial buckets to the open ones: the highest of each series stays open, the others are closed."""
         self.db.register("incoming", partials)
         try:
-            self.db.execute(_MERGE.format(open=open_table))
+            self.db.execute(_MERGE.format(open=open_table, number=_NUMBER))
         finally:
             self.db.unregister("incoming")
         if closed_table:

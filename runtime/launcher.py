@@ -193,7 +193,7 @@ def _leave_parents() -> None:
     os.setsid()
     if os.fork() != 0:
         os._exit(0)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    processes.reset_signals()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)  # ignored, SIGCHLD makes the kernel reap the supervisors
     if os.path.exists(LOG) and os.path.getsize(LOG) > LOG_BYTES_MAX:

@@ -27,6 +27,13 @@ OOM_SCORE: Final = b"500"
 UMASK: Final = 0o022
 EXEC_FAILED: Final = 127
 
+_EVERY_SIGNAL: Final = signal.valid_signals()
+_NOT_DEFAULT: Final = (
+    *(signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ),  # ignored by us or by Python, and that survives execve
+    *(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT),  # ours until execve: one that comes before must not be lost
+)
+"""The others are as the launcher made them when it began: default."""
+
 _HINTS: Final = {
     errno.ENOENT: "is it in the source or in the environment's packages, and does its first line (#!) name a program "
     "that the node has?",
@@ -40,6 +47,13 @@ def _prctl(option: int, argument: int | bytes) -> None:
     if _LIBC.prctl(option, argument, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def reset_signals() -> None:
+    """Every signal to its default, none blocked: whoever started us may have had other wishes."""
+    for number in _EVERY_SIGNAL - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def become_guardian(name: str) -> None:
@@ -76,7 +90,7 @@ def start(spec: Spec, *, stdout: int, stderr: int) -> Started:
     verdict, report = os.pipe()
     parent = os.getpid()
     # A signal that reached the child before its handlers are reset would be taken for one of the parent's.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
     try:
         pid = os.fork()
         if pid == 0:
@@ -104,7 +118,7 @@ def _become(spec: Spec, parent: int, stdout: int, stderr: int, report: int) -> N
         if os.getppid() != parent:  # it died before the line above
             os._exit(EXEC_FAILED)
         signal.set_wakeup_fd(-1)
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        for number in _NOT_DEFAULT:
             signal.signal(number, signal.SIG_DFL)
         _prefer_for_oom()
         null = os.open(os.devnull, os.O_RDONLY)

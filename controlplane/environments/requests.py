@@ -7,6 +7,7 @@ this machine, choose another index, fetch an address. So each line must be one p
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from events.messages import EnvironmentRequest, Problem
@@ -22,7 +23,13 @@ _ROOT: Final = re.compile(
     r"[ ]*(?:\(?(?:[ ]*(?:===|==|~=|!=|<=|>=|<|>)[ ]*[A-Za-z0-9.*+!_-]+[ ]*,?)*[ ]*\)?)"
     r"[ ]*(?:;[A-Za-z0-9 ._'\"<>=!~()*,+-]*)?"
 )
-_PREFERENCE: Final = re.compile(rf"{_NAME}==[A-Za-z0-9.+!_-]+")
+_PREFERENCE: Final = re.compile(rf"{_NAME}==(?P<version>[A-Za-z0-9.+!_-]+)")
+_VERSION: Final = re.compile(
+    r"v?(?:\d+!)?\d+(?:\.\d+)*(?:[-_.]?(?:a|b|c|rc|alpha|beta|pre|preview)[-_.]?\d*)?"
+    r"(?:-\d+|[-_.]?(?:post|rev|r)[-_.]?\d*)?(?:[-_.]?dev[-_.]?\d*)?(?:\+[a-z0-9]+(?:[-_.][a-z0-9]+)*)?",
+    re.IGNORECASE,
+)
+"""PEP 440."""
 _PYTHON: Final = re.compile(r"3\.(\d{1,2})(?:\.\d{1,3})?")
 _PLATFORM: Final = re.compile(r"[a-z0-9_-]{1,60}")
 
@@ -40,6 +47,12 @@ def problems(request: EnvironmentRequest, path: str = "$.environment") -> tuple[
     preference = "name a package and its exact version, as in `numpy==2.1.0`"
     found += _lines(f"{path}.preferences", request.preferences, PREFERENCES_MAX, _PREFERENCE, preference)
     return tuple(found)
+
+
+def usable(preferences: Iterable[str]) -> list[str]:
+    """The preferences that uv can read. Of a version that it cannot (`2004d`) nothing is lost: nothing has it."""
+    matches = ((line, _PREFERENCE.fullmatch(line)) for line in preferences)
+    return [line for line, match in matches if match and _VERSION.fullmatch(match["version"])]
 
 
 def minor(python: str) -> str:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import msgspec
 import uv
 
-from controlplane.environments import explain
+from controlplane.environments import explain, requests
 from controlplane.environments.core import Target
 
 SOLVE_S_MAX: Final = 300.0
@@ -88,7 +88,7 @@ class Resolver:
             return Unsolvable(explain.reason(ran.stderr, python=target.python, platform=target.platform), said)
 
     async def _run(self, target: Target, folder: Path, log: list[str], *, builds: bool) -> _Ran:
-        (folder / "lock.txt").write_text("".join(f"{line}\n" for line in target.request.preferences))
+        (folder / "lock.txt").write_text("".join(f"{line}\n" for line in requests.usable(target.request.preferences)))
         arguments = ["pip", "compile", "roots.in", "-o", "lock.txt", "--python-version", target.python]
         arguments += ["--python-platform", target.platform, "--generate-hashes", "--no-header", "--no-annotate"]
         arguments += ["--quiet", "--cache-dir", str(self._cache)]

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from headrace.capture.errors import CaptureError
+from headrace.capture.requirement import is_version
 
 PROBE_S_MAX: Final = 60.0
 """A first run over thousands of packages on a cold network drive."""
@@ -43,8 +44,10 @@ class Distribution:
 
     @property
     def pin(self) -> str:
-        """`name==version`, without a local suffix such as `+cpu`, which no index has."""
-        return f"{self.name}=={self.version.partition('+')[0]}"
+        """`name==version`, without a local suffix such as `+cpu`, which no index has. A version that no resolver can
+        read is left out."""
+        version = self.version.partition("+")[0]
+        return f"{self.name}=={version}" if is_version(version) else self.name
 
 
 @dataclass(frozen=True)

@@ -166,4 +166,4 @@ def _installed(theirs: Interpreter, first: Sequence[str]) -> list[str]:
         for name, each in theirs.distributions.items()
         if name not in named and name not in {"headrace", "headrace-server"} and not (each.local or each.elsewhere)
     ]
-    return [*first, *pins]
+    return [*first, *(pin for pin in pins if "==" in pin)]

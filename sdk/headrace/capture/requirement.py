@@ -9,6 +9,12 @@ _REQUIREMENT: Final = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?P<extras>\[[A-Za-z0-9._,\s-]*\])?\s*"
     r"(?P<versions>\(?[^;@()]*\)?)\s*(?P<marker>;.*)?"
 )
+_VERSION: Final = re.compile(
+    r"v?(?:\d+!)?\d+(?:\.\d+)*(?:[-_.]?(?:a|b|c|rc|alpha|beta|pre|preview)[-_.]?\d*)?"
+    r"(?:-\d+|[-_.]?(?:post|rev|r)[-_.]?\d*)?(?:[-_.]?dev[-_.]?\d*)?(?:\+[a-z0-9]+(?:[-_.][a-z0-9]+)*)?",
+    re.IGNORECASE,
+)
+"""PEP 440. Old packages, and conda's, have versions that it does not know (`2004d`); no resolver takes them."""
 
 
 class Requirement(NamedTuple):
@@ -35,3 +41,8 @@ def parse(text: str) -> Requirement | None:
         re.sub(r"\s", "", match["versions"].strip("() ")),
         (match["marker"] or "").lstrip("; ").strip(),
     )
+
+
+def is_version(text: str) -> bool:
+    """Whether a resolver can read this version."""
+    return _VERSION.fullmatch(text) is not None

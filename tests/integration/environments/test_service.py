@@ -81,7 +81,9 @@ def world(bus: Bus, tmp_path: Path) -> World:
 async def test_a_wanted_environment_becomes_ready_with_a_hashed_lock_that_names_no_index(world: World) -> None:
     async with world.service():
         await world.node()
-        digest = await world.want("click==8.1.7", "six", preferences=("six==1.16.0", "gone-from-everywhere==1.0"))
+        digest = await world.want(
+            "click==8.1.7", "six", preferences=("six==1.16.0", "gone-from-everywhere==1.0", "pytz==2004d")
+        )
         ready = await world.end(digest)
         assert isinstance(ready, m.EnvironmentReady)
         assert (ready.python, ready.platform, ready.packages) == ("3.11", "x86_64-manylinux_2_28", 2)

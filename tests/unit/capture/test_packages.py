@@ -238,6 +238,15 @@ def test_a_new_package_is_seen_although_the_answer_of_last_time_is_kept(laptop: 
     assert laptop.roots() == ("later==1.0",)
 
 
+def test_a_version_that_no_resolver_can_read_pins_nothing(laptop: Laptop) -> None:
+    laptop.install("odd", "2004d", "odd.py")
+    laptop.write(train="import odd\n")
+    captured = laptop.capture()
+    assert captured.packages == ("odd",)
+    assert captured.request is not None
+    assert not any("odd" in preference for preference in captured.request["preferences"])
+
+
 # -- entrypoints -------------------------------------------------------------------------------------------------------
 
 

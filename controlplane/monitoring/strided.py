@@ -1,8 +1,9 @@
 """OTLP as our own shippers write it, read without looking at each point.
 
-Equivalent to `otlp.columns(otlp.parse(body))` for what that takes. It differs in how: a point of `runtime/otlp.py` is always the same 41
-bytes but for three numbers, so a metric is a table of bytes, and its columns are views into it. Whatever does not look
-exactly so, in a single byte, is not ours: None is given, and the way through OpenTelemetry's classes is taken.
+Equivalent to `otlp.columns(otlp.parse(body))` for what that takes. It differs in how: a point of `runtime/otlp.py` is
+always the same 41 bytes but for three numbers, so a metric is a table of bytes, and its columns are views into it.
+Whatever does not look exactly so, in a single byte, is not ours: None is given, and the way through OpenTelemetry's
+classes is taken.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ async def eventually(check: Any, *, within_s: float = 20.0) -> Any:
     result: Any = None
     try:
         async with asyncio.timeout(within_s):
-            while not (result := await check()):
+            while not (result := await check()):  # noqa: ASYNC110  what it waits for is in another process
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(f"not within {within_s} s; last: {result!r}") from None

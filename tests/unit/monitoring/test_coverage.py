@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +25,7 @@ def test_ranges_hold_what_a_set_of_numbers_would(pieces: list[tuple[int, int]]) 
         known |= wanted
         assert {number for low, high in ranges for number in range(low, high)} == known
         assert all(low < high for low, high in ranges)
-        assert all(before[1] < after[0] for before, after in zip(ranges, ranges[1:], strict=False))
+        assert all(before[1] < after[0] for before, after in pairwise(ranges))
         missing = {number for low, high in coverage.holes(ranges) for number in range(low, high)}
         assert missing == set(range(coverage.end(ranges))) - known
 

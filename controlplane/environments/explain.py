@@ -58,6 +58,8 @@ def reason(stderr: str, *, python: str, platform: str) -> str:
 
 
 def _head(said: str, *, python: str, platform: str) -> tuple[str, str]:
+    if "--python-platform" in said:
+        return f"`{platform}` is no platform that the resolver knows", ""
     if match := _UNKNOWN.search(said):
         return f"no package `{match['name']}` on the index", "Check its name; a private index is set by the operator"
     if match := _PYTHON.search(said):

@@ -58,6 +58,11 @@ def test_a_page_that_is_not_there_is_not_passing() -> None:
     )
 
 
+def test_a_platform_that_uv_does_not_know_is_named() -> None:
+    said = "error: invalid value 'x' for '--python-platform <PYTHON_PLATFORM>'\n  [possible values: windows, linux]\n"
+    assert explain.reason(said, python="3.11", platform="x").startswith("`x` is no platform that the resolver knows: ")
+
+
 def test_a_long_derivation_is_cut_but_the_hint_stays() -> None:
     reason = explain.reason(NO_SOLUTION + "Because x and y. " * 500, python="3.11", platform="linux")
     assert len(reason) <= explain.REASON_CHARACTERS_MAX

@@ -39,12 +39,15 @@ def configuration(nats: NatsServer, state: Path) -> Configuration:
     )
 
 
+def tools(bus: Bus, config: Configuration) -> Tools:
+    ledger = Ledger(bus, source="headrace/monitoring/test")
+    return Tools(config, bus, ledger, Blobs.at(config.blobs), Clock(), "test", lambda: None)
+
+
 @asynccontextmanager
 async def monitoring(bus: Bus, config: Configuration) -> AsyncIterator[dict[str, Any]]:
     """The service in this process; gives its status once it answers."""
-    ledger = Ledger(bus, source="headrace/monitoring/test")
-    tools = Tools(config, bus, ledger, Blobs.at(config.blobs), Clock(), "test", lambda: None)
-    task = asyncio.create_task(serve(tools))
+    task = asyncio.create_task(serve(tools(bus, config)))
     try:
         yield await answering(bus, task)
     finally:

@@ -19,7 +19,7 @@ from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import Broken, Round, Settings
 from controlplane.scheduling.leader import Deposed, Standstill, Term
 from events import messages as m
-from events import subjects
+from events import streams, subjects
 from events.bus import Asked, AskRefused, Conflict, Refused, Subscription, Unknown
 from events.ledger import CaughtUp, UnknownFact
 
@@ -59,6 +59,7 @@ def build(config: Configuration) -> Core:
 async def serve(tools: Tools) -> None:
     """Run until cancelled."""
     status = _Status()
+    await tools.bus.ensure(streams.LEDGER, replicas=tools.config.replicas)
     subscription = await tools.bus.answer(
         subjects.ask("scheduling", "status"), status.answer, group="scheduling-status"
     )

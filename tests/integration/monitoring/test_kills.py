@@ -125,7 +125,7 @@ async def everything(bus: Bus) -> list[object]:
     found: list[object] = []
     for job in ("j-done", "j-runs"):
         for buckets in (10, 500):
-            found.append(await ask(bus, "series", m.AskSeries(team=TEAM, job=job, buckets=buckets), m.SeriesAnswer))
+            found += [await ask(bus, "series", m.AskSeries(team=TEAM, job=job, buckets=buckets), m.SeriesAnswer)]
         found.append(await ask(bus, "log", m.AskLog(team=TEAM, job=job), m.LogAnswer))
     found.append(await ask(bus, "latest", m.AskLatest(team=TEAM, jobs=("j-done", "j-runs")), m.LatestAnswer))
     return found

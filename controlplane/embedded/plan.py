@@ -124,7 +124,7 @@ def children(plan: Plan) -> list[Child]:
     environment = ray_environment(plan)
     return [
         nats_child(plan),
-        Child(name="ray", command=ray_command(plan), environment=environment, ready_port=plan.ports.ray, stop_s=20.0),
+        Child(name="ray", command=ray_command(plan), environment=environment, ready_port=plan.ports.ray, stop_s=2.0),
         *services,
         Child(name="capacity", command=(*base, "capacity", *options), environment=environment, after="ray"),
     ]

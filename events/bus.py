@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from events import jetstream, tail
 from events.connection import Connection, Message, Subscription
-from events.consumer import BatchHandler, Consumer, Handler
+from events.consumer import DRAIN_S, BatchHandler, Consumer, Handler
 from events.messages import Refusal
 from events.streams import Stream
 from events.wire import (
@@ -58,6 +58,10 @@ PIPELINE_MAX: Final = 512
 """Publishes in flight at once: enough to keep a server busy, few enough to be answered well before their deadline."""
 ANSWERING_MAX: Final = 256
 """Questions of one subscription being answered at once; more wait."""
+WAITING_MAX: Final = 2000
+"""Questions that wait, on one bus, before more are refused; they would not be answered in time anyway."""
+HEARD_MAX: Final = 10_000
+"""Messages that one listener has not handled yet; what comes then is dropped, which a listener must bear anyway."""
 _REFUSAL: Final = msgspec.json.Decoder(Refusal)
 _REFUSAL_HEADER: Final = "hr-refusal"
 
@@ -72,6 +76,7 @@ class Bus:
         self._slots = asyncio.Semaphore(PIPELINE_MAX)
         self._consumers: list[Consumer] = []
         self._answers: list[Subscription] = []
+        self._answering: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def connect(cls, url: str, *, user: str = "", password: str = "", name: str) -> Bus:
@@ -92,6 +97,8 @@ class Bus:
             await subscription.close()
         for consumer in self._consumers:
             await consumer.drain()
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=DRAIN_S)
         await self._connection.close()
 
     # -- streams -------------------------------------------------------------------------------------------------------
@@ -249,7 +256,7 @@ class Bus:
         self._consumers.append(consumer)
         return consumer
 
-    def tail(self, stream: str, *, subjects: Sequence[str], after: int) -> AsyncIterator[Delivery | CaughtUp]:
+    def tail(self, stream: str, *, subjects: Sequence[str], after: int) -> AsyncGenerator[Delivery | CaughtUp, None]:
         """Every message after a sequence, in order, once, for ever; and one CaughtUp. See `events/tail.py`."""
         return tail.tail(self._connection, stream, subjects, after)
 
@@ -280,7 +287,13 @@ class Bus:
 
     async def listen(self, subject: str, handler: Handler) -> Subscription:
         """Hear what is published from now on, at most once, one after another; also what is on its way to a stream."""
-        queue: asyncio.Queue[Message] = asyncio.Queue()
+        queue: asyncio.Queue[Message] = asyncio.Queue(HEARD_MAX)
+
+        def arrived(message: Message) -> None:
+            if queue.full():
+                LOG.warning("a listener of %s is too slow: %s was dropped", subject, message.subject)
+            else:
+                queue.put_nowait(message)
 
         async def work() -> None:
             while True:
@@ -290,7 +303,7 @@ class Bus:
                 except Exception:  # the next message has nothing to do with it
                     LOG.exception("handler of %s failed", subject)
 
-        subscription = await self._connection.subscribe(subject, queue.put_nowait)
+        subscription = await self._connection.subscribe(subject, arrived)
         worker = self._connection.tasks.spawn(work())
         subscription.on_close.append(worker.cancel)
         return subscription
@@ -321,21 +334,33 @@ class Bus:
         async def reply(message: Message) -> None:
             async with slots:
                 body, headers = await self._answered(handler, message)
+            await self._reply(message, body, headers)
+
+        def arrived(message: Message) -> None:
+            if not message.reply:
+                return
+            if len(self._answering) < WAITING_MAX:
+                work = reply(message)
+            else:
+                busy = Refusal(status=503, message="too many questions", hint="ask again in a moment")
+                work = self._reply(message, msgspec.json.encode(busy), {_REFUSAL_HEADER: "1"})
+            task = self._connection.tasks.spawn(work)
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+        subscription = await self._connection.subscribe(subject, arrived, group=group)
+        self._answers.append(subscription)
+        return subscription
+
+    async def _reply(self, message: Message, body: bytes, headers: dict[str, str]) -> None:
+        try:
             try:
                 await self._connection.publish(message.reply, body, headers)
             except Refused as error:
                 refusal = Refusal(status=500, message=f"the answer cannot be sent: {error}")
                 await self._connection.publish(message.reply, msgspec.json.encode(refusal), {_REFUSAL_HEADER: "1"})
-            except Unknown as error:
-                LOG.info("an answer on %s was lost: %s", subject, error)
-
-        def arrived(message: Message) -> None:
-            if message.reply:
-                self._connection.tasks.spawn(reply(message))
-
-        subscription = await self._connection.subscribe(subject, arrived, group=group)
-        self._answers.append(subscription)
-        return subscription
+        except BusError as error:
+            LOG.info("an answer on %s was lost: %s", message.subject, error)
 
     async def _answered(self, handler: Answerer, message: Message) -> tuple[bytes, dict[str, str]]:
         try:

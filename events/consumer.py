@@ -37,7 +37,8 @@ HANDLING_S_MAX: Final = 3600.0
 ACK_PENDING_FACTOR: Final = 8
 """How many instances may share a durable before the server holds messages back."""
 
-_DROPPED_HEADERS: Final = ("nats-", "status", "description")
+REASON_MAX: Final = 1000
+"""Characters of the reason in a dead letter."""
 
 
 class _Held:
@@ -260,23 +261,22 @@ class Consumer:
     async def _bury(self, held: _Held, reason: str, failures: int) -> None:
         """To the dead letters; only when it is safe there is it taken from its stream."""
         delivery = held.delivery
-        headers = {
-            name: value for name, value in delivery.headers.items() if not name.lower().startswith(_DROPPED_HEADERS)
-        }
-        headers |= {
-            "hr-reason": reason.replace("\r", " ").replace("\n", " ")[:1000],
+        why = {
+            "hr-reason": reason.replace("\r", " ").replace("\n", " ")[:REASON_MAX],
             "hr-stream": self._stream,
             "hr-sequence": str(delivery.sequence),
             "hr-tries": str(failures),
         }
-        letter = Outgoing(subjects.dead(delivery.subject), delivery.body, headers)
+        headers = {name: value for name, value in delivery.headers.items() if not name.lower().startswith("nats-")}
+        letter = Outgoing(subjects.dead(delivery.subject), delivery.body, headers | why)
+        bare = Outgoing(letter.subject, b"", why | {"hr-bytes": str(len(delivery.body))})
         try:
             try:
                 await self._publish(letter)
             except Refused as error:
-                if error.code != TOO_LARGE:
+                if error.temporary:
                     raise
-                await self._publish(letter._replace(body=b"", headers=headers | {"hr-bytes": str(len(delivery.body))}))
+                await self._publish(bare)  # too large with the reason, or headers that nobody should have sent
         except BusError as error:
             LOG.warning("no dead letter for %s: %s", delivery.subject, error)
             self._failures[delivery.sequence] = failures - 1

@@ -84,15 +84,22 @@ def stored_at(message: Message, subject: str) -> _Ack:
 
 
 async def api(connection: Connection, subject: str, request: Any = None, *, timeout_s: float = API_S) -> dict[str, Any]:
-    """One call of the API. Raises Refused with JetStream's code, Unknown."""
-    body = b"" if request is None else msgspec.json.encode(request)
-    for pause_s in (*RETRY_PAUSES_S, None):
-        message = await connection.request(f"$JS.API.{subject}", body, timeout_s=timeout_s)
-        if _status(message) != "503":
-            break
-        if pause_s is None:
-            raise Refused(NOT_THERE, f"JetStream does not answer {subject}")
+    """One call of the API, again while JetStream is not ready. Raises Refused with JetStream's code, Unknown."""
+    for pause_s in RETRY_PAUSES_S:
+        try:
+            return await _api_once(connection, subject, request, timeout_s)
+        except Refused as error:
+            if not error.temporary:
+                raise
         await asyncio.sleep(pause_s)
+    return await _api_once(connection, subject, request, timeout_s)
+
+
+async def _api_once(connection: Connection, subject: str, request: Any, timeout_s: float) -> dict[str, Any]:
+    body = b"" if request is None else msgspec.json.encode(request)
+    message = await connection.request(f"$JS.API.{subject}", body, timeout_s=timeout_s)
+    if _status(message) == "503":
+        raise Refused(NOT_THERE, f"JetStream does not answer {subject}")
     answer: dict[str, Any] = msgspec.json.decode(message.data)
     error = answer.get("error")
     if error is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -126,10 +127,11 @@ class Ledger:
         """All facts on a literal subject, in order. Raises UnknownFact, Refused, Unknown."""
         return [entry(delivery) for delivery in await self._bus.history(LEDGER.name, subject)]
 
-    async def tail(self, *, after: int, subjects: Sequence[str] = s.LEDGER) -> AsyncIterator[Entry | CaughtUp]:
+    async def tail(self, *, after: int, subjects: Sequence[str] = s.LEDGER) -> AsyncGenerator[Entry | CaughtUp, None]:
         """Every fact after a sequence, in order, for ever; one CaughtUp. Raises UnknownFact, and is over."""
-        async for item in self._bus.tail(LEDGER.name, subjects=subjects, after=after):
-            yield item if isinstance(item, CaughtUp) else entry(item)
+        async with aclosing(self._bus.tail(LEDGER.name, subjects=subjects, after=after)) as items:
+            async for item in items:
+                yield item if isinstance(item, CaughtUp) else entry(item)
 
     async def last_sequence(self) -> int:
         return await self._bus.last_sequence(LEDGER.name)

@@ -1,8 +1,9 @@
-"""A continuous pull from a JetStream consumer: messages keep coming, never more than the window allows.
+"""A continuous pull from a JetStream consumer: messages keep coming, as many as the window allows.
 
 Equivalent to fetching a batch again and again, but it asks for the next one when half of the window is free, so the
 server always has a request to serve. Pull requests vanish without a word when a server restarts or a leader moves:
-each asks for heartbeats, and silence means that it is lost.
+each asks for heartbeats, and silence means that it is lost. If it was not lost after all, there may for once be two
+windows of messages here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ SILENCE_S: Final = 2.5 * HEARTBEAT_S
 """Without a message or a heartbeat for this long, a pull request is taken for lost."""
 BYTES_MAX: Final = 32 * 1024**2
 """Of one pull request: what a burst of large messages may take of our memory."""
+
+REFUSED_S: Final = 0.5
 
 _STATUS: Final = "Status"
 _DESCRIPTION: Final = "Description"
@@ -108,7 +111,10 @@ class Pull:
         self._wanted = max(0, self._wanted - int(headers.get(_PENDING, "0")))
         if _PENDING not in headers:  # an end that does not say what it leaves: ask anew for all
             self._wanted = 0
-        self._refill()
+        if status == "408" or "Size" in description or "Batch" in description:
+            self._refill()
+        else:  # refused, such as when too many wait already: asking at once would be refused at once
+            asyncio.get_running_loop().call_later(REFUSED_S, self._refill)
 
     def _refill(self) -> None:
         if self._lost or self._asking or self._wanted + self._held > self._window // 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 from events import jetstream
@@ -31,7 +31,7 @@ class _Broken(Exception):
 
 async def tail(
     connection: Connection, stream: str, filters: Sequence[str], after: int
-) -> AsyncIterator[Delivery | CaughtUp]:
+) -> AsyncGenerator[Delivery | CaughtUp, None]:
     """See the top of this file. Gives one CaughtUp, when what the stream held at the start was given."""
     caught_up = False
     while True:

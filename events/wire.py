@@ -23,8 +23,9 @@ FORBIDDEN: Final = 403
 NOT_THERE: Final = 503
 """Nobody listens: no stream takes this subject, or it has no leader just now."""
 
-_TEMPORARY: Final = frozenset({NOT_THERE, 10008, 10009, 10023, 10118, 10210, 10211})
-"""Not there; JetStream unavailable; cluster without a leader; no resources; too many batches at once."""
+_TEMPORARY: Final = frozenset({NOT_THERE, 10008, 10009, 10023, 10118, 10176, 10210, 10211})
+"""Not there; JetStream unavailable; cluster without a leader; no resources; a batch cut short (its leader changed) or
+too many of them at once. Of all of these nothing was written."""
 
 
 class BusError(Exception):

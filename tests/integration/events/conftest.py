@@ -49,7 +49,8 @@ async def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     replicas = 3 if request.param == "three" else 1
     bus = await Bus.connect(servers.url, user=servers.user, password=servers.password, name="test")
     await fresh_streams(bus, replicas)
-    monkeypatch.setattr("events.consumer.DRAIN_S", 2.0)  # a test that failed may leave a handler that never ends
+    monkeypatch.setattr("events.bus.DRAIN_S", 1.0)
+    monkeypatch.setattr("events.consumer.DRAIN_S", 1.0)  # a test that failed may leave a handler that never ends
     yield Stage(servers, replicas, bus)
     await bus.drain()
 

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 
+import pytest
+
 from events import jetstream, subjects
 from events.bus import Bus, Consumer, Delivery, Outgoing, Poison, Refused, Retry, Unknown
 from events.wire import TOO_LARGE
@@ -176,6 +178,44 @@ async def test_poison_is_a_dead_letter_at_once(bus: Bus) -> None:
     letter = await bus.last("DEAD", subjects.dead(SUBMIT))
     assert letter is not None
     assert letter.headers["hr-reason"] == "not JSON"
+
+
+@pytest.mark.parametrize(
+    "strange", [Outgoing(SUBMIT, bytes(510_000), {}), Outgoing(SUBMIT, b"x", {"x": "y" * 8000, "ce-id": "ü\t\"'\\"})]
+)
+async def test_a_strange_message_still_becomes_a_dead_letter(bus: Bus, strange: Outgoing) -> None:
+    async def handler(_: Delivery) -> None:
+        raise Poison("x\r\nNats-Rollup: all\r\n" + "y" * 5000)
+
+    await consume(bus, handler)
+    await bus.publish(strange)
+    await until_empty(bus)
+    letter = await bus.last("DEAD", subjects.dead(SUBMIT))
+    assert letter is not None
+    assert letter.headers["hr-reason"].startswith("x  Nats-Rollup")
+    assert letter.headers["hr-sequence"] == "1"
+
+
+async def test_headers_that_nobody_should_have_sent_are_left_out_of_the_dead_letter(stage: Stage) -> None:
+    async def handler(_: Delivery) -> None:
+        raise Poison("no")
+
+    await consume(stage.bus, handler)
+    raw = stage.bus._connection._client  # what another client may write into a header's name
+    await raw._send_command(b"HPUB %s 22 24\r\nNATS/1.0\r\n(b d): 1\r\n\r\n{}\r\n" % SUBMIT.encode())
+    await raw.flush()
+    await until_dead(stage.bus)
+    await until_empty(stage.bus)
+    letter = await stage.bus.last("DEAD", subjects.dead(SUBMIT))
+    assert letter is not None
+    assert letter.headers["hr-bytes"] == "2"
+
+
+async def until_dead(bus: Bus) -> None:
+    async def is_dead() -> bool:
+        return await left_in(bus, "DEAD") > 0
+
+    await eventually(is_dead)
 
 
 async def test_trouble_of_the_bus_is_not_the_fault_of_the_message(bus: Bus) -> None:

@@ -121,7 +121,10 @@ async def test_the_largest_batch_is_stored_and_a_larger_one_refused(bus: Bus) ->
     assert await bus.last_sequence("LEDGER") == jetstream.BATCH_MAX
 
 
-async def test_a_batch_over_two_streams_is_refused_and_leaves_nothing(bus: Bus) -> None:
+async def test_a_batch_over_two_streams_is_refused_and_leaves_nothing(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream, "RETRY_PAUSES_S", (0.01,))
     with pytest.raises(Refused):
         await bus.publish_batch([a_message(), a_message(subjects.metrics("n1", "t", "j")), a_message()])
     assert await bus.last_sequence("LEDGER") == 0

@@ -1,7 +1,7 @@
 """The runner inside a Ray actor: `start` is called by the actor's constructor, `ping` by whoever wants to know.
 
-The actor itself is named `runner-<node>`, detached and restarted for ever, and belongs to `controlplane.capacity`. When
-its process dies Ray starts another one within seconds; attempts, which are no part of Ray's process tree, do not notice.
+The actor itself is named `runner-<node>`, detached and restarted for ever, and belongs to `controlplane.capacity`.
+When its process dies Ray starts another one within seconds; attempts, no part of Ray's process tree, do not notice.
 Ray's memory monitor should be off on our nodes (`RAY_memory_monitor_refresh_ms=0`): it ends restartable actors first.
 """
 

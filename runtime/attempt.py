@@ -30,6 +30,8 @@ LOG: Final = logging.getLogger("headrace.runner")
 
 LAUNCH: Final = "launch.json"
 RECORDED: Final = "recorded"
+SHIP_AGAIN_S: Final = (1.0, 10.0, 60.0, 600.0)
+"""Pauses after a shipping that failed by a fault of ours; then it is given up."""
 SWEEP_S: Final = 10.0
 """After a sweep of this length that left something alive it is said in the log, and the sweep goes on."""
 
@@ -142,7 +144,7 @@ class Attempt:
         """Live to the end. Cancelled, it leaves the supervisor alone: `found` goes on from there."""
         async with asyncio.TaskGroup() as group:
             if self._supervised is not None:
-                group.create_task(self._tools.shipping.ship(self.launch, self.folder, self._over))
+                group.create_task(self._ship())
                 record = await self._follow(self._supervised)
             else:
                 record = await self._begin(group)
@@ -169,7 +171,7 @@ class Attempt:
         self._supervised = supervised
         if self._stop is not None:  # while the launcher was asked
             supervised.stop(*self._stop)
-        group.create_task(self._tools.shipping.ship(self.launch, self.folder, self._over))
+        group.create_task(self._ship())
         return await self._follow(supervised)
 
     async def _lay_out(self) -> Spec:
@@ -177,8 +179,24 @@ class Attempt:
         try:
             await asyncio.to_thread(self._make_folder)
             return await self._tools.layer.lay_out(self.launch, self.folder)
+        except LayOutFailed:
+            raise
         except OSError as error:
             raise LayOutFailed("start_failed", f"the node cannot lay it out: {error}") from error
+        except Exception as error:  # a fault of ours with one attempt must not end the others' runner
+            LOG.exception("attempt %s could not be laid out", self.folder.name)
+            raise LayOutFailed("start_failed", f"a fault of the node's runner: {error!r}") from error
+
+    async def _ship(self) -> None:
+        """Ship to the end. A fault of ours costs a pause, in the worst case this attempt's rest, never the runner."""
+        for pause_s in SHIP_AGAIN_S:
+            try:
+                return await self._tools.shipping.ship(self.launch, self.folder, self._over)
+            except Exception:  # as above
+                LOG.exception("shipping of attempt %s failed", self.folder.name)
+            await asyncio.sleep(pause_s)
+        LOG.error("attempt %s: what was not shipped yet is given up", self.folder.name)
+        return None
 
     def _make_folder(self) -> None:
         self.folder.mkdir(mode=0o700)

@@ -13,7 +13,7 @@ from events.messages import AttemptRef
 
 
 class NodeFolder(NamedTuple):
-    """Where everything of a node is. The layout is in `docs/concepts/node.md`."""
+    """Where everything of a node is: `docs/concepts/node.md`."""
 
     path: Path
 
@@ -49,18 +49,20 @@ class NodeFolder(NamedTuple):
         self._provide_sdk()
 
     def _provide_sdk(self) -> None:
-        """A copy of `headrace` as it is installed beside us (found, never imported): a job may not reach ours."""
+        """A copy of `headrace` as it is installed beside us (found, never imported): a job may not reach ours.
+
+        A new copy each time, and a link that is replaced: a job that imports in this moment finds one of the two.
+        """
         found = importlib.util.find_spec("headrace")
         if found is None or not found.submodule_search_locations:
             return
-        fresh = Path(tempfile.mkdtemp(dir=self.path, prefix="sdk."))
-        shutil.copytree(
-            found.submodule_search_locations[0],
-            fresh / "headrace",
-            ignore=shutil.ignore_patterns("__pycache__", "cli", "capture"),
-        )
-        target = self.pythonpath / "headrace"
-        if target.exists():
-            target.rename(fresh / "before")
-        (fresh / "headrace").rename(target)
-        shutil.rmtree(fresh)
+        copies = self.path / "sdk"
+        copies.mkdir(exist_ok=True)
+        before = list(copies.iterdir())
+        fresh = Path(tempfile.mkdtemp(dir=copies)) / "headrace"
+        shutil.copytree(found.submodule_search_locations[0], fresh, ignore=shutil.ignore_patterns("__pycache__"))
+        link = fresh.parent / "link"
+        link.symlink_to(fresh)
+        link.rename(self.pythonpath / "headrace")
+        for copy in before:
+            shutil.rmtree(copy, ignore_errors=True)

@@ -39,6 +39,7 @@ class PlainLayer:
         self.settings = settings
         self.folder = NodeFolder(Path(settings.folder))
         self.broken = ""
+        self.bug = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.begun: list[AttemptRef] = []
@@ -46,6 +47,8 @@ class PlainLayer:
     async def lay_out(self, launch: Launch, folder: Path) -> Spec:
         self.begun.append(launch.ref)
         await self.gate.wait()
+        if self.bug:
+            raise ZeroDivisionError
         if self.broken:
             raise LayOutFailed("environment_failed", self.broken)
         around = Surroundings(
@@ -198,6 +201,19 @@ async def test_what_cannot_be_laid_out_says_why(world: World) -> None:
     await world.leader.want(launch)
     end = await world.leader.end_of(launch.ref)
     assert (end.cause, end.message, end.started_at) == ("environment_failed", world.layer.broken, None)
+
+
+async def test_a_fault_of_ours_with_one_attempt_does_not_touch_the_others(world: World) -> None:
+    other = a_launch("j-x", WAITS)
+    await world.leader.want(other)
+    await world.leader.until_running(other.ref)
+    world.layer.bug = True
+    launch = a_launch("j-y", "pass")
+    await world.leader.want(launch)
+    end = await world.leader.end_of(launch.ref)
+    assert (end.cause, end.started_at) == ("start_failed", None)
+    assert "ZeroDivisionError" in end.message
+    assert world.leader.exchanges[0].runner == world.leader.exchanges[-1].runner
 
 
 async def test_a_new_runner_finds_the_attempt_undisturbed(world: World) -> None:

@@ -1,0 +1,107 @@
+"""The runner as a Ray actor, on a real Ray: it holds the GPUs, and neither its death nor Ray's touches an attempt."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from events.bus import Bus
+from runtime.node_folder import NodeFolder
+from runtime.settings import RunnerSettings
+from runtime.supervised import LauncherClient, Supervised
+from tests.support.attempts import gone, line_in, lives
+from tests.support.leader import Leader, a_launch
+from tests.support.nats import NatsServer
+from tests.support.ray_head import RayHead
+
+WAITS = "import os, signal; print(os.getpid(), file=open('pid', 'w'), flush=True); signal.pause()"
+
+START = """
+import json, sys, ray
+from controlplane.capacity.fleet import Fleet
+fleet = Fleet(sys.argv[1])
+fleet.start_runner("n1", json.loads(sys.argv[2]))
+print(ray.get(ray.get_actor("runner-n1", namespace="headrace").ping.remote(), timeout=60))
+"""
+
+FOREIGN_TASK = """
+import asyncio, sys, ray
+from runtime import gpus
+ray.init(address=sys.argv[1], namespace="headrace", log_to_driver=False)
+@ray.remote(num_gpus=1)
+def take(): return 1
+ready, _ = ray.wait([take.remote()], timeout=3)
+print(len(ready), *asyncio.run(gpus.indices("n1", 2)))
+"""
+
+
+def holder_of(path: Path) -> int:
+    """The process that has a file open."""
+    wanted = str(path)
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                links = [os.readlink(f"/proc/{name}/fd/{number}") for number in os.listdir(f"/proc/{name}/fd")]
+            except OSError:
+                continue
+            if wanted in links:
+                return int(name)
+    raise AssertionError(f"nobody holds {path}")
+
+
+@pytest.fixture
+async def head() -> AsyncIterator[RayHead]:
+    head = RayHead("n1", gpus=2)
+    await head.start()
+    yield head
+    await head.kill()
+
+
+async def test_the_runner_in_ray_holds_the_gpus_and_attempts_outlive_it_and_ray(
+    bus: Bus, nats: NatsServer, head: RayHead, tmp_path: Path
+) -> None:
+    """One story, because a Ray head takes seconds: start, hold, kill the actor, kill Ray."""
+    leader = Leader(bus)
+    await leader.listen()
+    folder = NodeFolder(tmp_path / "n1")
+    settings = RunnerSettings(
+        node="n1",
+        folder=str(folder.path),
+        nats_url=nats.url,
+        nats_user=nats.user,
+        nats_password=nats.password,
+        blobs_url=f"file://{tmp_path}/blobs",
+        gpus=2,
+        pythons=("3.11.7",),
+    )
+    plain = {**msgspec.to_builtins(settings), "from_a_newer_release": 1}
+    assert (await head.drive(START, json.dumps(plain))).strip() == "n1"
+
+    launch = a_launch("j-a", WAITS, gpus=(1,))
+    await leader.want(launch)
+    await leader.until_running(launch.ref)
+    pid = int(await line_in(folder.job(launch.ref) / "pid"))
+
+    assert (await head.drive(FOREIGN_TASK)).split() == ["0", "0", "1"], "a foreign task got a GPU of ours"
+
+    life = leader.exchanges[-1].runner
+    os.kill(holder_of(folder.path / "runner.lock"), signal.SIGKILL)
+    await leader.until(lambda: leader.exchanges[-1].runner != life)
+    await leader.until_running(launch.ref)
+    assert lives(pid)
+
+    runner = holder_of(folder.path / "runner.lock")
+    await head.kill()
+    await gone(runner)
+    assert lives(pid)
+
+    attempt = Supervised(folder.attempt(launch.ref))
+    attempt.stop("stopped", "the test is over")
+    assert (await attempt.watch(lambda status: None)).cause == "stopped"
+    await LauncherClient(folder.path).retire()

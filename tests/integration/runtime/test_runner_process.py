@@ -1,0 +1,131 @@
+"""The runner as it is run: a process of its own, with the real laying out and shipping. It is killed the hard way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from events import subjects
+from events.bus import Bus
+from events.messages import Launch
+from events.streams import LOGS
+from runtime.node_folder import NodeFolder
+from runtime.settings import RunnerSettings
+from runtime.supervised import LauncherClient
+from tests.support.attempts import END_S_MAX, line_in, lives
+from tests.support.leader import Leader, a_launch
+from tests.support.nats import NatsServer
+
+ROOT = Path(__file__).parents[3]
+
+
+class Process:
+    """`python -m runtime.runner`."""
+
+    def __init__(self, folder: Path, nats: NatsServer) -> None:
+        self.node = NodeFolder(folder / "n1")
+        self.file = folder / "settings.json"
+        settings = RunnerSettings(
+            node="n1",
+            folder=str(self.node.path),
+            nats_url=nats.url,
+            nats_user=nats.user,
+            nats_password=nats.password,
+            blobs_url=f"file://{folder}/blobs",
+            gpus=1,
+            pythons=("3.11.7",),
+        )
+        self.file.write_bytes(msgspec.json.encode(settings))
+
+    async def start(self) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "runtime.runner", "--settings", str(self.file)), cwd=ROOT
+        )
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+
+    async def end(self) -> int:
+        self.process.terminate()
+        return await self.process.wait()
+
+
+@pytest.fixture
+async def leader(bus: Bus) -> Leader:
+    leader = Leader(bus)
+    await leader.listen()
+    return leader
+
+
+@pytest.fixture
+async def runner(leader: Leader, tmp_path: Path, nats: NatsServer) -> AsyncIterator[Process]:
+    runner = Process(tmp_path, nats)
+    await runner.start()
+    yield runner
+    assert await runner.end() == 0
+    await LauncherClient(runner.node.path).retire()
+
+
+async def shipped(bus: Bus, launch: Launch, stream: str) -> bytes:
+    """The whole of a stream, once its end has arrived."""
+    subject = subjects.logs("n1", launch.ref.team, launch.ref.job, launch.ref.attempt, stream)
+    found = b""
+    async with asyncio.timeout(END_S_MAX):
+        async for delivery in bus.tail(LOGS.name, subjects=(subject,), after=0):
+            headers = getattr(delivery, "headers", {})
+            found += getattr(delivery, "body", b"")
+            if "hr-end" in headers:
+                assert int(headers["hr-offset"]) == len(found)
+                return found
+    raise AssertionError("unreachable")
+
+
+async def test_a_job_runs_and_all_of_its_output_is_shipped(bus: Bus, leader: Leader, runner: Process) -> None:
+    launch = a_launch("j-a", "import sys; print('x' * 300_000); print('oh', file=sys.stderr)")
+    await leader.want(launch)
+    end = await leader.end_of(launch.ref)
+    assert (end.cause, end.exit_code) == ("exited", 0)
+    assert await shipped(bus, launch, "stdout") == b"x" * 300_000 + b"\n"
+    assert await shipped(bus, launch, "stderr") == b"oh\n"
+    await leader.until(lambda: not runner.node.attempt(launch.ref).exists())
+
+
+async def test_killed_and_started_again_it_finds_its_attempt_and_ships_every_byte_once(
+    bus: Bus, leader: Leader, runner: Process
+) -> None:
+    code = "import os\nprint('before', flush=True); print(os.getpid(), file=open('pid', 'w'), flush=True)\n"
+    code += "open('go').read(); print('after')"
+    launch = a_launch("j-b", code)
+    job_folder = runner.node.job(launch.ref)
+    job_folder.mkdir(parents=True)
+    os.mkfifo(job_folder / "go")
+    await leader.want(launch)
+    await leader.until_running(launch.ref)
+    pid = int(await line_in(job_folder / "pid"))
+    await runner.kill()
+    assert lives(pid)
+    leader.exchanges.clear()
+    await runner.start()
+    await leader.until_running(launch.ref)
+    await asyncio.to_thread((job_folder / "go").write_text, "go")
+    assert (await leader.end_of(launch.ref)).exit_code == 0
+    assert await shipped(bus, launch, "stdout") == b"before\nafter\n"
+
+
+async def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text('{"node": "n1", "folder": "/f", "nats_url": 7, "blobs_url": ""}')
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "runtime.runner", "--settings", str(file)), cwd=ROOT, stderr=asyncio.subprocess.PIPE
+    )
+    _, complaint = await process.communicate()
+    assert process.returncode == 1
+    assert "settings.json" in complaint.decode()
+    assert "$.nats_url" in complaint.decode()

@@ -22,6 +22,8 @@ PROGRAMS: Final = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 READY_S: Final = 30.0
 LIMIT_S: Final = 120.0
 CALLERS: Final = 4
+SLOTS: Final = 64
+"""CPUs that the node says it has: a `true` needs none for long."""
 
 _CONFIG: Final = """\
 ClusterName=bench
@@ -34,6 +36,7 @@ AuthInfo=socket={folder}/munge.socket
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
+SlurmdParameters=config_overrides
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -51,7 +54,7 @@ SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,defer_batch
 MaxArraySize=10001
 MaxJobCount=20000
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={slots} State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 """
 
@@ -82,9 +85,9 @@ def _rates(jobs: int, environ: dict[str, str]) -> dict[str, Any]:
     _sbatch(environ, f"--array=1-{jobs}")
     _drained(environ)
     array = time.monotonic() - began
-    version = subprocess.run([str(_path("sbatch")), "--version"], capture_output=True, text=True, check=True)
+    version = _output([str(_path("sbatch")), "--version"], environ)
     return {
-        "version": version.stdout.split()[-1],
+        "version": version.split()[-1],
         "jobs": jobs,
         "sbatch_per_s": round(jobs / submitted, 1),
         "jobs_per_s": round(jobs / ended, 1),
@@ -111,7 +114,7 @@ def a_cluster(folder: Path) -> Iterator[dict[str, str]]:
         (folder / name).mkdir()
     config = folder / "slurm.conf"
     ports = {"port": free_port(), "node_port": free_port()}
-    config.write_text(_CONFIG.format(host=host, folder=folder, cpus=os.cpu_count(), **ports))
+    config.write_text(_CONFIG.format(host=host, folder=folder, slots=SLOTS, **ports))
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)

@@ -14,6 +14,12 @@ from tests.support.nats import NatsServer
 TEAM = "vision"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite", action="store_true", help="write the recorded traces in tests/scenarios anew; review the diff"
+    )
+
+
 @pytest.fixture
 def nats(tmp_path: Path) -> Iterator[NatsServer]:
     """A NATS server of this test's own, empty. Starting one takes some 50 ms, so none is shared."""

@@ -115,7 +115,7 @@ def _resources(truth: Truth, queue: Queue, job: Job) -> list[m.Hindrance]:
     if fleet.best(shape) is not None:
         ahead = queue.position(job) - 1
         if ahead:
-            return [_yes("resources", "a node has room"), _no("order", f"{ahead} jobs of its queue come first")]
+            return [_yes("resources", "a node has room"), _no("order", _ahead(ahead))]
         return [_yes("resources", "a node has room"), _no("order", "its turn comes next, or another queue's before it")]
     is_open = [node for node in large if node.is_open]
     if not is_open:
@@ -131,6 +131,10 @@ def _resources(truth: Truth, queue: Queue, job: Job) -> list[m.Hindrance]:
         else (shape.milli_cpus / 1000, best.free_milli_cpus / 1000)
     )
     return [_no("resources", message, asked=float(asked), free=float(has_free), held_by=holders)]
+
+
+def _ahead(jobs: int) -> str:
+    return "one job of its queue comes first" if jobs == 1 else f"{jobs} jobs of its queue come first"
 
 
 def _asks(job: Job) -> str:

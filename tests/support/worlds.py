@@ -16,12 +16,14 @@ from events import subjects
 GIB = 1024**3
 TEAM = "vision"
 TIERS = {
-    "cpu": m.Resources(cpus=1, memory_bytes=GIB),
-    "gpu1": m.Resources(cpus=4, memory_bytes=8 * GIB, gpus=1),
-    "gpu2": m.Resources(cpus=8, memory_bytes=16 * GIB, gpus=2),
-    "gpu8": m.Resources(cpus=32, memory_bytes=64 * GIB, gpus=8),
-    "pair": m.Resources(cpus=32, memory_bytes=64 * GIB, gpus=8, nodes=2),
+    "cpu": m.Resources(cpus=1.0, memory_bytes=GIB),
+    "gpu1": m.Resources(cpus=4.0, memory_bytes=8 * GIB, gpus=1),
+    "gpu2": m.Resources(cpus=8.0, memory_bytes=16 * GIB, gpus=2),
+    "gpu8": m.Resources(cpus=32.0, memory_bytes=64 * GIB, gpus=8),
+    "pair": m.Resources(cpus=32.0, memory_bytes=64 * GIB, gpus=8, nodes=2),
 }
+QUIET_ROUNDS = 2
+"""What a node started it tells in its next exchange; what it misses, in the one after that."""
 SETTINGS = Settings(heartbeat_s=5, suspect_s=20, lease_s=100, margin_s=10)
 
 
@@ -69,7 +71,7 @@ def a_job(
 
 
 def a_capacity(*, gpus: int = 8, cpus: float = 64) -> m.Capacity:
-    return m.Capacity(cpus=cpus, memory_bytes=512 * GIB, gpus=gpus)
+    return m.Capacity(cpus=float(cpus), memory_bytes=512 * GIB, gpus=gpus)
 
 
 def an_end(cause: m.EndCause = "exited", **more: object) -> m.AttemptEnd:
@@ -89,6 +91,7 @@ class World:
         self.core = core or Core(settings)
         self.attempts: dict[str, dict[tuple[str, str], m.LiveAttempt]] = {}
         """By node: what really lives there."""
+        self.launches: dict[m.AttemptRef, m.Launch] = {}
         self.boots: dict[str, str] = {}
         self.capacities: dict[str, m.Capacity] = {}
 
@@ -168,9 +171,17 @@ class World:
 
     def obey(self, name: str = "n1") -> m.Desired:
         """Exchange, and let the node start what it should and forget what is recorded."""
-        desired = self.exchange(name)
-        mine = self.attempts[name]
+        return self.follow(self.exchange(name))
+
+    def push(self, name: str = "n1") -> m.Desired:
+        """The node is told its list without having asked."""
+        return self.follow(self.core.desired(name, self.now))
+
+    def follow(self, desired: m.Desired) -> m.Desired:
+        """The node does what it is told."""
+        mine = self.attempts[desired.node]
         for launch in desired.attempts:
+            self.launches[launch.ref] = launch
             known = mine.get((launch.ref.team, launch.ref.job))
             if known is None or known.ref.attempt < launch.ref.attempt:
                 mine[(launch.ref.team, launch.ref.job)] = m.LiveAttempt(
@@ -193,13 +204,15 @@ class World:
     def settle(self) -> list[m.Fact]:
         """Let nodes and scheduler talk until nothing changes; gives the facts that were written."""
         facts: list[m.Fact] = []
-        for _ in range(20):
+        quiet = 0
+        for _ in range(40):
             before = len(facts)
             facts += self.decide()
             for name in self.attempts:
                 self.obey(name)
                 facts += self.decide()
-            if len(facts) == before:
+            quiet = quiet + 1 if len(facts) == before else 0
+            if quiet == QUIET_ROUNDS:
                 return facts
         raise AssertionError("the world never comes to rest")
 

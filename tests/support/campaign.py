@@ -1,0 +1,244 @@
+"""Everything that can happen to a scheduler, one random step after the other, and a deliberately dumb look at it.
+
+`Campaign.step(pick)` does one thing; `pick` chooses among what there is, so the same steps serve hypothesis and a seed.
+`judge` knows nothing of the core: it reads the ledger from its beginning and what lives on the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from controlplane.scheduling.core import Core
+from events import messages as m
+from events import subjects
+from events.lifecycle import ENDS, HOLDS_RESOURCES, Life, Outcome, State, advance
+from tests.support.worlds import TEAM, World, a_job, an_end
+
+Pick = Callable[[Sequence[Any]], Any]
+
+QUEUES = ("default", "other")
+ENVIRONMENT = "sha256:ab"
+CAUSES: tuple[m.EndCause, ...] = ("exited", "signalled", "supervisor_lost", "stopped", "start_failed", "source_failed")
+
+
+class Campaign:
+    """A world to which things happen."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.world.lead()
+        self.silent: set[str] = set()
+        self.count = 0
+        self.steps: list[Callable[[Pick], None]] = [
+            getattr(self, name) for name in sorted(dir(self)) if name.startswith("on_")
+        ]
+
+    def step(self, pick: Pick) -> None:
+        pick(self.steps)(pick)
+        self.judge()
+
+    def heal(self) -> None:
+        """Nothing bad happens any more: everything that can end must end."""
+        self.world.queue("default")
+        self.world.queue("other")
+        ready = m.EnvironmentReady(lock="sha256:cd", python="3.11", platform="linux", packages=1)
+        self.world.write(subjects.environment(ENVIRONMENT), ready)
+        self.world.node("whole")
+        for subject, life in self.lives().items():
+            if life.held and life.state is State.QUEUED:
+                self.world.write(subject, m.Released(by="ada"))
+        for _ in range(200):
+            self.world.now += 30
+            for name in sorted(self.world.attempts):
+                if name not in self.silent:
+                    self.world.obey(name)
+                    for key, live in self.world.attempts[name].items():
+                        if live.state == "running":
+                            ended = m.LiveAttempt(ref=live.ref, state="ended", end=an_end())
+                            self.world.attempts[name][key] = ended
+            self.world.decide()
+            if all(life.state in ENDS for life in self.lives().values()):
+                return
+        raise AssertionError(f"never ends: {self.lives()}")
+
+    # -- what users and operators do -------------------------------------------------------------------------------
+
+    def on_submit(self, pick: Pick) -> None:
+        self.count += 1
+        job = a_job(
+            f"j{self.count}",
+            tier=pick(("cpu", "gpu1", "gpu2", "gpu8")),
+            queue=pick(QUEUES),
+            priority=pick((0, 0, 1)),
+            attempts_max=pick((1, 3)),
+            environment=pick(("", "", ENVIRONMENT)),
+        )
+        self.world.submit(job, held=pick((False, False, False, True)))
+
+    def on_control(self, pick: Pick) -> None:
+        other = f"j{pick(range(1, self.count + 2))}"
+        fact = pick(
+            (
+                m.CancelRequested(by="ada"),
+                m.Held(by="ada"),
+                m.Released(by="ada"),
+                m.Reprioritised(by="ada", priority=pick((0, 1))),
+                m.Moved(by="ada", before=other),
+                m.Moved(by="ada", after=other),
+                m.Moved(by="ada"),
+            )
+        )
+        lives = self.lives()
+        able = [subject for subject, life in lives.items() if advance(life, fact)[0] is Outcome.APPLIED]
+        if able:
+            self.world.write(pick(able), fact)
+
+    def on_queue(self, pick: Pick) -> None:
+        limits = {
+            "running_max": pick((None, 1, 4)),
+            "gpus_max": pick((None, 2, 8)),
+            "paused": pick((False, False, True)),
+        }
+        self.world.queue(pick(QUEUES), **limits)
+
+    def on_environment(self, pick: Pick) -> None:
+        ready = m.EnvironmentReady(lock="sha256:cd", python="3.11", platform="linux", packages=1)
+        fact = pick((ready, m.EnvironmentBuilding(builder="e"), m.EnvironmentFailed(reason="no")))
+        self.world.write(subjects.environment(ENVIRONMENT), fact)
+
+    def on_operator(self, pick: Pick) -> None:
+        if self.world.attempts:
+            fact = pick((m.NodeCordoned(by="ops"), m.NodeUncordoned(by="ops"), m.NodeUncordoned(by="ops")))
+            self.world.write(subjects.node(pick(sorted(self.world.attempts))), fact)
+
+    # -- what nodes do ---------------------------------------------------------------------------------------------
+
+    def on_node(self, pick: Pick) -> None:
+        name = pick(("n1", "n2", "n3"))
+        self.silent.discard(name)
+        if name not in self.world.attempts:
+            self.world.node(name, gpus=pick((1, 8)))
+
+    def on_exchange(self, pick: Pick) -> None:
+        """It asks, and hears the answer, or not; or it is told without having asked."""
+        name = self._speaking(pick)
+        if name:
+            pick((self.world.obey, self.world.obey, self.world.exchange, self.world.push))(name)
+
+    def on_end(self, pick: Pick) -> None:
+        name = self._speaking(pick)
+        running = [key for key, live in self.world.attempts.get(name, {}).items() if live.state == "running"]
+        if running:
+            cause = pick(CAUSES)
+            _, job = pick(running)
+            self.world.end(job, an_end(cause, signal=9) if cause == "signalled" else an_end(cause), node=name)
+
+    def on_silence(self, pick: Pick) -> None:
+        name = self._speaking(pick)
+        if name:
+            self.silent.add(name)
+
+    def on_reboot(self, pick: Pick) -> None:
+        name = self._speaking(pick)
+        if name:
+            self.world.boots[name] += "'"
+            self.world.attempts[name] = {}
+
+    def on_lie(self, pick: Pick) -> None:
+        """A node speaks of attempts that are not its own."""
+        name = self._speaking(pick)
+        refs = sorted(self.world.launches, key=lambda ref: (ref.job, ref.attempt))
+        foreign = [ref for ref in refs if self.world.launches[ref].allocation.node != name]
+        if name and foreign:
+            ref = pick(foreign)
+            lie = m.LiveAttempt(ref=ref, state="ended", end=an_end())
+            exchange = m.Exchange(
+                node=name,
+                boot=self.world.boots[name],
+                runner="r1",
+                capacity=self.world.capacities[name],
+                attempts=(*self.world.attempts[name].values(), lie),
+            )
+            self.world.core.hear(exchange, self.world.now)
+            self.world.core.check()
+
+    def _speaking(self, pick: Pick) -> str:
+        names = sorted(set(self.world.attempts) - self.silent)
+        return str(pick(names)) if names else ""
+
+    # -- what happens to the scheduler -----------------------------------------------------------------------------
+
+    def on_decide(self, pick: Pick) -> None:
+        self.world.decide()
+
+    def on_conflict(self, pick: Pick) -> None:
+        """Somebody writes about one of the jobs just before the round gets there."""
+        round_ = self.world.core.decide(self.world.now)
+        jobs = [decision.subject for decision in round_.decisions if isinstance(decision.fact, m.JobFact)]
+        if jobs:
+            self.world.write(pick(jobs), m.CancelRequested(by="ada"))
+        self.world.core.abandon(round_)
+        self.world.core.check()
+
+    def on_leader(self, pick: Pick) -> None:
+        """Another term, of this scheduler or of one that starts from a snapshot of some moment."""
+        self.world.core.end_term()
+        if pick((True, False)):
+            live = self.world.core
+            fresh = Core(self.world.settings)
+            cut = pick(range(len(self.world.ledger) + 1))
+            older = Core(self.world.settings)
+            for entry in self.world.ledger[:cut]:
+                older.apply(entry, self.world.now)
+            fresh.restore(older.snapshot())
+            for entry in self.world.ledger[cut:]:
+                fresh.apply(entry, self.world.now)
+            fresh.check()
+            assert fresh.snapshot() == live.snapshot()
+            self.world.core = fresh
+        self.world.lead()
+
+    def on_time(self, pick: Pick) -> None:
+        self.world.now += pick((0.5, 3.0, 25.0, 130.0))
+
+    # -- the dumb look ---------------------------------------------------------------------------------------------
+
+    def lives(self) -> dict[str, Life]:
+        """Every job by the lifecycle's table alone."""
+        lives: dict[str, Life] = {}
+        for entry in self.world.ledger:
+            if isinstance(entry.fact, m.JobFact):
+                outcome, life = advance(lives.get(entry.subject), entry.fact)
+                assert outcome is not Outcome.FORBIDDEN, entry
+                assert life is not None
+                lives[entry.subject] = life
+        return lives
+
+    def judge(self) -> None:
+        lives = self.lives()
+        assert self.world.core.counters()["forbidden"] == 0
+        for subject, life in lives.items():
+            assert self.world.state(subjects.tokens(subject)[2], team=TEAM) == life.state.value
+        self._judge_gpus(lives)
+        for name in self.world.attempts.keys() - self.silent:
+            self._judge_node(name)
+
+    def _judge_gpus(self, lives: dict[str, Life]) -> None:
+        held: set[tuple[str, int]] = set()
+        placed = {e.subject: e.fact for e in self.world.ledger if isinstance(e.fact, m.Placed)}
+        for subject, life in lives.items():
+            if life.state in HOLDS_RESOURCES:
+                for allocation in placed[subject].allocations:
+                    mine = {(allocation.node, gpu) for gpu in allocation.gpus}
+                    assert not mine & held, f"{sorted(mine & held)} are held twice"
+                    held |= mine
+
+    def _judge_node(self, name: str) -> None:
+        """What really lives on a node never shares a GPU."""
+        used: set[int] = set()
+        for live in self.world.attempts[name].values():
+            if live.state != "ended":
+                gpus = set(self.world.launches[live.ref].allocation.gpus)
+                assert not gpus & used, f"two live attempts on node {name} share GPUs {sorted(gpus & used)}"
+                used |= gpus

@@ -1,0 +1,182 @@
+"""Scenario files: commands for a scheduler's world, and below each the trace that it left.
+
+    submit j1 tier=gpu2
+    ----
+    accepted j1
+
+A command stands alone on its line; `----` and the recorded lines follow; a blank line ends them. `#` begins a comment.
+`pytest --rewrite` writes the recorded lines anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from events import messages as m
+from events import subjects
+from tests.support.worlds import TEAM, World, a_job, an_end
+
+RULE: Final = "----"
+
+
+def replay(text: str) -> str:
+    """The same file with what the commands do now as the recorded lines."""
+    script = _Script()
+    out: list[str] = []
+    recorded = False
+    for line in text.splitlines():
+        if recorded:
+            recorded = line != ""
+            if not recorded:
+                out.append("")
+        elif line == RULE:
+            out.append(RULE)
+            out += script.run(out[-2])
+            recorded = True
+        else:
+            out.append(line)
+    return "\n".join(out).rstrip("\n") + "\n"
+
+
+class _Script:
+    def __init__(self) -> None:
+        self.world = World()
+        self.commands: dict[str, Callable[..., list[str] | None]] = {
+            name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")
+        }
+
+    def run(self, line: str) -> list[str]:
+        """Do what a command says; gives what came of it: the facts since, or the answer to a question."""
+        command, *words = line.split()
+        options = dict(word.split("=", 1) for word in words if "=" in word)
+        names = [word for word in words if "=" not in word]
+        before = len(self.world.ledger)
+        said = self.commands[command](*names, **options)
+        facts = [told(entry.subject, entry.fact) for entry in self.world.ledger[before:]]
+        return [*facts, *(said or [])] or ["nothing"]
+
+    # -- the ledger ------------------------------------------------------------------------------------------------
+
+    def on_lead(self) -> None:
+        self.world.core.end_term()
+        self.world.lead()
+
+    def on_submit(self, *jobs: str, **options: Any) -> None:
+        held = options.pop("held", "") == "yes"
+        for job in jobs:
+            fields = {name: int(v) if v.lstrip("-").isdigit() else v for name, v in options.items()}
+            self.world.submit(a_job(job, **fields), held=held)
+
+    def on_queue(self, name: str, **options: str) -> None:
+        self.world.queue(name, **{key: msgspec.json.decode(value) for key, value in options.items()})
+
+    def on_environment(self, digest: str, state: str) -> None:
+        fact: m.Fact = m.EnvironmentBuilding(builder="e1")
+        if state == "ready":
+            fact = m.EnvironmentReady(lock="sha256:lock", python="3.11.7", platform="linux", packages=1)
+        elif state == "failed":
+            fact = m.EnvironmentFailed(reason="no such package")
+        self.world.write(subjects.environment(digest), fact)
+
+    def on_cancel(self, job: str) -> None:
+        self.world.about(job, m.CancelRequested(by="ada"))
+
+    def on_hold(self, job: str) -> None:
+        self.world.about(job, m.Held(by="ada"))
+
+    def on_release(self, job: str) -> None:
+        self.world.about(job, m.Released(by="ada"))
+
+    def on_prioritise(self, job: str, priority: str) -> None:
+        self.world.about(job, m.Reprioritised(by="ada", priority=int(priority)))
+
+    def on_move(self, job: str, **where: str) -> None:
+        self.world.about(job, m.Moved(by="ada", **where))
+
+    def on_cordon(self, node: str) -> None:
+        self.world.write(subjects.node(node), m.NodeCordoned(by="ops"))
+
+    def on_uncordon(self, node: str) -> None:
+        self.world.write(subjects.node(node), m.NodeUncordoned(by="ops"))
+
+    # -- nodes and time --------------------------------------------------------------------------------------------
+
+    def on_node(self, *names: str, gpus: str = "8", cpus: str = "64") -> None:
+        for name in names:
+            self.world.node(name, gpus=int(gpus), cpus=float(cpus))
+
+    def on_silence(self, node: str) -> None:
+        """The node says nothing any more, and forgets what it had."""
+        del self.world.attempts[node]
+
+    def on_reboot(self, node: str) -> None:
+        self.world.boots[node] += "'"
+        self.world.attempts[node] = {}
+
+    def on_run(self) -> None:
+        """Nodes do what they are told, and the scheduler decides, until nothing changes."""
+        self.world.settle()
+
+    def on_decide(self) -> None:
+        self.world.decide()
+
+    def on_exchange(self, node: str) -> None:
+        self.world.obey(node)
+
+    def on_end(self, job: str, cause: str = "exited", **options: str) -> None:
+        node = next(node for node, mine in self.world.attempts.items() if (TEAM, job) in mine)
+        fields = {name: int(value) if value.isdigit() else value for name, value in options.items()}
+        self.world.end(job, an_end(cause, **fields), node=node)  # type: ignore[arg-type]
+        self.world.settle()
+
+    def on_wait(self, seconds: str) -> None:
+        """Time goes by, in steps of ten seconds; nodes that are not silent go on exchanging."""
+        left = float(seconds)
+        while left > 0:
+            step = min(10.0, left)
+            self.world.now += step
+            left -= step
+            self.world.settle()
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def on_why(self, *jobs: str) -> list[str]:
+        lines = []
+        for job in jobs:
+            why = self.world.core.why(TEAM, job, self.world.now)
+            assert why is not None
+            place = f" {why.position} of {why.of}" if why.of else ""
+            lines.append(f"{job} {why.state}{place}: {why.summary}")
+        return lines
+
+    def on_nodes(self) -> list[str]:
+        return [
+            f"{view.node} {view.state}: free {view.free.cpus:g} CPUs, GPUs {','.join(map(str, view.free.gpus)) or '-'};"
+            f" runs {' '.join(ref.job for ref in view.attempts) or '-'}"
+            for view in self.world.core.nodes_view().nodes
+        ]
+
+    def on_queues(self) -> list[str]:
+        return [
+            f"{view.queue}: {view.waiting} wait, {view.running} run, {view.gpus} GPUs"
+            for view in self.world.core.queues_view().queues
+        ]
+
+
+def told(subject: str, fact: m.Fact) -> str:
+    """A fact in one line."""
+    name = subjects.tokens(subject)[-1]
+    kind = str(type(fact).__struct_config__.tag)
+    attempt = getattr(fact, "attempt", None)
+    line = f"{kind} {name}" + (f" #{attempt}" if attempt is not None else "")
+    if isinstance(fact, m.Placed):
+        where = (f"{one.node} GPUs {','.join(map(str, one.gpus)) or '-'}" for one in fact.allocations)
+        return f"{line} on {'; '.join(where)}: {fact.why}"
+    if isinstance(fact, m.Finished):
+        return f"{line} {fact.outcome}: {fact.reason}"
+    if isinstance(fact, m.Lost | m.Requeued | m.NodeGone):
+        return f"{line}: {fact.why}"
+    return line

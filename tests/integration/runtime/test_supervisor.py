@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime import processes
 from runtime.supervised import LaunchFailed, Standing, standing
 from tests.support.attempts import Node, gone, line_in, lives, supervisor_of
 
@@ -173,7 +174,8 @@ async def test_without_a_clearance_for_its_lease_the_attempt_ends_itself(node: N
 
 
 async def test_a_killed_supervisor_takes_the_entrypoint_along(node: Node) -> None:
-    job = await node.sh("sleep 1000")
+    job = await node.sh("sleep 1000 & echo $!; wait")
+    child = int(await line_in(job.folder / "stdout"))
     status = await job.until("running")
     supervisor = supervisor_of(status.pid)
     os.kill(supervisor, signal.SIGKILL)
@@ -181,6 +183,10 @@ async def test_a_killed_supervisor_takes_the_entrypoint_along(node: Node) -> Non
     await gone(supervisor)
     assert standing(job.folder) is Standing.VANISHED
     job.leave()
+    # What the entrypoint had started is left to the runner's sweep.
+    assert lives(child)
+    assert processes.sweep(f"HEADRACE_SCRATCH={job.folder}/scratch", wait_s=5) == 0
+    assert not lives(child)
 
 
 async def test_rubbish_on_the_control_socket_harms_nobody(node: Node) -> None:

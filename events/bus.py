@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
-import msgspec
-
-from events import jetstream, tail
-from events.connection import Connection, Message, Subscription
+from events import asking, jetstream, tail
+from events.asking import Answerer, Answering
+from events.connection import Connection, Subscription
 from events.consumer import DRAIN_S, BatchHandler, Consumer, Handler
-from events.messages import Refusal
+from events.replies import Message
 from events.streams import Stream
 from events.wire import (
     NOT_THERE,
@@ -56,16 +55,6 @@ LOG: Final = logging.getLogger("headrace.bus")
 
 PIPELINE_MAX: Final = 512
 """Publishes in flight at once: enough to keep a server busy, few enough to be answered well before their deadline."""
-ANSWERING_MAX: Final = 256
-"""Questions of one subscription being answered at once; more wait."""
-WAITING_MAX: Final = 2000
-"""Questions that wait, on one bus, before more are refused; they would not be answered in time anyway."""
-HEARD_MAX: Final = 10_000
-"""Messages that one listener has not handled yet; what comes then is dropped, which a listener must bear anyway."""
-_REFUSAL: Final = msgspec.json.Decoder(Refusal)
-_REFUSAL_HEADER: Final = "hr-refusal"
-
-Answerer = Callable[[Asked], Awaitable[bytes]]
 
 
 class Bus:
@@ -75,8 +64,7 @@ class Bus:
         self._connection = connection
         self._slots = asyncio.Semaphore(PIPELINE_MAX)
         self._consumers: list[Consumer] = []
-        self._answers: list[Subscription] = []
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering = Answering(connection)
 
     @classmethod
     async def connect(cls, url: str, *, user: str = "", password: str = "", name: str) -> Bus:
@@ -91,14 +79,15 @@ class Bus:
         """`connecting`, `connected`, `reconnecting` or `closed`."""
         return self._connection.state
 
+    def on_reconnected(self, hook: Callable[[], None]) -> None:
+        """Call this whenever the connection was lost and is there again; its server may be another one by then."""
+        self._connection.on_reconnected.append(hook)
+
     async def drain(self) -> None:
         """Finish what is being handled, then close. Again is nothing."""
-        for subscription in self._answers:
-            await subscription.close()
+        await self._answering.drain(DRAIN_S)
         for consumer in self._consumers:
             await consumer.drain()
-        if self._answering:
-            await asyncio.wait(self._answering, timeout=DRAIN_S)
         await self._connection.close()
 
     # -- streams -------------------------------------------------------------------------------------------------------
@@ -282,94 +271,23 @@ class Bus:
 
     async def send(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Publish to whoever listens right now. At most once: dropped while there is no connection."""
-        if self._connection.is_up:
+        if not self._connection.is_up:
+            return
+        try:
             await self._connection.publish(subject, body, headers)
+        except Unknown as error:
+            LOG.debug("dropped a message to %s: %s", subject, error)
 
     async def listen(self, subject: str, handler: Handler) -> Subscription:
         """Hear what is published from now on, at most once, one after another; also what is on its way to a stream."""
-        queue: asyncio.Queue[Message] = asyncio.Queue(HEARD_MAX)
-
-        def arrived(message: Message) -> None:
-            if queue.full():
-                LOG.warning("a listener of %s is too slow: %s was dropped", subject, message.subject)
-            else:
-                queue.put_nowait(message)
-
-        async def work() -> None:
-            while True:
-                message = await queue.get()
-                try:
-                    await handler(Delivery(message.subject, message.data, message.headers))
-                except Exception:  # the next message has nothing to do with it
-                    LOG.exception("handler of %s failed", subject)
-
-        subscription = await self._connection.subscribe(subject, arrived)
-        worker = self._connection.tasks.spawn(work())
-        subscription.on_close.append(worker.cancel)
-        return subscription
+        return await asking.listen(self._connection, subject, handler)
 
     async def ask(
         self, subject: str, body: bytes = b"", *, headers: dict[str, str] | None = None, timeout_s: float = 2.0
     ) -> bytes:
         """Ask a question. Raises NoAnswer, AskRefused, Refused."""
-        try:
-            message = await self._connection.request(subject, body, headers, timeout_s=timeout_s)
-        except Unknown as error:
-            raise NoAnswer(f"{subject}: {error}") from error
-        if message.headers and message.headers.get("Status") == "503":
-            raise NoAnswer(f"nobody answers {subject}")
-        answer: bytes = message.data
-        if (message.headers and _REFUSAL_HEADER in message.headers) or b'"refusal"' in answer[:200]:
-            try:
-                refusal = _REFUSAL.decode(answer)
-            except msgspec.DecodeError:
-                return answer
-            raise AskRefused(refusal)
-        return answer
+        return await asking.ask(self._connection, subject, body, headers=headers, timeout_s=timeout_s)
 
     async def answer(self, subject: str, handler: Answerer, *, group: str = "") -> Subscription:
         """Answer questions; of several with the same `group` one gets each. A handler refuses by raising AskRefused."""
-        slots = asyncio.Semaphore(ANSWERING_MAX)
-
-        async def reply(message: Message) -> None:
-            async with slots:
-                body, headers = await self._answered(handler, message)
-            await self._reply(message, body, headers)
-
-        def arrived(message: Message) -> None:
-            if not message.reply:
-                return
-            if len(self._answering) < WAITING_MAX:
-                work = reply(message)
-            else:
-                busy = Refusal(status=503, message="too many questions", hint="ask again in a moment")
-                work = self._reply(message, msgspec.json.encode(busy), {_REFUSAL_HEADER: "1"})
-            task = self._connection.tasks.spawn(work)
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
-
-        subscription = await self._connection.subscribe(subject, arrived, group=group)
-        self._answers.append(subscription)
-        return subscription
-
-    async def _reply(self, message: Message, body: bytes, headers: dict[str, str]) -> None:
-        try:
-            try:
-                await self._connection.publish(message.reply, body, headers)
-            except Refused as error:
-                refusal = Refusal(status=500, message=f"the answer cannot be sent: {error}")
-                await self._connection.publish(message.reply, msgspec.json.encode(refusal), {_REFUSAL_HEADER: "1"})
-        except BusError as error:
-            LOG.info("an answer on %s was lost: %s", message.subject, error)
-
-    async def _answered(self, handler: Answerer, message: Message) -> tuple[bytes, dict[str, str]]:
-        try:
-            return await handler(Asked(message.subject, message.data, message.headers or {})), {}
-        except AskRefused as error:
-            refusal = error.refusal
-        except BusError as error:
-            refusal = Refusal(status=503, message=str(error), hint="try again in a moment")
-        except Exception:  # a question never ends its service
-            LOG.exception("answering %s failed", message.subject)
-            refusal = Refusal(status=500, message="the service failed to answer; its log says why")
-        return msgspec.json.encode(refusal), {_REFUSAL_HEADER: "1"}
+        return await self._answering.answer(subject, handler, group=group)

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from events import jetstream, subjects
-from events.connection import Connection, Message
+from events.connection import Connection
 from events.pull import Pull
+from events.replies import Message
 from events.wire import TOO_LARGE, AckInfo, BusError, Delivery, Outgoing, Poison, Refused, Retry, ack_info
 
 LOG: Final = logging.getLogger("headrace.bus")

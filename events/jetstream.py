@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from events.connection import Connection, Message
+from events.connection import Connection
+from events.replies import Message
 from events.wire import NOT_THERE, Conflict, Delivery, Outgoing, Refused, Unknown
 
 API_S: Final = 5.0

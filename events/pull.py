@@ -13,7 +13,8 @@ import json
 from collections.abc import Callable
 from typing import Final
 
-from events.connection import LOG, Connection, Message, Subscription
+from events.connection import LOG, Connection, Subscription
+from events.replies import Message
 from events.wire import BusError
 
 EXPIRES_S: Final = 30.0

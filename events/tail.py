@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 from events import jetstream
-from events.connection import LOG, Connection, Message
+from events.connection import LOG, Connection
 from events.pull import Pull
+from events.replies import Message
 from events.wire import AckInfo, BusError, CaughtUp, Delivery, Refused, ack_info
 
 WINDOW: Final = 1000

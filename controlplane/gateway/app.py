@@ -1,0 +1,114 @@
+"""The HTTP application: every resource, who may call, how failures look, and what guards every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.middleware import DefineMiddleware
+from litestar.openapi import OpenAPIConfig
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from controlplane.gateway import blobs, cluster, environments, events, jobs, logs, metrics
+from controlplane.gateway.auth import Authentication
+from controlplane.gateway.context import Gateway
+from controlplane.gateway.contract import NoPages, bearer, description
+from controlplane.gateway.failures import HANDLERS
+
+LOG: Final = logging.getLogger("headrace.gateway")
+
+BODY_BYTES_MAX: Final = 1024 * 1024
+"""Of a request, where its handler says nothing else."""
+SLOW_S: Final = 30.0
+"""A reader that takes nothing at all for so long is let go."""
+
+HANDLED: Final = (
+    jobs.submit,
+    jobs.control,
+    jobs.list_jobs,
+    jobs.show_job,
+    jobs.why,
+    events.follow_job,
+    logs.show_log,
+    logs.follow_log,
+    metrics.show_metrics,
+    metrics.follow_metrics,
+    cluster.nodes,
+    cluster.tiers,
+    cluster.queues,
+    cluster.status,
+    cluster.config,
+    cluster.healthz,
+    cluster.readyz,
+    blobs.missing,
+    blobs.upload,
+    blobs.download,
+    blobs.is_there,
+    environments.show_environment,
+    environments.show_environment_log,
+    description,
+)
+
+_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_NO_STORE: Final = (b"cache-control", b"no-store")
+
+
+def build(gateway: Gateway) -> ASGIApp:
+    """The application over one gateway."""
+    app = Litestar(
+        route_handlers=list(HANDLED),
+        dependencies={"gateway": Provide(lambda: gateway, sync_to_thread=False)},
+        middleware=[DefineMiddleware(Authentication, tokens=gateway.tools.config.tokens)],
+        exception_handlers=HANDLERS,
+        request_max_body_size=BODY_BYTES_MAX,
+        openapi_config=OpenAPIConfig(
+            title="Headrace",
+            version=cluster.version(),
+            description="Submit jobs, follow them. A failure is `{error: {message, hint, problems}}`.",
+            openapi_router=NoPages(),
+            use_handler_docstrings=True,
+            components=bearer(),
+            security=[{"bearer": []}],
+        ),
+        logging_config=None,
+        debug=False,
+    )
+    return Guard(app)
+
+
+class Guard:
+    """Around everything: headers that a browser must see on every answer; an end for readers that do not read."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as limit:
+
+                async def send_in_time(message: Message) -> None:
+                    if message["type"] == "http.response.start":
+                        message["headers"] = _guarded(message["headers"])
+                    limit.reschedule(loop.time() + SLOW_S)
+                    await send(message)
+                    limit.reschedule(None)
+
+                await self._app(scope, receive, send_in_time)
+        except TimeoutError:
+            LOG.info("a reader of %s took nothing for %.0f s", scope["path"], SLOW_S)
+
+
+def _guarded(headers: Any) -> list[tuple[bytes, bytes]]:
+    given = list(headers)
+    names = {name.lower() for name, _ in given}
+    return given + [each for each in (*_HEADERS, _NO_STORE) if each[0] not in names]

@@ -1,0 +1,43 @@
+"""Who calls: a bearer token stands for a user of a team, or an operator. What it may not see does not exist for it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any, Final
+
+from litestar.connection import ASGIConnection
+from litestar.exceptions import NotAuthorizedException
+from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
+
+from controlplane.config import Identity
+
+TOKEN_CHARACTERS_MAX: Final = 4096
+
+
+class Authentication(AbstractAuthenticationMiddleware):
+    """Refuses whoever brings no known token; hands on the Identity as `request.user`."""
+
+    def __init__(self, app: Any, tokens: Mapping[str, Identity]) -> None:
+        super().__init__(app, exclude_from_auth_key="public", exclude_http_methods=[])
+        self._tokens = tokens
+
+    async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
+        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise NotAuthorizedException("no token", extra={"hint": "send the header `Authorization: Bearer <token>`"})
+        identity = whose(token.strip(), self._tokens)
+        if identity is None:
+            raise NotAuthorizedException("the token is unknown", extra={"hint": "ask your operator for a token"})
+        return AuthenticationResult(user=identity, auth=None)
+
+
+def whose(token: str, tokens: Mapping[str, Identity]) -> Identity | None:
+    """Whose token this is. Compares with every known one, each in the same time, whichever it is."""
+    found: Identity | None = None
+    presented = hashlib.sha256(token[:TOKEN_CHARACTERS_MAX].encode("utf-8", "replace")).hexdigest()
+    for digest, identity in tokens.items():
+        if hmac.compare_digest(presented, digest.lower()):
+            found = identity
+    return found

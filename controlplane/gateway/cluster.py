@@ -1,0 +1,160 @@
+"""What there is to use and how it is: nodes, tiers, queues, status, configuration, health."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import metadata
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Response, get
+
+from controlplane.config import Configuration, Identity
+from controlplane.gateway.context import Gateway, Here
+from controlplane.gateway.failures import Failure
+from events import messages as m
+from events.bus import AskRefused, BusError
+
+SERVICES: Final = ("submission", "environments", "scheduling", "monitoring", "capacity")
+MASK: Final = "********"
+SECRETS: Final = frozenset({"nats_password", "otlp_secret"})
+
+Caller = Request[Identity, Any, Any]
+
+
+class TierView(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    resources: m.Resources
+    note: str = ""
+    fits: int | None = None
+    """How many such jobs would fit at this moment; None while nobody can tell."""
+
+
+class Tiers(msgspec.Struct, frozen=True, kw_only=True):
+    tiers: list[TierView]
+    default: str
+
+
+@get("/v1/nodes")
+async def nodes(gateway: Here, request: Caller) -> m.NodesView:
+    """The machines, and what is free on each. Attempts of other teams are not shown."""
+    view = await gateway.ask("scheduling", "nodes", None, m.NodesView)
+    if request.user.operator:
+        return view
+    own = request.user.team
+    shown = tuple(
+        msgspec.structs.replace(node, attempts=tuple(ref for ref in node.attempts if ref.team == own))
+        for node in view.nodes
+    )
+    return msgspec.structs.replace(view, nodes=shown)
+
+
+@get("/v1/tiers")
+async def tiers(gateway: Here, request: Caller) -> Tiers:
+    """What a job of the caller's team may ask for, and how often it would fit now."""
+    config = gateway.tools.config
+    allowed = config.teams[request.user.team].tiers
+    view: m.NodesView | None = None
+    try:
+        view = await gateway.ask("scheduling", "nodes", None, m.NodesView)
+    except (BusError, AskRefused):
+        view = None  # without a leader nobody knows what is free; the tiers are there all the same
+    shown = [
+        TierView(name=tier.name, resources=tier.resources, note=tier.note, fits=fits(tier.resources, view))
+        for tier in config.tiers
+        if not allowed or tier.name in allowed
+    ]
+    return Tiers(tiers=shown, default=config.default_tier)
+
+
+@get("/v1/queues")
+async def queues(gateway: Here, request: Caller) -> m.QueuesView:
+    """The queues of the caller's team; an operator sees all."""
+    view = await gateway.ask("scheduling", "queues", None, m.QueuesView)
+    caller = request.user
+    return m.QueuesView(queues=tuple(each for each in view.queues if caller.operator or each.team == caller.team))
+
+
+@get("/v1/status")
+async def status(gateway: Here) -> dict[str, Any]:
+    """Every service with its counters, the bus, and the version."""
+    answers = await asyncio.gather(*(_status(gateway, name) for name in SERVICES))
+    own = {"followed_to": gateway.projection.sequence, **gateway.projection.outcomes, "dead": 0}
+    return {
+        "version": version(),
+        "bus": gateway.tools.bus.state,
+        "jobs": gateway.projection.count(),
+        "services": {**dict(zip(SERVICES, answers, strict=True)), "gateway": own},
+    }
+
+
+@get("/v1/config")
+async def config(gateway: Here, request: Caller) -> dict[str, Any]:
+    """The configuration in force, without its secrets; of teams and tokens only the caller's own."""
+    return masked(gateway.tools.config, request.user)
+
+
+@get("/healthz", opt={"public": True}, media_type="application/json")
+async def healthz() -> dict[str, bool]:
+    """The loop turns: this answer is the proof."""
+    return {"healthy": True}
+
+
+@get("/readyz", opt={"public": True}, media_type="application/json")
+async def readyz(gateway: Here) -> Response[dict[str, Any]]:
+    """200 once requests can be served: the bus is connected, and the ledger was read up to its end."""
+    ready = gateway.is_caught_up and gateway.tools.bus.state == "connected" and not gateway.is_closing
+    state = {"ready": ready, "bus": gateway.tools.bus.state, "caught_up": gateway.is_caught_up}
+    return Response(state, status_code=200 if ready else 503)
+
+
+def fits(wanted: m.Resources, view: m.NodesView | None) -> int | None:
+    """How many attempts of these resources would fit on the ready nodes, each alone."""
+    if view is None:
+        return None
+    places = [_fits_on(wanted, node.free) for node in view.nodes if node.state == "ready"]
+    if wanted.nodes <= 1:
+        return sum(places)
+    return sum(place > 0 for place in places) // wanted.nodes
+
+
+def masked(config: Configuration, caller: Identity) -> dict[str, Any]:
+    """A configuration as this caller may see it."""
+    shown: dict[str, Any] = msgspec.to_builtins(config)
+    for name in SECRETS:
+        shown[name] = MASK if shown[name] else ""
+    shown["tokens"] = {f"{digest[:4]}{MASK}": value for digest, value in shown["tokens"].items()}
+    if not caller.operator:
+        shown["teams"] = {caller.team: shown["teams"][caller.team]}
+        shown["tokens"] = {name: value for name, value in shown["tokens"].items() if value["team"] == caller.team}
+    for name in ("nats_url", "blobs_url"):
+        if "@" in shown[name]:
+            shown[name] = f"{MASK}@{shown[name].rpartition('@')[2]}"
+    return shown
+
+
+def version() -> str:
+    try:
+        return metadata.version("headrace-server")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+source"
+
+
+def _fits_on(wanted: m.Resources, free: m.Allocation) -> int:
+    counts = [
+        int(has // needs)
+        for has, needs in (
+            (free.cpus, wanted.cpus),
+            (free.memory_bytes, wanted.memory_bytes),
+            (len(free.gpus), wanted.gpus),
+        )
+        if needs > 0
+    ]
+    return min(counts, default=0)
+
+
+async def _status(gateway: Gateway, service: str) -> dict[str, Any]:
+    try:
+        return {"answers": True, **await gateway.ask(service, "status", None, dict[str, Any])}
+    except (BusError, AskRefused, Failure) as error:
+        return {"answers": False, "error": str(error)}

@@ -1,0 +1,72 @@
+"""What OpenAPI says of bodies that are read raw: submits and controls, whose mistakes submission tells all at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Router, get
+from litestar.openapi.spec import Components, OpenAPIMediaType, Operation, RequestBody, SecurityScheme
+
+from events import messages as m
+
+_TEMPLATE: Final = "#/components/schemas/{name}"
+_MESSAGES: Final = (m.Submit, m.Cancel, m.Hold, m.Release, m.Reprioritise, m.Move, m.Answer)
+
+
+@get("/openapi.json", opt={"public": True}, include_in_schema=False, media_type="application/json")
+async def description(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    """What this gateway takes and gives."""
+    described = request.app.openapi_schema.to_schema()
+    _, schemas = msgspec.json.schema_components(_MESSAGES, ref_template=_TEMPLATE)
+    described.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
+    return described
+
+
+class NoPages(Router):
+    """In place of Litestar's own pages about an API, which load scripts from elsewhere and answer errors in HTML."""
+
+    def __init__(self) -> None:
+        super().__init__("/", route_handlers=[])
+
+    def register(self, value: Any) -> Any:
+        return []
+
+
+def bearer() -> Components:
+    """How one says who he is."""
+    scheme = SecurityScheme(type="http", scheme="bearer", description="The token that your operator gave you.")
+    return Components(security_schemes={"bearer": scheme})
+
+
+def _body(*names: str, required: bool) -> RequestBody:
+    refs: list[Any] = [{"$ref": _TEMPLATE.format(name=name)} for name in names]
+    schema: Any = refs[0] if len(refs) == 1 else {"anyOf": refs}
+    return RequestBody(content={"application/json": OpenAPIMediaType(schema=schema)}, required=required)
+
+
+@dataclass
+class SubmitOperation(Operation):
+    """Takes a Submit."""
+
+    def __post_init__(self) -> None:
+        self.request_body = _body("Submit", required=True)
+
+
+@dataclass
+class ControlOperation(Operation):
+    """Takes the fields of a control; its `type` is in the path."""
+
+    def __post_init__(self) -> None:
+        self.request_body = _body("Cancel", "Hold", "Release", "Reprioritise", "Move", required=False)
+
+
+@dataclass
+class UploadOperation(Operation):
+    """Takes raw bytes."""
+
+    def __post_init__(self) -> None:
+        schema: Any = {"type": "string", "format": "binary"}
+        content = {"application/octet-stream": OpenAPIMediaType(schema=schema)}
+        self.request_body = RequestBody(content=content, required=True)

@@ -1,0 +1,151 @@
+"""`/v1/jobs`: submit, list, look at, control."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.params import FromPath, FromQuery, QueryParameter
+
+from controlplane.config import Identity
+from controlplane.gateway.context import Gateway, Here, traceparent
+from controlplane.gateway.contract import ControlOperation, SubmitOperation
+from controlplane.gateway.failures import Failure, body
+from controlplane.gateway.views import JobView
+from events import messages as m
+from events import subjects
+from events.lifecycle import State
+
+REQUEST_BYTES_MAX: Final = 512 * 1024
+LIMIT_MAX: Final = 500
+HEADER_CHARACTERS_MAX: Final = 256
+CONTROLS: Final = ("cancel", "hold", "release", "reprioritise", "move")
+_STATES: Final = frozenset(state.value for state in State)
+_GROUPS: Final = {
+    "active": frozenset({"queued", "placed", "running", "stopping"}),
+    "ended": frozenset({"succeeded", "failed", "cancelled", "rejected"}),
+}
+_STATUS: Final = {"accepted": 201, "rejected": 422, "refused": 409}
+
+Caller = Request[Identity, Any, Any]
+
+
+class JobsPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first. `next`: give it as `after` for the next page; empty on the last one."""
+
+    jobs: list[JobView]
+    next: str = ""
+
+
+@post("/v1/jobs", request_max_body_size=REQUEST_BYTES_MAX, status_code=201, operation_class=SubmitOperation)
+async def submit(gateway: Here, request: Caller) -> Response[Any]:
+    """Submit a job. 201: accepted; 200: there already; 422: rejected, with every problem and its field's path."""
+    caller = request.user
+    headers = {"traceparent": _header(request, "traceparent") or traceparent()}
+    # The request may be asked again below: so it needs an id, which counts only if the body has none.
+    headers["ce-id"] = _header(request, "ce-id") or uuid.uuid4().hex
+    subject = subjects.ask("submission", "submit", caller.team, caller.user)
+    return _answered(await gateway.ask_surely(subject, await request.body(), headers), "the job was rejected")
+
+
+@post(
+    "/v1/jobs/{job:str}/{verb:str}",
+    request_max_body_size=REQUEST_BYTES_MAX,
+    status_code=200,
+    operation_class=ControlOperation,
+)
+async def control(gateway: Here, request: Caller, job: FromPath[str], verb: FromPath[str]) -> Response[Any]:
+    """Cancel, hold, release, reprioritise or move a job; the body holds the fields of that request. 409: refused."""
+    if verb not in CONTROLS:
+        raise Failure(404, f"no such control: {verb[:80]}", f"one of {', '.join(CONTROLS)}")
+    caller = request.user
+    record = gateway.job(caller, job)
+    fields = _fields(await request.body()) | {"type": verb}
+    if verb == "move":
+        given = {end: fields[end] for end in ("before", "after") if isinstance(fields.get(end), str) and fields[end]}
+        fields |= {end: gateway.job(caller, text).job for end, text in given.items()}
+    headers = {"traceparent": trace} if (trace := _header(request, "traceparent")) else {}
+    subject = subjects.ask("submission", "control", caller.team, caller.user, record.job)
+    said = await gateway.ask_surely(subject, msgspec.json.encode(fields), headers)
+    return _answered(said, f"{verb} was refused")
+
+
+@get("/v1/jobs")
+async def list_jobs(
+    gateway: Here,
+    request: Caller,
+    state_: Annotated[str, QueryParameter(name="state")] = "",
+    user: FromQuery[str] = "",
+    limit: Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX)] = 50,
+    after: FromQuery[str] = "",
+    latest: FromQuery[bool] = False,
+) -> JobsPage:
+    """The jobs of the caller's team. `state`: one, or several separated by commas; `active` and `ended` are groups."""
+    states: frozenset[str] = frozenset()
+    for word in filter(None, state_.split(",")):
+        if word not in _STATES and word not in _GROUPS:
+            raise Failure(400, f"no state `{word[:80]}`", f"there are {', '.join(sorted(_STATES))}, active, ended")
+        states |= _GROUPS.get(word, frozenset({word}))
+    page = gateway.projection.page(request.user.team, states=states, user=user, limit=limit, after=after)
+    views = [gateway.projection.view(record) for record in page.jobs]
+    return JobsPage(jobs=await _with_latest(gateway, views) if latest else views, next=page.next)
+
+
+@get("/v1/jobs/{job:str}")
+async def show_job(gateway: Here, request: Caller, job: FromPath[str], latest: FromQuery[bool] = False) -> JobView:
+    """One job, by its id, the beginning of its id, or a name (its newest job)."""
+    view = gateway.projection.view(gateway.job(request.user, job))
+    return (await _with_latest(gateway, [view]))[0] if latest else view
+
+
+@get("/v1/jobs/{job:str}/why")
+async def why(gateway: Here, request: Caller, job: FromPath[str]) -> m.Why:
+    """Why a job waits, its place in its queue, and what stands in its way."""
+    record = gateway.job(request.user, job)
+    if record.is_over:
+        summary = f"it does not wait: {record.life.state.value}" + (f", {record.reason}" if record.reason else "")
+        return m.Why(job=record.job, state=record.life.state.value, summary=summary)
+    return await gateway.ask("scheduling", "why", m.AskJob(team=record.team, job=record.job), m.Why)
+
+
+def _answered(said: bytes, otherwise: str) -> Response[Any]:
+    answer = msgspec.json.decode(said, type=m.Answer)
+    status = _STATUS.get(answer.verdict, 200)
+    if status < 400:
+        return Response(answer, status_code=status)
+    first = answer.problems[0] if answer.problems else m.Problem(path="$", message=otherwise)
+    message = f"{otherwise}: {first.path}: {first.message}" if first.path != "$" else f"{otherwise}: {first.message}"
+    told = body(message, first.hint, answer.problems)
+    return Response(msgspec.to_builtins(answer) | told, status_code=status)
+
+
+def _header(request: Caller, name: str) -> str:
+    """A header that goes on to the bus. Raises Failure."""
+    value = request.headers.get(name, "")
+    if len(value) > HEADER_CHARACTERS_MAX or not (value.isascii() and value.isprintable()):
+        raise Failure(400, f"the header {name} cannot be used", f"ASCII, at most {HEADER_CHARACTERS_MAX} characters")
+    return value
+
+
+def _fields(content: bytes) -> dict[str, Any]:
+    """The fields of a control; an empty body has none."""
+    if not content.strip():
+        return {}
+    try:
+        return msgspec.json.decode(content, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        problem = m.Problem(path="$", message=f"must be an object: {error}")
+        raise Failure(422, f"the body cannot be read: {error}", 'such as {"why": "wrong data"}', (problem,)) from error
+
+
+async def _with_latest(gateway: Gateway, views: list[JobView]) -> list[JobView]:
+    if not views:
+        return views
+    asked = m.AskLatest(team=views[0].team, jobs=tuple(view.job for view in views))
+    answer = await gateway.ask("monitoring", "latest", asked, m.LatestAnswer)
+    by_job: dict[str, dict[str, dict[str, Any]]] = {}
+    for each in answer.latest:
+        by_job.setdefault(each.job, {})[each.name] = {"step": each.step, "value": each.value, "at": each.at}
+    return [msgspec.structs.replace(view, latest=by_job.get(view.job, {})) for view in views]

@@ -1,0 +1,251 @@
+"""Every job as the ledger tells it, in memory: what lists, single views and followers are answered from.
+
+It decides nothing. It is rebuilt from a snapshot and the facts after it; who follows a job is woken when a fact about
+it, or about its environment, comes in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import msgspec
+
+from controlplane.gateway.views import EnvironmentRecord, JobRecord, JobView
+from events import lifecycle, subjects
+from events import messages as m
+from events.ledger import Entry
+
+ENDED_KEPT_MAX: Final = 100_000
+"""Jobs that are over; the oldest is forgotten first (the ledger and the archive keep it)."""
+SCANNED_MAX: Final = 200_000
+"""Jobs looked at for one page of a list; a rare state may need several pages."""
+PREFIX_CHARACTERS_MIN: Final = 4
+"""Of the id of a job: `j-` and two more."""
+FACTS_OF_JOBS: Final = (subjects.JOBS, subjects.ENVIRONMENTS)
+
+
+class Page(NamedTuple):
+    """A part of a list, newest first. `after` of the next page; empty when there is none."""
+
+    jobs: list[JobRecord]
+    next: str
+
+
+class Ambiguous(Exception):
+    """A beginning of an id that several jobs share."""
+
+    def __init__(self, jobs: list[str]) -> None:
+        super().__init__(f"{len(jobs)} jobs begin so")
+        self.jobs = jobs
+
+
+class _Snapshot(msgspec.Struct):
+    sequence: int
+    jobs: list[JobRecord]
+    environments: list[EnvironmentRecord]
+
+
+class Projection:
+    """See the top of this file."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.outcomes: Counter[str] = Counter()
+        self._teams: dict[str, dict[str, JobRecord]] = {}
+        self._names: dict[tuple[str, str], str] = {}
+        self._prefixes: dict[tuple[str, str], dict[str, None]] = {}
+        self._environments: dict[str, EnvironmentRecord] = {}
+        self._ended: deque[tuple[str, str]] = deque()
+        self._wanted: set[tuple[str, str]] = set()
+        """(team, environment) of every job that was accepted."""
+        self._watches: dict[str, set[asyncio.Event]] = {}
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    def apply(self, entry: Entry) -> None:
+        """Take in the next fact of the ledger. Total."""
+        self.sequence = entry.sequence
+        match entry.fact:
+            case m.EnvironmentWanted() | m.EnvironmentBuilding() | m.EnvironmentReady() | m.EnvironmentFailed() as fact:
+                self._apply_environment(entry, fact)
+            case fact if isinstance(fact, m.JobFact):
+                self._apply_job(entry, fact)
+            case _:
+                return
+        self._wake(entry.subject)
+
+    def _apply_job(self, entry: Entry, fact: m.JobFact) -> None:
+        _, team, job = subjects.tokens(entry.subject)
+        jobs = self._teams.setdefault(team, {})
+        record = jobs.get(job)
+        outcome, life = lifecycle.advance(record.life if record else None, fact)
+        self.outcomes[outcome.value] += 1
+        if outcome is not lifecycle.Outcome.APPLIED or life is None:
+            return
+        if record is None:
+            record = jobs[job] = JobRecord(job=job, team=team, life=life)
+            self._prefixes.setdefault((team, job[:PREFIX_CHARACTERS_MIN]), {})[job] = None
+        if isinstance(fact, m.Accepted) and fact.specification.environment:
+            self._wanted.add((team, fact.specification.environment))
+        was_over = record.is_over
+        record.tell(entry, life)
+        if isinstance(fact, m.Accepted | m.Rejected) and record.name:
+            self._names[team, record.name] = job
+        if record.is_over and not was_over:
+            self._ended.append((team, job))
+            if len(self._ended) > ENDED_KEPT_MAX:
+                self._forget(*self._ended.popleft())
+
+    def _apply_environment(self, entry: Entry, fact: m.EnvironmentFact) -> None:
+        digest = "sha256:" + subjects.tokens(entry.subject)[1]
+        record = self._environments.setdefault(digest, EnvironmentRecord(digest=digest))
+        record.sequence = entry.sequence
+        match fact:
+            case m.EnvironmentWanted():
+                record.state = "wanted"
+            case m.EnvironmentBuilding():
+                record.state = "building"
+            case m.EnvironmentReady(lock=lock, packages=packages, took_s=took_s):
+                record.state, record.lock, record.reason = "ready", lock, ""
+                record.packages, record.took_s = packages, took_s
+            case m.EnvironmentFailed(reason=reason):
+                record.state, record.reason = "failed", reason
+
+    def _forget(self, team: str, job: str) -> None:
+        record = self._teams.get(team, {}).pop(job, None)
+        if record is None:
+            return
+        self._prefixes.get((team, job[:PREFIX_CHARACTERS_MIN]), {}).pop(job, None)
+        if self._names.get((team, record.name)) == job:
+            del self._names[team, record.name]
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def job(self, team: str, job: str) -> JobRecord | None:
+        return self._teams.get(team, {}).get(job)
+
+    def find(self, team: str, text: str) -> JobRecord | None:
+        """A job by its id, as the newest of a name, or by the beginning of its id. Raises Ambiguous."""
+        jobs = self._teams.get(team, {})
+        job = text if text in jobs else self._names.get((team, text), "")
+        if job in jobs:
+            return jobs[job]
+        if len(text) < PREFIX_CHARACTERS_MIN or not text.startswith("j-"):
+            return None
+        near = [each for each in self._prefixes.get((team, text[:PREFIX_CHARACTERS_MIN]), ()) if each.startswith(text)]
+        if len(near) > 1:
+            raise Ambiguous(near)
+        return jobs.get(near[0]) if near else None
+
+    def names(self, team: str) -> list[str]:
+        """Some names and ids of a team's jobs, the newest first, for hints."""
+        near: list[str] = []
+        for job, record in reversed(self._teams.get(team, {}).items()):
+            near += [record.name, job]
+            if len(near) >= 200:
+                break
+        return near
+
+    def page(self, team: str, *, states: frozenset[str], user: str, limit: int, after: str) -> Page:
+        """A page of a team's jobs, newest first, behind the job `after`."""
+        found: list[JobRecord] = []
+        last = ""
+        started = not after
+        for scanned, (job, record) in enumerate(reversed(self._teams.get(team, {}).items())):
+            if not started:
+                started = job == after
+                continue
+            if len(found) == limit or scanned >= SCANNED_MAX:
+                return Page(found, last)
+            last = job
+            if (not states or record.life.state.value in states) and (not user or record.user == user):
+                found.append(record)
+        return Page(found, "")
+
+    def view(self, record: JobRecord) -> JobView:
+        return record.view(self.environment(record.environment))
+
+    def version(self, record: JobRecord) -> int:
+        """Changes whenever the view does: the sequence of the newest fact that it shows."""
+        environment = self._environments.get(record.environment)
+        return max(record.sequence, environment.sequence if environment else 0)
+
+    def environment(self, digest: str) -> EnvironmentRecord | None:
+        return (self._environments.get(digest) or EnvironmentRecord(digest=digest)) if digest else None
+
+    def wants(self, team: str, environment: str) -> bool:
+        """Whether a job of this team wants this environment."""
+        return (team, environment) in self._wanted
+
+    def count(self) -> dict[str, int]:
+        """Jobs by state, over all teams; for the status."""
+        return dict(Counter(record.life.state.value for jobs in self._teams.values() for record in jobs.values()))
+
+    # -- following -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def watch(self, record: JobRecord) -> Iterator[asyncio.Event]:
+        """An event that is set when something changes about a job or its environment."""
+        event = asyncio.Event()
+        watched = [subjects.job(record.team, record.job)]
+        if record.environment:
+            watched.append(subjects.environment(record.environment))
+        for subject in watched:
+            self._watches.setdefault(subject, set()).add(event)
+        try:
+            yield event
+        finally:
+            for subject in watched:
+                waiting = self._watches[subject]
+                waiting.discard(event)
+                if not waiting:
+                    del self._watches[subject]
+
+    @contextmanager
+    def watch_closing(self) -> Iterator[asyncio.Event]:
+        """An event that is set only by `wake_all`."""
+        event = asyncio.Event()
+        waiting = self._watches.setdefault("", set())
+        waiting.add(event)
+        try:
+            yield event
+        finally:
+            waiting.discard(event)
+
+    def wake_all(self) -> None:
+        """Let every follower look around: the gateway is closing."""
+        for subject in list(self._watches):
+            self._wake(subject)
+
+    def _wake(self, subject: str) -> None:
+        for event in self._watches.get(subject, ()):
+            event.set()
+
+    # -- snapshots -----------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        jobs = [record for team in self._teams.values() for record in team.values()]
+        return msgspec.msgpack.encode(_Snapshot(self.sequence, jobs, list(self._environments.values())))
+
+    @classmethod
+    def restore(cls, snapshot: bytes) -> Projection:
+        """The projection in a snapshot. Raises msgspec.DecodeError for one of another version."""
+        read = msgspec.msgpack.decode(snapshot, type=_Snapshot)
+        projection = cls()
+        projection.sequence = read.sequence
+        projection._environments = {record.digest: record for record in read.environments}
+        for record in read.jobs:
+            projection._teams.setdefault(record.team, {})[record.job] = record
+            projection._prefixes.setdefault((record.team, record.job[:PREFIX_CHARACTERS_MIN]), {})[record.job] = None
+            if record.environment:
+                projection._wanted.add((record.team, record.environment))
+            if record.name:
+                projection._names[record.team, record.name] = record.job
+        ended = [record for record in read.jobs if record.is_over]
+        ended.sort(key=lambda record: record.sequence)
+        projection._ended.extend((record.team, record.job) for record in ended)
+        return projection

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from runtime import launcher
-from runtime.supervised import Standing, Supervised, SupervisorLost, connect, standing
+from runtime.supervised import LauncherClient, Standing, Supervised, SupervisorLost, standing
 
 
 async def end_all(node_folder: Path) -> int:
@@ -19,7 +19,7 @@ async def end_all(node_folder: Path) -> int:
     folders = sorted((node_folder / launcher.ATTEMPTS).glob("*"))
     live = [folder for folder in folders if standing(folder) is Standing.LIVES]
     await asyncio.gather(*(_end(folder) for folder in live))
-    await _retire(node_folder)
+    await LauncherClient(node_folder).retire()
     return len(live)
 
 
@@ -30,16 +30,6 @@ async def _end(folder: Path) -> None:
         await attempt.watch(lambda status: None)
     except SupervisorLost:
         return  # gone as well; the next runner sweeps up after it
-
-
-async def _retire(node_folder: Path) -> None:
-    try:
-        reader, writer = await connect(node_folder, launcher.SOCKET)
-    except OSError:
-        return  # there is none
-    writer.write(b'{"do": "retire"}\n')
-    await reader.read()
-    writer.close()
 
 
 if __name__ == "__main__":

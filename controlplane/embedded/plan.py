@@ -177,6 +177,9 @@ def ray_environment(plan: Plan) -> dict[str, str]:
         "RAY_AUTH_TOKEN": plan.secrets.ray_token,
         "RAY_memory_monitor_refresh_ms": "0",  # it would end the runner first: attempts are bounded by us
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nothing of ours needs Ray's drain
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # a SIGTERM is no failure: no stack traces
+        "PYTHONDONTWRITEBYTECODE": "",  # without its .pyc files Ray takes four times as long to start
         "RAY_DISABLE_IMPORT_WARNING": "1",
     }
 

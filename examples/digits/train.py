@@ -11,10 +11,11 @@ import os
 import pickle
 from pathlib import Path
 
-import headrace
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+import headrace
 
 
 class Classifier:

@@ -108,8 +108,8 @@ async def _run(plan: Plan, progress: Progress) -> int:
         stack.unlink(missing_ok=True)
         for task in (stopping, starting, failing):
             task.cancel()
+        await family.stop()  # with it the runner, which would start again what is ended now
         await attempts.end_all(plan.state / "nodes" / plan.node)
-        await family.stop()
 
 
 async def _bring_up(plan: Plan, family: Children, progress: Progress) -> bool:

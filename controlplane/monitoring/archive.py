@@ -20,10 +20,11 @@ import msgspec
 import numpy as np
 
 from controlplane.monitoring import coverage, records
+from controlplane.monitoring.batch import add_points
 from controlplane.monitoring.core import JobKey, Record
 from controlplane.monitoring.logs import Logs, OutputKey
 from controlplane.monitoring.owner import Owner
-from controlplane.monitoring.store import Store, add_points, encode_ranges
+from controlplane.monitoring.store import Store, encode_ranges
 from events.blobs import BlobDamaged, Blobs
 from events.subjects import encode
 

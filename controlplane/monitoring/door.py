@@ -79,7 +79,9 @@ class Door:
         async def logs(request: Request[Any, Any, Any]) -> Response[bytes]:
             return await self._respond(request, self._drop("dropped_logs"))
 
-        return Litestar([metrics, traces, logs], request_max_body_size=BODY_BYTES_MAX, openapi_config=None)
+        return Litestar(
+            [metrics, traces, logs], request_max_body_size=BODY_BYTES_MAX, openapi_config=None, logging_config=None
+        )
 
     async def _respond(
         self, request: Request[Any, Any, Any], take: Callable[[AttemptRef, bytes, bool], Awaitable[None]]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from controlplane.monitoring import coverage, otlp, strided
+from controlplane.monitoring.batch import Part
 from controlplane.monitoring.logs import OUTPUT_BYTES_MAX, STREAMS, Chunk
-from controlplane.monitoring.store import Part, Store
+from controlplane.monitoring.store import Store
 from events import subjects
 from events.bus import Delivery
 

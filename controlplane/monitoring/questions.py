@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from controlplane.monitoring import rollups
+from controlplane.monitoring.batch import STEP_MAX
 from controlplane.monitoring.core import JobKey
-from controlplane.monitoring.store import STEP_MAX, Store
+from controlplane.monitoring.store import Store
 from events import messages as m
 
 BUCKETS_MAX: Final = 4_000

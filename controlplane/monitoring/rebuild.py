@@ -103,7 +103,7 @@ async def _fill(writer: Writer) -> Rebuilt:
         if record is not None:
             writer.core.load((manifest.team, manifest.job), record)  # so that its old facts change nothing
     async with asyncio.TaskGroup() as group:
-        for follower in await service.followers(writer):
+        for follower in service.followers(writer):
             group.create_task(follower.run(until_caught_up=True))
     points, gaps = await owner.run(questions.totals, store)
     return Rebuilt(len(manifests), points, gaps)

@@ -25,8 +25,9 @@ LOG: Final = logging.getLogger("headrace.monitoring")
 
 STORE: Final = "metrics.duckdb"
 REREAD: Final = 2_000
-"""Messages of METRICS and LOGS that are read again at a start. Their server acknowledges before it has written to disk:
-after it was killed, it may give the newest numbers a second time. What is stored already is known as a repeat."""
+"""Messages of METRICS and LOGS that are read again at a start, and after a reconnect. Their server acknowledges before
+it is on disk: after it was killed, it may give the newest sequences a second time, to other messages (up to eight were
+seen). What is stored already is known as a repeat."""
 
 
 async def begin(tools: Tools, store: Store, owner: Owner, stream: streams.Stream, *, reread: int) -> int:
@@ -40,24 +41,23 @@ async def begin(tools: Tools, store: Store, owner: Owner, stream: streams.Stream
     return max(0, min(place, last) - reread)
 
 
-async def followers(writer: Writer) -> list[Follower]:
+def followers(writer: Writer) -> list[Follower]:
     """The three streams, each from where its last reader stopped."""
     tools, store, owner = writer.tools, writer.store, writer.owner
 
-    async def follower(
-        stream: streams.Stream,
-        filters: Sequence[str],
-        handler: Handler,
-        reread: int,
-    ) -> Follower:
-        after = await begin(tools, store, owner, stream, reread=reread)
-        return Follower(tools.bus.tail(stream.name, subjects=filters, after=after), handler)
+    def follower(stream: streams.Stream, filters: Sequence[str], handler: Handler, reread: int) -> Follower:
+        return Follower(
+            lambda: begin(tools, store, owner, stream, reread=reread),
+            lambda after: tools.bus.tail(stream.name, subjects=filters, after=after),
+            handler,
+        )
 
-    return [
-        await follower(streams.METRICS, subjects.METRICS, writer.take_metrics, REREAD),
-        await follower(streams.LOGS, (subjects.LOGS,), writer.take_logs, REREAD),
-        await follower(streams.LEDGER, (subjects.JOBS,), writer.take_facts, 0),
-    ]
+    numbers = follower(streams.METRICS, subjects.METRICS, writer.take_metrics, REREAD)
+    output = follower(streams.LOGS, (subjects.LOGS,), writer.take_logs, REREAD)
+    facts = follower(streams.LEDGER, (subjects.JOBS,), writer.take_facts, 0)
+    for follows in (numbers, output):  # the ledger forgets nothing
+        tools.bus.on_reconnected(follows.begin_again)
+    return [numbers, output, facts]
 
 
 def folder(tools: Tools) -> Path:
@@ -84,7 +84,7 @@ async def serve(tools: Tools) -> None:
 async def _run(writer: Writer) -> None:
     tools = writer.tools
     await writer.open()
-    following = await followers(writer)
+    following = followers(writer)
     sock = door.listener(tools.config.host, tools.config.otlp_port)
     entrance = door.Door(tools.config.otlp_secret.encode(), tools.bus.publish_many, answers.Closed(writer).asks)
     async with door.listening(entrance.application(), sock), asyncio.TaskGroup() as group:

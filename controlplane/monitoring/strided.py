@@ -54,15 +54,11 @@ def _column(attempt: int, rank: int, metric: memoryview) -> Column:
     points = np.frombuffer(gauge[1], np.uint8).reshape(-1, POINT_BYTES)
     if not (points[:, _FIXED] == _TEMPLATE[_FIXED]).all():
         raise _Foreign
-    times = _numbers(points[:, _TIME], np.int64)
+    times = np.ascontiguousarray(points[:, _TIME]).view(np.int64).reshape(-1)
     if (times < 0).any():
         raise _Foreign
-    values = _numbers(points[:, _VALUE], np.float64)
+    values = np.ascontiguousarray(points[:, _VALUE]).view(np.float64).reshape(-1)
     return Column(attempt, rank, bytes(name[1]).decode()[:NAME_CHARACTERS_MAX], _steps(points[:, _STEP]), times, values)
-
-
-def _numbers(part: NDArray[np.uint8], kind: type[np.generic]) -> NDArray[np.generic]:
-    return np.ascontiguousarray(part).view(kind).reshape(-1)
 
 
 def _steps(part: NDArray[np.uint8]) -> Integers:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from controlplane.frame import Tools
-from controlplane.monitoring import archive, intake, records
+from controlplane.monitoring import archive, batch, intake, records
 from controlplane.monitoring.core import Core, JobKey, Record
 from controlplane.monitoring.logs import Logs
 from controlplane.monitoring.owner import Owner
@@ -52,7 +52,7 @@ class Writer:
         """Store a batch, then tell whom it concerns."""
         parts, dead = await self.owner.run(intake.parts, deliveries, self.store)
         await self._bury(dead)
-        done = await self.owner.run(self.store.commit, parts, sequence=deliveries[-1].sequence)
+        done = await self.owner.run(batch.commit, self.store, parts, sequence=deliveries[-1].sequence)
         self.counts["points"] += done.points
         self.counts["repeated"] += done.repeated
         self.counts["refused"] += done.refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from controlplane.config import Configuration
 from controlplane.monitoring import rebuild as rebuilding
 from events import messages as m
+from events import subjects
 from events.blobs import Blobs
 from events.bus import Bus, Outgoing
 from tests.support import monitoring as world
@@ -158,7 +160,6 @@ async def test_a_store_made_again_from_seals_and_streams_answers_the_same(bus: B
     assert gaps == {"records": 1000, "spools": 1, "jobs": 1}
 
     # What is sealed is no longer in the streams; what is not, is.
-    from events import subjects
     from events.jetstream import api
 
     for subject in (subjects.metrics("n1", TEAM, "j-done"),):
@@ -176,3 +177,41 @@ async def test_a_store_made_again_from_seals_and_streams_answers_the_same(bus: B
         "1.stdout",
         "manifest.json",
     ]
+
+
+async def test_a_killed_nats_server_that_gives_sequences_anew_hides_nothing(
+    bus: Bus, nats: NatsServer, config: Configuration
+) -> None:
+    """METRICS is acknowledged before it is on disk. What the server lost is a gap; what it has must be in the store."""
+    rng = random.Random(5)
+    async with world.monitoring(bus, config):
+        await world.write_facts(bus, "j-1", world.accepted("j-1"), world.placed())
+
+        async def kills() -> None:
+            for _ in range(4):
+                await asyncio.sleep(rng.uniform(0.2, 0.6))
+                nats.kill()
+                await nats.restart_later(0.05)
+
+        killer, first = asyncio.create_task(kills()), 0
+        while not killer.done():
+            items = [world.metrics_batch("j-1", first + shift, {"x": [1.0] * 50}) for shift in (0, 50, 100, 150)]
+            arrived = list(itertools.takewhile(lambda result: isinstance(result, int), await bus.publish_many(items)))
+            first += 50 * len(arrived)
+        await killer
+        await bus.publish(world.metrics_batch("j-1", first, {"x": [1.0]}))
+        held = {
+            int(delivery.headers["hr-first"])
+            for delivery in await bus.history("METRICS", subjects.metrics("n1", TEAM, "j-1"))
+        }
+
+        async def all_there() -> bool:
+            answer = await ask(bus, "series", m.AskSeries(team=TEAM, job="j-1", buckets=4000), m.SeriesAnswer)
+            lost = (await world.status(bus))["gaps"]["records"]
+            return (
+                bool(answer.series)
+                and answer.series[0].count == first + 1 - lost
+                and answer.series[0].count >= (50 * (len(held) - 1) + 1)
+            )
+
+        await eventually(all_there)

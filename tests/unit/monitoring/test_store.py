@@ -6,14 +6,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controlplane.monitoring import questions, rollups
+from controlplane.monitoring.batch import STEP_MAX, Part, commit
 from controlplane.monitoring.otlp import NO_STEP, Column
-from controlplane.monitoring.store import STEP_MAX, Part, Store
+from controlplane.monitoring.store import Store
 from events import messages as m
 
 TEAM, JOB = "vision", "j-1"
@@ -52,7 +54,7 @@ BATCHES = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=BATCHES, reopened=st.booleans(), backwards=st.booleans())
 def test_repeats_overlaps_and_late_batches_store_each_record_once(
     tmp_path_factory: pytest.TempPathFactory, batches: Any, reopened: bool, backwards: bool
@@ -68,7 +70,7 @@ def test_repeats_overlaps_and_late_batches_store_each_record_once(
             known[spool] |= new
         step = (lambda index: -7 * index) if backwards else (lambda index: 3 * index)
         parts = [a_batch(first, count, spool=spool, step=step) for spool, first, count in batch]
-        assert store.commit(parts, sequence=number + 1).points == fresh
+        assert commit(store, parts, sequence=number + 1).points == fresh
         if reopened:
             store.close()
             store = Store(file, threads=1)
@@ -93,22 +95,20 @@ POINTS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(
     points=POINTS,
     cuts=st.integers(1, 4),
     buckets=st.integers(1, 60),
     edge=st.tuples(st.integers(-4000, 7000), st.integers(0, 9000)) | st.none(),
 )
-def test_a_curve_is_what_its_points_say_bucket_by_bucket(
-    tmp_path_factory: pytest.TempPathFactory, points: Any, cuts: int, buckets: int, edge: Any
-) -> None:
-    store = Store(tmp_path_factory.mktemp("store") / "metrics.duckdb", threads=1)
+def test_a_curve_is_what_its_points_say_bucket_by_bucket(points: Any, cuts: int, buckets: int, edge: Any) -> None:
+    store = Store(Path(":memory:"), threads=1)
     for number in range(cuts):
         part = points[number::cuts]
         if part:
             steps, times, values = zip(*part, strict=True)
-            store.commit([a_push(a_column(list(steps), list(values), times=list(times)))], sequence=number)
+            commit(store, [a_push(a_column(list(steps), list(values), times=list(times)))], sequence=number)
     low, high = (edge[0], edge[0] + edge[1]) if edge else (-(10**6), 10**6)
     chosen = [point for point in points if low <= point[0] <= high]
     found = series(store, buckets=buckets, **({"step_from": low, "step_to": high} if edge else {}))
@@ -140,7 +140,7 @@ def test_roll_ups_and_points_give_the_same_long_curve(store: Store) -> None:
     values = np.random.default_rng(1).normal(size=40_000)
     for start in range(0, 40_000, 7_777):
         steps = list(range(start, min(start + 7_777, 40_000)))
-        store.commit([a_push(a_column(steps, list(values[steps])))], sequence=start)
+        commit(store, [a_push(a_column(steps, list(values[steps])))], sequence=start)
     (curve,) = series(store, buckets=30, step_from=700, step_to=39_001)
     width = rollups.width(700, 39_001, 30)
     assert rollups.source(width) == 1024
@@ -154,52 +154,52 @@ def test_roll_ups_and_points_give_the_same_long_curve(store: Store) -> None:
 
 
 def test_nothing_of_a_transaction_that_failed_is_stored(store: Store) -> None:
-    store.commit([a_batch(0, 5)], sequence=1)
+    commit(store, [a_batch(0, 5)], sequence=1)
     broken = a_batch(5, 5)._replace(columns=[a_column([1, 2], [1.0, 2.0])._replace(steps=np.array(["x", "y"]))])
     with pytest.raises((TypeError, ValueError, np.exceptions.DTypePromotionError)):
-        store.commit([broken], sequence=2)
+        commit(store, [broken], sequence=2)
     assert store.place("METRICS") == 1
-    assert store.commit([a_batch(5, 5)], sequence=2).points == 5
+    assert commit(store, [a_batch(5, 5)], sequence=2).points == 5
     assert series(store)[0].count == 10
 
 
 def test_a_push_that_comes_again_counts_once(store: Store) -> None:
     push = a_push(a_column([1, 2], [1.0, 2.0]), "digest")
-    assert store.commit([push, push], sequence=1).points == 2
+    assert commit(store, [push, push], sequence=1).points == 2
     store.forget((TEAM, JOB))
-    assert store.commit([push], sequence=2).points == 0
+    assert commit(store, [push], sequence=2).points == 0
 
 
 def test_points_without_a_step_count_the_seconds_since_the_attempts_first(store: Store) -> None:
     second = 10**9
-    store.commit([a_push(a_column([NO_STEP], [1.0], times=[100 * second]))], sequence=1)
+    commit(store, [a_push(a_column([NO_STEP], [1.0], times=[100 * second]))], sequence=1)
     store.forget((TEAM, JOB))
-    store.commit([a_push(a_column([NO_STEP] * 2, [2.0, 3.0], times=[103 * second + 5, 101 * second]))], sequence=2)
+    commit(store, [a_push(a_column([NO_STEP] * 2, [2.0, 3.0], times=[103 * second + 5, 101 * second]))], sequence=2)
     assert series(store)[0].steps == (0, 1, 3)
 
 
 def test_points_without_a_time_have_that_of_the_stream(store: Store) -> None:
-    store.commit([a_push(a_column([1], [1.0], times=[0]))], sequence=1)
+    commit(store, [a_push(a_column([1], [1.0], times=[0]))], sequence=1)
     assert series(store)[0].at == (5.0,)
 
 
 def test_steps_that_json_cannot_say_are_taken_for_the_nearest(store: Store) -> None:
-    store.commit([a_push(a_column([2**62, -(2**63) + 1], [1.0, 2.0], times=[1, 2]))], sequence=1)
+    commit(store, [a_push(a_column([2**62, -(2**63) + 1], [1.0, 2.0], times=[1, 2]))], sequence=1)
     assert series(store)[0].steps == (-STEP_MAX, STEP_MAX)
 
 
 def test_series_beyond_the_limit_are_counted_and_not_stored(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controlplane.monitoring.store.SERIES_OF_A_JOB_MAX", 2)
+    monkeypatch.setattr("controlplane.monitoring.batch.SERIES_OF_A_JOB_MAX", 2)
     columns = [a_column([1], [1.0], name=name) for name in ("a", "b", "c")]
-    done = store.commit([Part(TEAM, JOB, 1, columns, 1)], sequence=1)
+    done = commit(store, [Part(TEAM, JOB, 1, columns, 1)], sequence=1)
     assert (done.points, done.refused) == (2, 1)
 
 
 def test_an_answer_is_small_enough_for_a_message(store: Store) -> None:
     columns = [a_column(list(range(900)), [math.pi * step for step in range(900)], name=f"m{n:04}") for n in range(500)]
-    store.commit([Part(TEAM, JOB, 1, columns, 1)], sequence=1)
+    commit(store, [Part(TEAM, JOB, 1, columns, 1)], sequence=1)
     answer = questions.series(store, m.AskSeries(team=TEAM, job=JOB, buckets=4000))
-    assert len(__import__("msgspec").json.encode(answer)) < 1_000_000
+    assert len(msgspec.json.encode(answer)) < 1_000_000
     assert answer.matched == 500
     assert len(answer.series) == questions.ENTRIES_MAX // questions.BUCKETS_MIN
 

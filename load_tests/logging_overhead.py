@@ -133,14 +133,16 @@ def million(stack: Stack, points: int, *, killed: bool) -> dict[str, Any]:
         until(lambda: _witnessed(witness)[0] >= points // 2, limit_s=ARRIVE_S, what="half of the points")
         os.kill(_witnessed(witness)[1], signal.SIGKILL)
     view = stack.wait(job, limit_s=ARRIVE_S)
+    if not killed and view["state"] != "succeeded":
+        raise RuntimeError(f"the job {view['state']}: {view['reason']}; is `headrace` installed beside the stack?")
     answer: dict[str, Any] = {}
 
     def complete() -> bool:
         answer.update(stack.patient("GET", f"/v1/jobs/{job}/metrics"))
-        return bool(answer["complete"])
+        return bool(answer.get("complete"))  # what has its default is left out
 
     until(complete, limit_s=ARRIVE_S, what="a complete answer")
-    logged, stored = _witnessed(witness)[0], sum(series["count"] for series in answer["series"])
+    logged, stored = _witnessed(witness)[0], sum(series.get("count", 0) for series in answer.get("series", ()))
     took_s = time.monotonic() - begun
     print(
         f"{'killed' if killed else 'whole ':7} {view['state']:9} logged {logged:,}  stored {stored:,}  {took_s:.1f} s"

@@ -36,13 +36,16 @@ class Client(Transport):
         """The answer to a cancel, hold, release, reprioritise or move. Raises Rejected where it was refused."""
         return _taken(self.post(_path(job, verb), request or {}), f"{job}: {verb} was refused")
 
-    def job(self, job: str) -> dict[str, Any]:
+    def job(self, job: str, query: Query | None = None) -> dict[str, Any]:
         """The JobView of one job, by id, by the beginning of an id, or by name (the newest of that name)."""
-        return self.get(_path(job))
+        return self.get(_path(job), query)
 
-    def jobs(self, query: Query | None = None) -> list[dict[str, Any]]:
-        """One page of JobViews, newest first. `query`: `state`, `user`, `limit`, `after`, `latest`."""
-        return list(self.get("/v1/jobs", query).get("jobs") or ())
+    def jobs(self, query: Query | None = None) -> dict[str, Any]:
+        """A page: `jobs` (JobViews, newest first), and `next`, which is the `after` of the next page.
+
+        `query`: `state`, `user`, `limit`, `after`, `latest`.
+        """
+        return self.get("/v1/jobs", query)
 
     def why(self, job: str) -> dict[str, Any]:
         """Why a job waits, and its place."""
@@ -70,9 +73,14 @@ class Client(Transport):
         """The road of a job until its end: events `state` (a JobView) and `why`."""
         return self.events(_path(job, "events"), on_retry=on_retry)
 
-    def follow_log(self, job: str, query: Query | None = None, *, on_retry: OnRetry | None = None) -> Iterator[Event]:
-        """Output as it comes, both streams: events `chunk`. A chunk may come twice; its offset tells."""
-        return self.events(_path(job, "log", "follow"), query, on_retry=on_retry)
+    def follow_log(
+        self, job: str, query: Query | None = None, *, last_id: str = "", on_retry: OnRetry | None = None
+    ) -> Iterator[Event]:
+        """Output as it comes, both streams: events `chunk`. A chunk may come twice; its offset tells.
+
+        `last_id` is where to begin: `<attempt>-<offset in stdout>-<offset in stderr>`; empty: at the newest attempt.
+        """
+        return self.events(_path(job, "log", "follow"), query, last_id=last_id, on_retry=on_retry)
 
     def follow_metrics(self, job: str, *, on_retry: OnRetry | None = None) -> Iterator[Event]:
         """Events `latest`, about one a second while there is something new."""

@@ -139,7 +139,7 @@ def submit(
         attempts_max=attempts_max,
         hold=hold,
     )
-    where = state.folder(state_folder)
+    where = state.prepare(state.folder(state_folder))
     endpoint, _ = local.ensure(where)
     client = Client(endpoint, refresh=lambda: state.endpoint(where))
     folder = Path(source) if source is not None else None

@@ -70,7 +70,7 @@ def answers(stack: state.Stack | None) -> bool:
 
 def start(folder: Path, say: Say = lambda text: None) -> tuple[state.Endpoint, bool]:
     """Brings the stack up, or waits for the one who does; gives whether it was we who did. Raises StartFailed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    state.prepare(folder)
     deadline = time.monotonic() + START_S_MAX
     progress = Progress(folder / state.STARTING_FILE)
     with (folder / "up.lock").open("a+b") as lock:
@@ -94,7 +94,7 @@ def start(folder: Path, say: Say = lambda text: None) -> tuple[state.Endpoint, b
 def foreground(folder: Path) -> NoReturn:
     """Becomes the stack: this process is it from here on, and Ctrl-C or SIGTERM ends it in order."""
     require()
-    folder.mkdir(parents=True, exist_ok=True)
+    state.prepare(folder)
     os.chdir(folder)
     os.execve(sys.executable, _command(folder), _environ())
 

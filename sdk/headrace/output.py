@@ -33,6 +33,10 @@ class Cursor:
         """What comes before this offset is not wanted."""
         self._at[attempt, stream] = offset
 
+    def place(self, attempt: int) -> str:
+        """Where this attempt's streams are, as the server takes it for a place to begin at."""
+        return f"{attempt}-{self.at(attempt, 'stdout')}-{self.at(attempt, 'stderr')}"
+
     def take(self, attempt: int, stream: str, offset: int, data: bytes) -> bytes:
         """What is new in a chunk: what was given out already is cut off. The chunk must not leave a gap."""
         at = self.at(attempt, stream)
@@ -49,11 +53,15 @@ def follow(
     query: Query | None = None,
     *,
     cursor: Cursor | None = None,
+    place: str = "",
     on_retry: OnRetry | None = None,
 ) -> Iterator[Output]:
-    """Output from the cursor on until the job has no more of it. A gap in the stream of events is read in between."""
+    """Output until the job has no more of it: what the cursor has not seen. Gaps are read from the stored log.
+
+    `place` (`Cursor.place`) spares the server the sending of what was seen.
+    """
     seen = cursor or Cursor()
-    for event in client.follow_log(job, query, on_retry=on_retry):
+    for event in client.follow_log(job, query, last_id=place, on_retry=on_retry):
         if event.name != "chunk":
             continue
         chunk = json.loads(event.data)

@@ -53,6 +53,18 @@ def folder(explicit: str | os.PathLike[str] | None = None, environ: Mapping[str,
     return Path.home() / ".local" / "state" / "headrace"
 
 
+def prepare(state: Path) -> Path:
+    """Makes the state folder, for this user alone, and marks it as no source: it may lie within a project."""
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ignore = state / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+    except OSError as error:
+        raise HeadraceError(f"{state}: {error.strerror}", "--state names another folder") from error
+    return state
+
+
 def remote(environ: Mapping[str, str] = os.environ) -> Endpoint | None:
     """The server that the environment names, if it names one."""
     url = environ.get("HEADRACE_URL", "").rstrip("/")

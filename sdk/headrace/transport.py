@@ -97,9 +97,11 @@ class Transport:
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
 
-    def events(self, path: str, query: Query | None = None, *, on_retry: OnRetry | None = None) -> Iterator[Event]:
+    def events(
+        self, path: str, query: Query | None = None, *, last_id: str = "", on_retry: OnRetry | None = None
+    ) -> Iterator[Event]:
         """The events of a stream up to and with its `end`. Broken off, it is resumed after the last event seen."""
-        last_id, wait_s, broken_at = "", RETRY_S_FIRST, None
+        wait_s, broken_at = RETRY_S_FIRST, None
         while True:
             try:
                 for event in self._stream(path + _query(query), last_id):

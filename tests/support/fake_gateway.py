@@ -205,7 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
         found = list(self.fake.views.values())
         after = query.get("after")
         begin = next((i + 1 for i, view in enumerate(found) if view["job"] == after), 0)
-        self._json(200, {"jobs": found[begin : begin + int(query.get("limit", 100))]})
+        page = found[begin : begin + int(query.get("limit", 100))]
+        self._json(200, {"jobs": page, "next": page[-1]["job"] if found[begin + len(page) :] else ""})
 
     def _job(self, method: str, rest: list[str], query: dict[str, str]) -> None:
         view = next((v for v in self.fake.views.values() if v["job"].startswith(rest[0]) or v["name"] == rest[0]), None)
@@ -234,7 +235,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, whole[begin : begin + most], "application/octet-stream", headers)
 
     def _stream(self, stream: str) -> None:
-        index = int(self.headers.get("Last-Event-ID") or 0)
+        last = self.headers.get("Last-Event-ID", "")
+        index = int(last) if last.isdigit() else 0  # a place in the log: all is sent, the client knows what it has
         cut = self.fake.cut_after.pop(stream, None)
         self.close_connection = True
         self.send_response(200)

@@ -77,11 +77,12 @@ def global_options() -> list[click.Option]:
 
 
 class Command(click.Command):
-    """A command that takes the global options too."""
+    """A command that takes the global options too; but for one whose name it uses itself (`jobs --state`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params += global_options()
+        own = {name for parameter in self.params for name in parameter.opts}
+        self.params += [option for option in global_options() if own.isdisjoint(option.opts)]
 
 
 pass_app = click.make_pass_decorator(App, ensure=True)
@@ -92,7 +93,7 @@ def complete_job(context: click.Context, parameter: click.Parameter, incomplete:
     from headrace import errors
 
     try:
-        jobs = context.ensure_object(App).client(timeout_s=1.0).jobs({"limit": 200})
+        jobs = context.ensure_object(App).client(timeout_s=1.0).jobs({"limit": 200}).get("jobs") or ()
     except errors.HeadraceError:
         return []
     words = [str(job.get(key, "")) for job in jobs for key in ("name", "job")]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
-
-import click
 
 from headrace import errors
 from headrace.cli import following, road, text
@@ -24,6 +26,8 @@ TICK_S = 0.5
 LAST_OUTPUT_S = 15.0
 """How long after its end a job's last output may come: the node ships about each second, and catches up."""
 LAST_METRICS_S = 3.0
+EARLY_MAX = 20
+"""Chunks of output that may be kept until it is known that the job runs."""
 INTERRUPTED = 130
 
 
@@ -46,7 +50,7 @@ def attach(app: App, client: Client, job: str, *, packages: str = "") -> int:
     show: Show = ForPrograms(printer) if app.json else ForPeople(printer, packages)
     follow = following.Following(client, job)
     attached = Attached(client, job, show, follow, printer)
-    with _on_interrupt(follow):
+    with _on_interrupt(follow.interrupt):
         follow.start()
         try:
             return attached.run()
@@ -68,6 +72,7 @@ class Attached:
         self._broken: set[str] = set()
         self._ended_at: float | None = None
         self._interrupts = 0
+        self._early: list[Output] = []
 
     def run(self) -> int:
         """Until the job's end, or until the person leaves; gives the exit status."""
@@ -80,6 +85,8 @@ class Attached:
             elif message is not None:
                 self._on_message(message)
             self._show.on_tick()
+        for printed in self._early:
+            self._show.on_output(printed)
         if "output" not in self._over and self._view.get("started_at"):
             self._printer.warning("the last of the output may be missing", f"headrace logs {text.short(self._job)}")
         self._show.on_end(self._view)
@@ -90,12 +97,14 @@ class Attached:
             case following.Viewed(view):
                 self._view = view
                 self._show.on_view(view)
+                self._let_out()
                 if view.get("state") in ENDS and self._ended_at is None:
                     self._ended_at = time.monotonic()
             case following.Hindered(why):
                 self._show.on_why(why)
             case following.Printed(printed):
-                self._show.on_output(printed)
+                self._early.append(printed)
+                self._let_out()
             case following.Measured(series):
                 self._show.on_metrics(series)
             case following.Retried(stream, error):
@@ -106,6 +115,14 @@ class Attached:
                     raise error
                 if stream == "output" and error is not None and self._ended_at is None:
                     self._printer.warning(f"the output cannot be followed: {error.message}", error.hint)
+
+    def _let_out(self) -> None:
+        """Shows the output, but not before the road has come to where it was printed: streams overtake each other."""
+        running = self._view.get("state") not in {None, "queued", "placed"}
+        if running or len(self._early) > EARLY_MAX or "events" in self._broken:
+            for printed in self._early:
+                self._show.on_output(printed)
+            self._early.clear()
 
     def _on_retry(self, stream: str, error: errors.HeadraceError | None) -> None:
         """Three streams break and come back together: said once."""
@@ -131,13 +148,8 @@ class Attached:
                 return self._detach()
             return self._cancel()
         self._show.close()
-        try:
-            with _default_interrupt():
-                choice = ask()
-        except click.Abort:  # Ctrl-C again, or the end of stdin
-            self._printer.note()
-            return self._detach()
-        if choice == "d":
+        choice = ask(self._printer)
+        if choice is None or choice == "d":
             return self._detach()
         return self._cancel() if choice == "c" else None
 
@@ -268,27 +280,35 @@ class ForPrograms:
         self._printer.object({"event": event, **said})
 
 
-def ask() -> str:
-    """What the person wants now: `d`, `c`, or nothing."""
-    answer: str = click.prompt(
-        "Detach (d), cancel (c) or go on (enter)?", default="", show_default=False, prompt_suffix=" ", err=True
-    )
-    return answer.strip().lower()[:1]
+def ask(printer: Printer) -> str | None:
+    """What the person wants now: `d`, `c` or nothing; None if he presses Ctrl-C again, or his terminal is gone.
+
+    A thread reads, and the loop looks up now and then: a signal that comes right before a call that blocks would
+    otherwise wait for the next key. `os.read`, because a thread in `sys.stdin` may not be left behind at exit.
+    """
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        line = os.read(sys.stdin.fileno(), 1024)
+        answers.put(line.decode("utf-8", "replace").strip().lower()[:1] if line else None)
+
+    with _on_interrupt(lambda: answers.put(None)):
+        threading.Thread(target=read, name="answer", daemon=True).start()
+        printer.err.write("Detach (d), cancel (c) or go on (enter)? ")
+        while True:
+            try:
+                choice = answers.get(timeout=TICK_S)
+            except queue.Empty:
+                continue
+            if choice is None:
+                printer.note()
+            return choice
 
 
 @contextmanager
-def _on_interrupt(follow: following.Following) -> Iterator[None]:
-    """Ctrl-C becomes a message, so that it never tears a line that is being written."""
-    before = signal.signal(signal.SIGINT, lambda number, frame: follow.interrupt())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _default_interrupt() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C does this, and nothing else: it never tears a line that is being written."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: act())
     try:
         yield
     finally:

@@ -17,7 +17,8 @@ from headrace.views import ENDS, JobView, WhyView
 
 PAGE = 200
 LIMIT = 20
-STATES = ("queued", "placed", "running", "stopping", "succeeded", "failed", "cancelled", "rejected")
+STATES = ("active", "ended", "queued", "placed", "running", "stopping", "succeeded", "failed", "cancelled", "rejected")
+STATES_HELP = f"Only in this state; again for more: {', '.join(STATES)}."
 SIGNS = {
     "queued": ("○ queued", ""),
     "placed": ("▶ placed", "cyan"),
@@ -29,25 +30,28 @@ SIGNS = {
     "rejected": ("✕ rejected", "red"),
 }
 HEADINGS = (
-    Column("JOB", least=12),
+    Column("JOB", least=10),
     Column("ID"),
     Column("STATE"),
     Column("TIER", least=4),
     Column("USER", least=4),
     Column("WAIT", right=True),
     Column("RAN", right=True),
-    Column("METRIC", least=10),
+    Column("METRIC", least=15),
 )
 
 
 @click.command(cls=Command, short_help="List jobs, the newest first.")
 @click.option("--all", "everything", is_flag=True, help="All of them, not only the newest.")
-@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only in this state; again for more.")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), metavar="STATE", help=STATES_HELP)
 @click.option("--user", metavar="NAME", help="Only of this user.")
 @click.option("--limit", type=click.IntRange(min=1), default=LIMIT, show_default=True, help="At most so many.")
 @pass_app
 def jobs(app: App, everything: bool, states: tuple[str, ...], user: str | None, limit: int) -> None:
-    """List jobs, the newest first. METRIC is the newest value of one of its metrics, or the reason of its end."""
+    """List jobs, the newest first. METRIC is the newest value of one of its metrics, or the reason of its end.
+
+    To name the state folder here: headrace --state FOLDER jobs.
+    """
     client = app.client()
     most = None if everything else limit
     found = _pages(client, {"state": ",".join(states), "user": user}, most)
@@ -72,7 +76,7 @@ def jobs(app: App, everything: bool, states: tuple[str, ...], user: str | None, 
 @pass_app
 def show(app: App, job: str) -> None:
     """Show all that is known of a job: what it is, where it is, and what happened to it."""
-    view = cast(JobView, app.client().job(job))
+    view = cast(JobView, app.client().job(job, {"latest": 1}))
     if app.printer.json:
         app.printer.object(view)
         return
@@ -176,11 +180,11 @@ def _pages(client: Client, query: dict[str, Any], most: int | None) -> Iterator[
     while most is None or given < most:
         size = PAGE if most is None else min(PAGE, most - given)
         page = client.jobs({**query, "limit": size, "after": after, "latest": 1})
-        yield from (cast(JobView, view) for view in page)
-        given += len(page)
-        if len(page) < size:
+        found = page.get("jobs") or []
+        yield from (cast(JobView, view) for view in found)
+        given, after = given + len(found), str(page.get("next") or "")
+        if not after:
             return
-        after = str(page[-1]["job"])
 
 
 def _row(view: JobView, now: float) -> list[Cell | str]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from headrace.cli import text
-from headrace.cli.printer import Stream, columns, to_ascii
+from headrace.cli.printer import Stream, columns
 
 _SAVE, _RESTORE, _DOWN, _ERASE_BELOW = "\x1b7", "\x1b8", "\x1b[1B", "\r\x1b[J"
 _MOVES = re.compile(rb"\x1b(\[\d*(;\d*)?[AFHfJdsu]|[78M]|\[\?1049h)")
@@ -89,18 +89,14 @@ class Live:
         room = len(lines) - 1 + below
         make_room = "\x1bD" * room + (f"\x1b[{room}A" if room else "")  # scrolls at the bottom, keeps the column
         body = "\r\n".join(f"\x1b[0m{line}\x1b[K" for line in lines)
-        self._raw(make_room + _SAVE + (_DOWN if below else "") + "\r" + body + _RESTORE)
+        self._err.write(make_room + _SAVE + (_DOWN if below else "") + "\r" + body + _RESTORE)
         self._drawn_below = below
 
     def _erase(self) -> None:
         if self._drawn_below is None:
             return
-        self._raw(_SAVE + (_DOWN if self._drawn_below else "") + _ERASE_BELOW + _RESTORE)
+        self._err.write(_SAVE + (_DOWN if self._drawn_below else "") + _ERASE_BELOW + _RESTORE)
         self._drawn_below = None
-
-    def _raw(self, characters: str) -> None:
-        self._err.file.write(characters if self._err.unicode else to_ascii(characters))
-        self._err.file.flush()
 
 
 def _whole_characters(data: bytes) -> tuple[bytes, bytes]:

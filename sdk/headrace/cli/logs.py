@@ -34,7 +34,7 @@ def logs(app: App, job: str, follow: bool, only: str | None, tail: int | None, a
         for stream in wanted:
             reader.stored(stream, number, tail, cursor)
     if follow:
-        reader.follow(wanted, attempt, cursor)
+        reader.follow(wanted, attempt, cursor, cursor.place(number) if tail is not None and number else "")
 
 
 class Reader:
@@ -54,14 +54,15 @@ class Reader:
             offset += len(data)
             self._write(output.Output(attempt, stream, data))
 
-    def follow(self, wanted: tuple[str, ...], attempt: int | None, cursor: output.Cursor) -> None:
+    def follow(self, wanted: tuple[str, ...], attempt: int | None, cursor: output.Cursor, place: str) -> None:
         """What comes, from the cursor on."""
 
         def on_retry(error: errors.HeadraceError | None) -> None:
             self._printer.note("connection lost, trying again …" if error else "connection is back")
 
         query = {"attempt": attempt}
-        for printed in output.follow(self._client, self._job, query, cursor=cursor, on_retry=on_retry):
+        printing = output.follow(self._client, self._job, query, cursor=cursor, place=place, on_retry=on_retry)
+        for printed in printing:
             if printed.stream in wanted:
                 self._write(printed)
 

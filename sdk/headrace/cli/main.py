@@ -7,7 +7,6 @@ below holds what help needs to know (a test compares it with the commands).
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import sys
@@ -68,6 +67,8 @@ class Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not ctx.resilient_parsing and not args[0].startswith("-"):
+            import difflib  # only who mistypes waits for it
+
             near = difflib.get_close_matches(args[0], COMMANDS, 1)
             hint = f"did you mean `headrace {near[0]}`?" if near else "headrace --help lists the commands"
             raise errors.UsageError(f"no command `{args[0]}`", hint)
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = App()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="replace")
     try:
         return _status(headrace.main(arguments, prog_name="headrace", standalone_mode=False, obj=app))
     except BrokenPipeError:  # `headrace jobs | head -1`: the reader has what it wanted

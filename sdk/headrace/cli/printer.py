@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from headrace import errors
@@ -42,7 +42,11 @@ class Stream:
 
     def line(self, line: str = "") -> None:
         """Writes a line, in whatever alphabet the stream has."""
-        self.file.write((line if self.unicode else to_ascii(line)) + "\n")
+        self.write(line + "\n")
+
+    def write(self, words: str) -> None:
+        """Writes words without an end of line."""
+        self.file.write(words if self.unicode else to_ascii(words))
         self.file.flush()
 
     def bytes(self, data: bytes) -> None:
@@ -89,8 +93,16 @@ class Printer:
 
     def error(self, error: errors.HeadraceError) -> None:
         """What went wrong, field by field where the server said so, and what to do."""
-        self._say("error", "red", error.message, error.hint)
-        for problem in getattr(error, "problems", ()):
+        problems: Sequence[errors.Problem] = getattr(error, "problems", ())
+        if not problems or (len(problems) == 1 and problems[0].path in {"", "$"}):
+            hint = error.hint or (problems[0].hint if problems else "")
+            told = f": {problems[0].message}" if problems and problems[0].message not in error.message else ""
+            self._say("error", "red", error.message + told, hint)
+            return
+        first = problems[0]  # which a server may have said in its message too
+        message = error.message.removesuffix(f": {first.path}: {first.message}").removesuffix(f": {first.message}")
+        self._say("error", "red", message, "" if any(error.hint == each.hint for each in problems) else error.hint)
+        for problem in problems:
             where = problem.path.removeprefix("$.").removeprefix("$") or "request"
             self.note(f"  {self.err.paint(text.clean(where), 'bold')}: {text.clean(problem.message)}")
             if problem.hint:

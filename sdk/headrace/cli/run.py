@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 EPILOG = """Ctrl-C asks whether to detach from the job, to cancel it or to go on; a second one detaches. Where nobody
 can be asked (no terminal), the first one cancels the job and the exit status is 130, and a second one detaches. A run
-that is killed leaves its job running. Exit status: the job's own; 128 + n if signal n ended it; 130 if it was cancelled,
-0 if you detach."""
+that is killed leaves its job running. Exit status: the job's own; 128 + n if signal n ended it; 130 if it was
+cancelled; 0 if you detach."""
 
 
 def pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -138,7 +138,7 @@ class Preparation:
         self._app = app
         self._live = live
         self._client = client
-        self._cache = app.folder / "cache"
+        self._cache = state.prepare(app.folder) / "cache"
 
     def source(self, folder: Path) -> Source:
         """Captures and uploads the folder."""

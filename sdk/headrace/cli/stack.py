@@ -104,11 +104,11 @@ def _services(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _service(name: str, service: Any) -> list[Cell | str]:
     said = service if isinstance(service, Mapping) else {"state": service}
-    word = str(said.get("state") or ("unreachable" if said.get("error") else "ready"))
-    inner = said.get("counters")
-    counters = inner if isinstance(inner, Mapping) else said
-    shown = " ".join(f"{key} {value}" for key, value in counters.items() if isinstance(value, int) and value)
-    return [name, Cell(word, "green" if word in {"ready", "up", "ok"} else "yellow"), str(said.get("error") or shown)]
+    answers = said.get("answers", True)
+    counters = {key: value for key, value in said.items() if type(value) is int and value}
+    shown = ", ".join(f"{key} {text.count(value)}" for key, value in counters.items())
+    word = Cell("answers", "green") if answers else Cell("silent", "red")
+    return [name, word, str(said.get("error") or shown)]
 
 
 def _refuse_remote(command: str) -> None:

@@ -1,0 +1,206 @@
+"""The commands that look and steer, as a person sees them at 80 columns, and as a program does."""
+
+from __future__ import annotations
+
+import json
+import time
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from tests.support.fake_gateway import ENVIRONMENT, JOB, PLACED, WHY, FakeGateway, a_view
+from tests.support.terminal import Terminal
+
+OTHER = "j-0000000000zz"
+CAPACITY = {"cpus": 64, "memory_bytes": 512 * 2**30, "gpus": 8, "pythons": ["3.11.7", "3.9.1"]}
+FREE = {"cpus": 32, "memory_bytes": 2**38, "gpus": [4, 5, 6, 7]}
+
+
+@pytest.fixture
+def now(gateway: FakeGateway) -> float:
+    now = time.time()
+    latest = {"loss": {"step": 97_340, "value": 0.6039}, "val/acc": {"step": 97_340, "value": 0.8413}}
+    since = {
+        "submitted_at": now - 12_612,
+        "queued_at": now - 12_612,
+        "placed_at": now - 12_240,
+        "started_at": now - 12_240,
+    }
+    said = {"state": "running", "latest": latest, "environment": ENVIRONMENT, "labels": {"sweep": "lr"}}
+    gateway.views[JOB] = a_view(**PLACED | since | said)
+    gateway.views[OTHER] = a_view(
+        job=OTHER, name="clip-l\x1b[2J", user="eve", tier="gpu2", submitted_at=now - 30, queued_at=now - 30
+    )
+    return now
+
+
+def test_jobs_fit_eighty_columns(terminal: Terminal, now: float) -> None:
+    assert terminal.run("jobs") == dedent("""\
+        JOB         ID          STATE      TIER  USER   WAIT    RAN  METRIC
+        vit-l-384   j-7f3a91c2  ▶ running  gpu4  ana   6m12s  3h24m  val/acc 0.8413
+        clip-l?[2J  j-00000000  ○ queued   gpu2  eve     30s      –""")
+
+
+def test_jobs_are_read_page_by_page(terminal: Terminal, now: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.cli.jobs.PAGE", 1)
+    assert len(terminal.run("jobs", "--all", "--json").splitlines()) == 2
+
+
+def test_a_page_that_is_full_says_how_to_see_more(terminal: Terminal, now: float) -> None:
+    assert terminal.run("jobs", "--limit", "1").endswith("stderr:\nthe newest 1   headrace jobs --all")
+
+
+def test_each_job_is_one_line_of_json_with_rfc_3339(terminal: Terminal, now: float) -> None:
+    first = json.loads(terminal.run("--json", "jobs").splitlines()[0])
+    assert first["job"] == JOB
+    assert first["started_at"].endswith("Z")
+
+
+def test_show_tells_all_of_one_job(terminal: Terminal, now: float) -> None:
+    assert terminal.run("show", "vit-l-384") == dedent("""\
+        vit-l-384  j-7f3a91c2m4xq  ▶ running
+          command      python train.py
+          team, user   vision, ana
+          queue, tier  vision, gpu4, priority 0
+          environment  e3b0c442, ready, 86 packages
+          where        gpu-a03 GPUs 0–3
+          attempt      1 of 3
+          waited, ran  6m12s, 3h24m
+          labels       sweep=lr
+          loss         0.6039 at step 97,340
+          val/acc      0.8413 at step 97,340""")
+
+
+def test_why_names_what_is_missing_before_what_is_in_order(terminal: Terminal, now: float) -> None:
+    assert terminal.run("why", "vit-l-384") == dedent("""\
+        vit-l-384 is place 2 of 11: waits for 4 GPUs of one node
+          ✕ 4 GPUs of one node are not free
+          ✓ environment e3b0c442 is ready""")
+    assert json.loads(terminal.run("why", "vit-l-384", "--json")) == WHY
+
+
+def test_a_job_that_is_not_there_is_an_error_with_a_hint(terminal: Terminal) -> None:
+    assert terminal.run("show", "nope") == "exit status 1\nstderr:\nerror: no job nope\nhint: headrace jobs --all"
+
+
+def test_logs_go_where_they_were_written(terminal: Terminal, gateway: FakeGateway, now: float) -> None:
+    gateway.logs = {"stdout": b"".join(b"line %d\n" % i for i in range(30_000)), "stderr": b"oops\n"}
+    assert terminal.run("logs", JOB, "--tail", "2") == "line 29998\nline 29999\nstderr:\noops"
+    assert terminal.run("logs", JOB, "--stdout").count("\n") == 29_999
+    assert terminal.run("logs", JOB, "--stderr") == "stderr:\noops"
+
+
+def test_logs_can_be_followed_from_their_last_lines_on(terminal: Terminal, gateway: FakeGateway, now: float) -> None:
+    gateway.prints(b"one\ntwo\n")
+    gateway.prints(b"three\n")
+    gateway.ends()
+    assert terminal.run("logs", "-f", JOB) == "one\ntwo\nthree"
+    assert terminal.run("logs", "-f", "--tail", "1", JOB) == "three"
+
+
+def test_metrics_are_a_table_or_a_plot(terminal: Terminal, gateway: FakeGateway, now: float) -> None:
+    steps = list(range(0, 100_000, 2_500))
+    values = [3.26 * 0.93**i + 0.19 for i in range(len(steps))]
+    gateway.series = [{"name": "loss", "count": 1_000_412, "steps": steps, "values": values}]
+    assert terminal.run("metrics", JOB) == dedent("""\
+        METRIC    LAST    STEP  LOWEST  HIGHEST     POINTS  RUN
+        loss    0.3823  97,500  0.3823    3.450  1,000,412  █▆▅▃▃▂▁▁▁▁""")
+    plot = terminal.run("metrics", JOB, "--plot", "loss").splitlines()
+    assert plot[0] == "loss  0.3823 at step 97,500   1,000,412 points, min and max kept"
+    assert plot[1].startswith("3.45 ┤")
+    assert plot[-1].split() == ["0", "32k", "65k", "98k"]
+    assert max(map(len, plot)) <= 80
+    assert "has no metric 'acc'" in terminal.run("metrics", JOB, "--plot", "acc")
+
+
+def test_metrics_can_be_followed(terminal: Terminal, gateway: FakeGateway, now: float) -> None:
+    for step in (1, 2):
+        gateway.tell("metrics", "latest", [{"name": "loss", "step": step, "value": 1 / step}])
+    gateway.ends()
+    assert terminal.run("metrics", JOB, "--follow") == "step 1   loss 1\nstep 2   loss 0.5000"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verb", "body", "said"),
+    [
+        (["cancel", JOB, "--why", "too slow"], "cancel", {"why": "too slow"}, "cancelled"),
+        (["hold", JOB], "hold", {}, "held"),
+        (["release", JOB], "release", {}, "released"),
+        (["reprioritise", JOB, "7"], "reprioritise", {"priority": 7}, "reprioritised"),
+        (["move", JOB, "--before", OTHER], "move", {"before": OTHER}, "moved"),
+        (["move", JOB, "--front"], "move", {}, "moved"),
+    ],
+)
+def test_a_control_is_one_request(
+    terminal: Terminal, gateway: FakeGateway, now: float, arguments: list[str], verb: str, body: Any, said: str
+) -> None:
+    assert terminal.run(*arguments) == f"stderr:\n{JOB}: {said}"
+    method, path, content = gateway.asked[-1]
+    assert (method, path, json.loads(content)) == ("POST", f"/v1/jobs/{JOB}/{verb}", body)
+
+
+def test_one_job_that_is_not_there_keeps_the_others_from_nothing(terminal: Terminal, now: float) -> None:
+    transcript = terminal.run("cancel", "nope", JOB)
+    assert transcript.startswith("exit status 1")
+    assert f"{JOB}: cancelled" in transcript
+
+
+def test_move_wants_exactly_one_place(terminal: Terminal, now: float) -> None:
+    assert terminal.run("move", JOB, "--front", "--after", OTHER).startswith("exit status 2")
+
+
+def test_nodes_tiers_and_queues_are_tables(terminal: Terminal, gateway: FakeGateway) -> None:
+    node = {"node": "gpu-a03", "state": "ready", "capacity": CAPACITY, "free": FREE, "attempts": [1, 2]}
+    tier = {
+        "name": "gpu4",
+        "resources": {"cpus": 32, "memory_bytes": 2**37, "gpus": 4},
+        "fits": 1,
+        "note": "half a node",
+    }
+    queue = {"team": "vision", "queue": "default", "waiting": 11, "running": 3, "gpus": 22, "gpus_max": 22}
+    gateway.pages |= {"/v1/nodes": {"nodes": [node]}, "/v1/tiers": {"tiers": [tier]}, "/v1/queues": {"queues": [queue]}}
+    assert terminal.run("nodes") == dedent("""\
+        NODE     STATE    GPUS      CPUS              MEMORY  JOBS  PYTHON     SEEN
+        gpu-a03  ready  4 of 8  32 of 64  256 GiB of 512 GiB     2  3.9, 3.11     –""")
+    assert terminal.run("tiers") == dedent("""\
+        TIER  GPUS  CPUS   MEMORY  NODES  FREE  NOTE
+        gpu4     4    32  128 GiB      1     1  half a node""")
+    assert terminal.run("queues") == dedent("""\
+        QUEUE    TEAM    WAITING  RUNNING      GPUS  WEIGHT  STATE
+        default  vision       11        3  22 of 22       1  open""")
+    assert json.loads(terminal.run("nodes", "--json"))["node"] == "gpu-a03"
+
+
+def test_config_shows_both_sides(terminal: Terminal, gateway: FakeGateway) -> None:
+    gateway.pages["/v1/config"] = {"heartbeat_s": 5.0, "teams": {"default": {"queues": ["default"]}}}
+    assert terminal.run("config").splitlines()[1:] == [
+        'server = "http://[ADDRESS]"',
+        'server_from = "HEADRACE_URL"',
+        "server.heartbeat_s = 5.0",
+        'server.teams.default.queues = ["default"]',
+    ]
+
+
+def test_status_says_up_or_not(terminal: Terminal, gateway: FakeGateway) -> None:
+    services = {
+        "submission": {"answers": True, "applied": 12, "stale": 0, "repeated": 1},
+        "monitoring": {"answers": False, "error": "no answer in 2 s"},
+    }
+    gateway.pages["/v1/status"] = {"version": "0.1.0", "services": services}
+    assert terminal.run("status") == dedent("""\
+        up  http://[ADDRESS], version 0.1.0
+        SERVICE     STATE    COUNTERS
+        monitoring  silent   no answer in 2 s
+        submission  answers  applied 12, repeated 1""")
+    gateway.stop()
+    assert terminal.run("status").startswith("exit status 1\nunreachable  http://[ADDRESS] cannot be reached")
+
+
+def test_a_wrong_token_is_said_so(terminal: Terminal, gateway: FakeGateway) -> None:
+    terminal.use(gateway.url, "another")
+    assert terminal.run("jobs") == dedent("""\
+        exit status 1
+        stderr:
+        error: this token is unknown
+        hint: check HEADRACE_TOKEN, or the token in stack.json""")

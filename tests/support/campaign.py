@@ -20,6 +20,8 @@ Pick = Callable[[Sequence[Any]], Any]
 QUEUES = ("default", "other")
 ENVIRONMENT = "sha256:ab"
 CAUSES: tuple[m.EndCause, ...] = ("exited", "signalled", "supervisor_lost", "stopped", "start_failed", "source_failed")
+OFTEN = {"on_submit": 5, "on_exchange": 9, "on_decide": 8, "on_end": 4, "on_node": 2, "on_time": 2}
+"""The everyday happens more often than the rest, or nothing would ever run."""
 
 
 class Campaign:
@@ -30,8 +32,12 @@ class Campaign:
         self.world.lead()
         self.silent: set[str] = set()
         self.count = 0
+        self.world.node("n1")
         self.steps: list[Callable[[Pick], None]] = [
-            getattr(self, name) for name in sorted(dir(self)) if name.startswith("on_")
+            getattr(self, name)
+            for name in sorted(dir(self))
+            if name.startswith("on_")
+            for _ in range(OFTEN.get(name, 1))
         ]
 
     def step(self, pick: Pick) -> None:
@@ -104,7 +110,8 @@ class Campaign:
 
     def on_environment(self, pick: Pick) -> None:
         ready = m.EnvironmentReady(lock="sha256:cd", python="3.11", platform="linux", packages=1)
-        fact = pick((ready, m.EnvironmentBuilding(builder="e"), m.EnvironmentFailed(reason="no")))
+        building = m.EnvironmentBuilding(builder="e")
+        fact = pick((ready, ready, building, building, m.EnvironmentFailed(reason="no")))
         self.world.write(subjects.environment(ENVIRONMENT), fact)
 
     def on_operator(self, pick: Pick) -> None:
@@ -200,7 +207,7 @@ class Campaign:
         self.world.lead()
 
     def on_time(self, pick: Pick) -> None:
-        self.world.now += pick((0.5, 3.0, 25.0, 130.0))
+        self.world.now += pick((0.5, 3.0, 3.0, 25.0, 130.0))
 
     # -- the dumb look ---------------------------------------------------------------------------------------------
 

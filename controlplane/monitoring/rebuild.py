@@ -51,8 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_lines.configure(options.log_level)
     try:
         rebuilt = asyncio.run(_run(command.configuration(options)))
-    except (ConfigurationError, BlobError, TimeoutError) as error:
-        print(f"error: {error or 'monitoring is running; stop it first'}", file=sys.stderr)
+    except TimeoutError:
+        print("error: another process writes the store\nhint: stop monitoring first", file=sys.stderr)
+        return 2
+    except (ConfigurationError, BlobError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{rebuilt.points} points; {rebuilt.sealed_jobs} sealed jobs; records missing: {rebuilt.gaps['records']}")
     return 0

@@ -215,3 +215,16 @@ async def test_a_killed_nats_server_that_gives_sequences_anew_hides_nothing(
             )
 
         await eventually(all_there)
+
+
+async def test_a_rebuild_beside_a_running_writer_is_refused(
+    bus: Bus, config: Configuration, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rebuilding, "WRITER_S_MAX", 0.2)
+    settings = ("state", "nats_url", "nats_user", "nats_password")
+    arguments = [word for name in settings for word in ("--set", f"{name}={getattr(config, name)}")]
+    async with world.monitoring(bus, config):
+        assert await asyncio.to_thread(rebuilding.main, arguments) == 2
+    assert "stop monitoring first" in capsys.readouterr().err
+    assert await asyncio.to_thread(rebuilding.main, arguments) == 0
+    assert "0 points; 0 sealed jobs" in capsys.readouterr().out

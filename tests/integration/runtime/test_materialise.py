@@ -183,6 +183,15 @@ async def test_an_environment_has_its_packages_compiled(node: Node) -> None:
     assert cached.removeprefix(f"{root}/") in everything_below(root)
 
 
+async def test_a_package_is_compiled_once_for_all_environments(node: Node) -> None:
+    one = await node.materialiser.environment(await node.lock("click"))
+    two = await node.materialiser.environment(await node.lock("click", "six"))
+    compiled = [path for path in everything_below(one) if "/click/" in path and path.endswith(".pyc")]
+    modules = [path for path in everything_below(one) if "/click/" in path and path.endswith(".py")]
+    assert len(compiled) == len(modules) > 10
+    assert all((one / path).samefile(two / path) for path in compiled)
+
+
 async def test_an_environment_is_found_again_in_a_moment(node: Node) -> None:
     lock = await node.lock("six")
     root = await node.materialiser.environment(lock)

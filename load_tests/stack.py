@@ -89,17 +89,19 @@ def running(*options: str, state: Path | None = None, config: str = "") -> Itera
 
 def start(folder: Path, options: Sequence[str] = ()) -> Stack:
     """Start a stack in a folder and wait until it is up. Raises RuntimeError with its own words if it does not come."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "controlplane.embedded", "--state", str(folder), *options],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    words = folder / "embedded.log"
+    with words.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "controlplane.embedded", "--state", str(folder), *options],
+            stdin=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
     file = folder / "stack.json"
     try:
         until(lambda: file.exists() or process.poll() is not None, limit_s=UP_S_MAX, what="the stack")
         if process.poll() is not None:
-            raise RuntimeError((folder / "starting.ndjson").read_text())
+            raise RuntimeError(words.read_text())
     except BaseException:
         stop(process)
         raise

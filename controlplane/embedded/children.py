@@ -18,6 +18,8 @@ from typing import Final
 
 import msgspec
 
+from controlplane.embedded.files import write_private
+
 LOG: Final = logging.getLogger("headrace.embedded")
 BACKOFF_S_FIRST: Final = 0.2
 BACKOFF_S_MAX: Final = 5.0
@@ -36,6 +38,7 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     ready_port: int = 0
     """Up once this port of loopback takes a connection; 0: up at once."""
     after: str = ""
+    """Starts when that child is up, and again whenever that one had to start again."""
     stop_s: float = 12.0
     """Between SIGTERM and SIGKILL."""
 
@@ -100,6 +103,8 @@ class Children:
             if child.ready_port:
                 await _wait_for_port(child.ready_port, process)
             if process.returncode is None:
+                if self._up[child.name].is_set():
+                    self._restart_what_follows(child.name)
                 self._up[child.name].set()
             status = await process.wait()
             _end_group(process.pid)
@@ -111,6 +116,12 @@ class Children:
                 extra={"child": child.name, "status": status, "lived_s": round(lived_s, 1), "in_s": backoff_s},
             )
             await asyncio.sleep(backoff_s)
+
+    def _restart_what_follows(self, name: str) -> None:
+        for child in self._children:
+            process = self._running.get(child.name)
+            if child.after == name and process is not None and process.returncode is None:
+                process.kill()
 
     async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
         with (self._logs / f"{child.name}.log").open("ab") as log:
@@ -128,7 +139,7 @@ class Children:
 
     def _write_record(self) -> None:
         born = [Born(name, process.pid, start_ticks(process.pid)) for name, process in self._running.items()]
-        self._record.write_bytes(msgspec.json.encode(born))
+        write_private(self._record, msgspec.json.encode(born))
 
 
 def end_leftovers(record: Path) -> int:

@@ -17,6 +17,7 @@ import msgspec
 
 from controlplane.config import Configuration, Identity, load
 from controlplane.embedded.children import Child
+from controlplane.embedded.files import write_private
 from controlplane.nats_server import binary, configuration
 
 T = TypeVar("T")
@@ -223,14 +224,6 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in with_sockets:
             each.close()
-
-
-def write_private(file: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, at once or not at all."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-        stream.write(content)
-    beside.replace(file)
 
 
 def _kept(file: Path, kind: type[T], make: Callable[[], T]) -> T:

@@ -35,8 +35,10 @@ class Authentication(AbstractAuthenticationMiddleware):
 
 def whose(token: str, tokens: Mapping[str, Identity]) -> Identity | None:
     """Whose token this is. Compares with every known one, each in the same time, whichever it is."""
+    if len(token) > TOKEN_CHARACTERS_MAX:
+        return None
     found: Identity | None = None
-    presented = hashlib.sha256(token[:TOKEN_CHARACTERS_MAX].encode("utf-8", "replace")).hexdigest()
+    presented = hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
     for digest, identity in tokens.items():
         if hmac.compare_digest(presented, digest.lower()):
             found = identity

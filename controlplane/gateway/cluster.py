@@ -79,7 +79,8 @@ async def queues(gateway: Here, request: Caller) -> m.QueuesView:
 async def status(gateway: Here) -> dict[str, Any]:
     """Every service with its counters, the bus, and the version."""
     answers = await asyncio.gather(*(_status(gateway, name) for name in SERVICES))
-    own = {"followed_to": gateway.projection.sequence, **gateway.projection.outcomes, "dead": 0}
+    seen = gateway.projection
+    own = {"answers": True, "followed_to": seen.sequence, "followers": seen.followers, "dead": 0, **seen.outcomes}
     return {
         "version": version(),
         "bus": gateway.tools.bus.state,

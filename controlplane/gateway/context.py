@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import re
 import secrets
 from typing import Final, TypeAlias, TypeVar
 
@@ -17,6 +18,7 @@ from controlplane.gateway.projection import Ambiguous, Projection
 from controlplane.gateway.views import JobRecord
 from events import subjects
 from events.bus import NoAnswer
+from events.streams import LEDGER
 
 T = TypeVar("T")
 
@@ -24,6 +26,9 @@ ASK_S: Final = 3.0
 TRIES: Final = 3
 """Of a question that nobody answered: a service may be starting again."""
 PAUSE_S: Final = 0.5
+SEEN_S: Final = 2.0
+"""How long an answer waits until what it speaks of can be looked at here, too."""
+JOB_ID: Final = re.compile(r"j-[a-z2-7]{12}")
 UPLOADS_MAX: Final = 8
 """Blobs being taken in at once: each is held in memory until its digest is known to be right."""
 
@@ -43,8 +48,15 @@ class Gateway:
         self.is_closing = True
         self.projection.wake_all()
 
-    def job(self, caller: Identity, text: str) -> JobRecord:
+    async def job(self, caller: Identity, text: str) -> JobRecord:
         """A job of the caller's team. Raises Failure: what belongs to another team is not there."""
+        if JOB_ID.fullmatch(text) and self.projection.job(caller.team, text) is None:
+            last = await self.tools.bus.last(LEDGER.name, subjects.job(caller.team, text))
+            if last is not None:  # accepted by way of another gateway this very moment
+                await self.projection.reached(last.sequence, SEEN_S)
+        return self._found(caller, text)
+
+    def _found(self, caller: Identity, text: str) -> JobRecord:
         try:
             record = self.projection.find(caller.team, text)
         except Ambiguous as error:

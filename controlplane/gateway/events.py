@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 
 from litestar import Request, get
@@ -14,7 +16,7 @@ from controlplane.gateway import sse
 from controlplane.gateway.context import Gateway, Here
 from controlplane.gateway.views import JobRecord
 from events import messages as m
-from events.bus import AskRefused, BusError
+from events.bus import AskRefused, BusError, Delivery
 from events.lifecycle import State
 
 WHY_S: Final = 1.0
@@ -29,7 +31,7 @@ async def follow_job(
     last_event_id: Annotated[str, HeaderParameter(name="Last-Event-ID")] = "",
 ) -> Stream:
     """Server-sent events: `state` (a JobView, at once and at each change), `why` (while it is queued), `end`."""
-    record = gateway.job(request.user, job)
+    record = await gateway.job(request.user, job)
     seen = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else 0
     return sse.stream(gateway, _follow(gateway, record, seen))
 
@@ -71,3 +73,15 @@ async def wait(changed: asyncio.Event, limit_s: float) -> None:
             await changed.wait()
     except TimeoutError:
         return
+
+
+@asynccontextmanager
+async def listening(
+    gateway: Gateway, subject: str, heard: Callable[[Delivery], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Hear what is said on a subject for a while: notices that there is more to ask for."""
+    subscription = await gateway.tools.bus.listen(subject, heard)
+    try:
+        yield
+    finally:
+        await subscription.close()

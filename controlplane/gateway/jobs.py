@@ -10,7 +10,7 @@ from litestar import Request, Response, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from controlplane.config import Identity
-from controlplane.gateway.context import Gateway, Here, traceparent
+from controlplane.gateway.context import SEEN_S, Gateway, Here, traceparent
 from controlplane.gateway.contract import ControlOperation, SubmitOperation
 from controlplane.gateway.failures import Failure, body
 from controlplane.gateway.views import JobView
@@ -47,7 +47,8 @@ async def submit(gateway: Here, request: Caller) -> Response[Any]:
     # The request may be asked again below: so it needs an id, which counts only if the body has none.
     headers["ce-id"] = _header(request, "ce-id") or uuid.uuid4().hex
     subject = subjects.ask("submission", "submit", caller.team, caller.user)
-    return _answered(await gateway.ask_surely(subject, await request.body(), headers), "the job was rejected")
+    said = await gateway.ask_surely(subject, await request.body(), headers)
+    return await _answered(gateway, said, "the job was rejected")
 
 
 @post(
@@ -57,19 +58,22 @@ async def submit(gateway: Here, request: Caller) -> Response[Any]:
     operation_class=ControlOperation,
 )
 async def control(gateway: Here, request: Caller, job: FromPath[str], verb: FromPath[str]) -> Response[Any]:
-    """Cancel, hold, release, reprioritise or move a job; the body holds the fields of that request. 409: refused."""
+    """Cancel, hold, release, reprioritise or move a job; the body holds the fields of that request.
+
+    409: not in the state that the job is in; 422: the fields are wrong.
+    """
     if verb not in CONTROLS:
         raise Failure(404, f"no such control: {verb[:80]}", f"one of {', '.join(CONTROLS)}")
     caller = request.user
-    record = gateway.job(caller, job)
+    record = await gateway.job(caller, job)
     fields = _fields(await request.body()) | {"type": verb}
     if verb == "move":
         given = {end: fields[end] for end in ("before", "after") if isinstance(fields.get(end), str) and fields[end]}
-        fields |= {end: gateway.job(caller, text).job for end, text in given.items()}
+        fields |= {end: (await gateway.job(caller, text)).job for end, text in given.items()}
     headers = {"traceparent": trace} if (trace := _header(request, "traceparent")) else {}
     subject = subjects.ask("submission", "control", caller.team, caller.user, record.job)
     said = await gateway.ask_surely(subject, msgspec.json.encode(fields), headers)
-    return _answered(said, f"{verb} was refused")
+    return await _answered(gateway, said, f"{verb} was refused")
 
 
 @get("/v1/jobs")
@@ -96,23 +100,27 @@ async def list_jobs(
 @get("/v1/jobs/{job:str}")
 async def show_job(gateway: Here, request: Caller, job: FromPath[str], latest: FromQuery[bool] = False) -> JobView:
     """One job, by its id, the beginning of its id, or a name (its newest job)."""
-    view = gateway.projection.view(gateway.job(request.user, job))
+    view = gateway.projection.view(await gateway.job(request.user, job))
     return (await _with_latest(gateway, [view]))[0] if latest else view
 
 
 @get("/v1/jobs/{job:str}/why")
 async def why(gateway: Here, request: Caller, job: FromPath[str]) -> m.Why:
     """Why a job waits, its place in its queue, and what stands in its way."""
-    record = gateway.job(request.user, job)
+    record = await gateway.job(request.user, job)
     if record.is_over:
         summary = f"it does not wait: {record.life.state.value}" + (f", {record.reason}" if record.reason else "")
         return m.Why(job=record.job, state=record.life.state.value, summary=summary)
     return await gateway.ask("scheduling", "why", m.AskJob(team=record.team, job=record.job), m.Why)
 
 
-def _answered(said: bytes, otherwise: str) -> Response[Any]:
+async def _answered(gateway: Gateway, said: bytes, otherwise: str) -> Response[Any]:
+    """The response to an answer, once whoever reads it can look at what it speaks of."""
     answer = msgspec.json.decode(said, type=m.Answer)
+    await gateway.projection.reached(answer.sequence, SEEN_S)
     status = _STATUS.get(answer.verdict, 200)
+    if answer.verdict == "refused" and any(problem.path != "$" for problem in answer.problems):
+        status = 422
     if status < 400:
         return Response(answer, status_code=status)
     first = answer.problems[0] if answer.problems else m.Problem(path="$", message=otherwise)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -15,7 +13,7 @@ from litestar.response import Stream
 from controlplane.config import Identity
 from controlplane.gateway import sse
 from controlplane.gateway.context import Gateway, Here
-from controlplane.gateway.events import wait
+from controlplane.gateway.events import listening, wait
 from controlplane.gateway.views import JobRecord
 from events import messages as m
 from events import subjects
@@ -27,6 +25,8 @@ SAFETY_S: Final = 2.0
 """Asked again so often though nobody said that there is more: a notice can be lost."""
 SILENT_S_MAX: Final = 120.0
 """After its end a job's output that does not become complete is not waited for any longer."""
+LEFT_S: Final = 10.0
+"""A silent attempt is left when there is a newer one: the output of a lost node may never become complete."""
 STREAMS: Final[tuple[Literal["stdout", "stderr"], ...]] = ("stdout", "stderr")
 _PLACE: Final = re.compile(r"(\d{1,9})-(\d{1,18})-(\d{1,18})")
 
@@ -42,7 +42,7 @@ async def show_log(
     bytes_max: Annotated[int, QueryParameter(ge=1)] = PART_BYTES,
 ) -> Response[bytes]:
     """Raw bytes from `offset` on (below zero: from the end), at most `bytes_max`; the headers say what they are."""
-    record = gateway.job(request.user, job)
+    record = await gateway.job(request.user, job)
     asked = m.AskLog(
         team=record.team,
         job=record.job,
@@ -73,7 +73,7 @@ async def follow_log(
 
     It begins with the newest attempt and goes on with later ones; a given `attempt` is followed alone.
     """
-    record = gateway.job(request.user, job)
+    record = await gateway.job(request.user, job)
     place = _Place.read(last_event_id) or _Place(attempt or record.life.attempt)
     return sse.stream(gateway, _follow(gateway, record, place, alone=bool(attempt)))
 
@@ -102,7 +102,7 @@ async def _follow(gateway: Gateway, record: JobRecord, place: _Place, *, alone: 
         async def heard(_: Delivery) -> None:
             changed.set()
 
-        async with _listening(gateway, subjects.live(record.team, record.job), heard):
+        async with listening(gateway, subjects.live(record.team, record.job), heard):
             while True:
                 changed.clear()
                 was_over, newest = record.is_over, record.life.attempt
@@ -117,7 +117,8 @@ async def _follow(gateway: Gateway, record: JobRecord, place: _Place, *, alone: 
                     complete = complete and part is not None and part.complete
                 if not complete and was_over and now() - max(news_at, record.finished_at or 0.0) > SILENT_S_MAX:
                     complete = True
-                if complete and place.attempt < newest and not alone:
+                silent_s = now() - news_at
+                if (complete or silent_s > LEFT_S) and place.attempt < newest and not alone:
                     place = _Place(place.attempt + 1)
                     continue
                 if (complete and (was_over or alone)) or (was_over and not newest):
@@ -147,12 +148,3 @@ async def _part(
 
 def _chunk(part: m.LogAnswer) -> dict[str, object]:
     return {"attempt": part.attempt, "stream": part.stream, "offset": part.offset, "data": part.data}
-
-
-@asynccontextmanager
-async def _listening(gateway: Gateway, subject: str, heard: Any) -> AsyncIterator[None]:
-    subscription = await gateway.tools.bus.listen(subject, heard)
-    try:
-        yield
-    finally:
-        await subscription.close()

@@ -11,8 +11,7 @@ from litestar.response import Stream
 from controlplane.config import Identity
 from controlplane.gateway import sse
 from controlplane.gateway.context import Gateway, Here
-from controlplane.gateway.events import wait
-from controlplane.gateway.logs import _listening
+from controlplane.gateway.events import listening, wait
 from controlplane.gateway.views import JobRecord
 from events import messages as m
 from events import subjects
@@ -36,7 +35,7 @@ async def show_metrics(
     buckets: Annotated[int, QueryParameter(ge=1, le=BUCKETS_MAX)] = 500,
 ) -> m.SeriesAnswer:
     """Series by name (`names` separated by commas; empty: all), at most `buckets` points each, with all peaks."""
-    record = gateway.job(request.user, job)
+    record = await gateway.job(request.user, job)
     asked = m.AskSeries(
         team=record.team,
         job=record.job,
@@ -51,7 +50,7 @@ async def show_metrics(
 @get("/v1/jobs/{job:str}/metrics/follow", media_type="text/event-stream")
 async def follow_metrics(gateway: Here, request: Request[Identity, Any, Any], job: FromPath[str]) -> Stream:
     """Server-sent events: `latest` (the newest value of each series) about once a second when it changed, `end`."""
-    return sse.stream(gateway, _follow(gateway, gateway.job(request.user, job)))
+    return sse.stream(gateway, _follow(gateway, await gateway.job(request.user, job)))
 
 
 async def _follow(gateway: Gateway, record: JobRecord) -> sse.Follower:
@@ -62,7 +61,7 @@ async def _follow(gateway: Gateway, record: JobRecord) -> sse.Follower:
         async def heard(_: Delivery) -> None:
             changed.set()
 
-        async with _listening(gateway, subjects.live(record.team, record.job), heard):
+        async with listening(gateway, subjects.live(record.team, record.job), heard):
             while True:
                 changed.clear()
                 was_over, asked_at = record.is_over, now()

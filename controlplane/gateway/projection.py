@@ -7,6 +7,9 @@ it, or about its environment, comes in.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import heapq
+import itertools
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,12 +66,20 @@ class Projection:
         self._wanted: set[tuple[str, str]] = set()
         """(team, environment) of every job that was accepted."""
         self._watches: dict[str, set[asyncio.Event]] = {}
+        self._expected: list[tuple[int, int, asyncio.Event]] = []
+        """A heap of (sequence, a number of its own, who waits for it)."""
+        self._numbers = itertools.count()
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
     def apply(self, entry: Entry) -> None:
         """Take in the next fact of the ledger. Total."""
+        self._take_in(entry)
         self.sequence = entry.sequence
+        while self._expected and self._expected[0][0] <= entry.sequence:
+            heapq.heappop(self._expected)[2].set()
+
+    def _take_in(self, entry: Entry) -> None:
         match entry.fact:
             case m.EnvironmentWanted() | m.EnvironmentBuilding() | m.EnvironmentReady() | m.EnvironmentFailed() as fact:
                 self._apply_environment(entry, fact)
@@ -185,6 +196,16 @@ class Projection:
         """Jobs by state, over all teams; for the status."""
         return dict(Counter(record.life.state.value for jobs in self._teams.values() for record in jobs.values()))
 
+    async def reached(self, sequence: int, limit_s: float) -> None:
+        """Until a fact was taken in, or for so long."""
+        if sequence <= self.sequence:
+            return
+        event = asyncio.Event()
+        heapq.heappush(self._expected, (sequence, next(self._numbers), event))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await event.wait()
+
     # -- following -----------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -224,6 +245,11 @@ class Projection:
     def _wake(self, subject: str) -> None:
         for event in self._watches.get(subject, ()):
             event.set()
+
+    @property
+    def followers(self) -> int:
+        """How many streams of events are open."""
+        return len(set[asyncio.Event]().union(*(each for subject, each in self._watches.items() if subject)))
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 

@@ -220,7 +220,7 @@ async def test_controls_are_applied_repeated_or_refused(stage: Stage) -> None:
         ("release", {}, 200, "applied"),
         ("reprioritise", {"priority": 5}, 200, "applied"),
         ("move", {"before": "other"}, 200, "applied"),
-        ("reprioritise", {}, 409, "refused"),
+        ("reprioritise", {}, 422, "refused"),
         ("move", {"before": "nowhere"}, 404, None),
         ("fly", {}, 404, None),
     ):
@@ -329,6 +329,22 @@ async def test_latest_values_are_followed_until_all_are_stored(stage: Stage) -> 
                 await stage.fact(job, m.Finished(term=1, attempt=1, outcome="failed", reason="x"))
     assert names == ["latest", "end"]
     assert (await stage.ada.get(f"/v1/jobs/{job}/metrics?names=loss")).json()["complete"] is True
+
+
+async def test_a_reader_that_goes_away_is_forgotten(stage: Stage) -> None:
+    job = await stage.submit()
+    for path in ("events", "log/follow", "metrics/follow"):
+        async with stage.ada.stream("GET", f"/v1/jobs/{job}/{path}") as response:
+            lines = response.aiter_lines()  # letting go of it would close the stream
+            await anext(lines)
+            await _followers(stage, 1)
+        await _followers(stage, 0)
+
+
+async def _followers(stage: Stage, number: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while (await stage.ada.get("/v1/status")).json()["services"]["gateway"]["followers"] != number:
+            pass
 
 
 # -- blobs -------------------------------------------------------------------------------------------------------------

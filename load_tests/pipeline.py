@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from events.bus import Bus, BusError, CaughtUp, NoAnswer, Outgoing
 from events.ledger import Ledger
 from load_tests import slurm
 from load_tests.simulated_node import GIB, SimulatedNode
-from load_tests.stack import percentile, report
+from load_tests.stack import percentile, report, until
 
 TEAM: Final = "default"
 USER: Final = "headrace"
@@ -213,10 +214,19 @@ def a_server(folder: Path, password: str) -> Iterator[str]:
         process = subprocess.Popen([nats_server.binary(), "-c", str(config)], stdout=log, stderr=log)
     (folder / "nats.pid").write_text(str(process.pid))
     try:
+        until(lambda: _listens(port), limit_s=15, what="the NATS server")
         yield f"nats://{HOST}:{port}"
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def a_server_pid(folder: Path) -> int:

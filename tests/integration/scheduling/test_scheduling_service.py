@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -252,3 +254,37 @@ async def test_it_restarts_from_its_snapshot(stage: Stage) -> None:
 async def test_nobody_answers_for_a_leader_that_is_not_there(stage: Stage) -> None:
     with pytest.raises(NoAnswer):
         await stage.bus.ask(subjects.ask("scheduling", "nodes"))
+
+
+def a_process(stage: Stage, folder: Path) -> subprocess.Popen[bytes]:
+    """A scheduler in a process of its own, as it is deployed."""
+    settings = {
+        "nats_url": stage.nats.url,
+        "nats_user": stage.nats.user,
+        "nats_password": stage.nats.password,
+        "leader_lease_s": "0.6",
+        "heartbeat_s": "0.2",
+    }
+    flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    command = [sys.executable, "-m", "controlplane", "scheduling", "--state", str(folder), *flags]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+async def test_a_killed_leader_is_followed_and_every_attempt_runs_once(stage: Stage, tmp_path: Path) -> None:
+    processes = [a_process(stage, tmp_path)]
+    try:
+        await stage.until(lambda: len(stage.terms()) == 1)
+        processes.append(a_process(stage, tmp_path))
+        stage.node(duration_s=2.0)
+        await stage.submit(*(a_job(f"j{number}", tier="gpu1") for number in range(8)))
+        await stage.until(lambda: stage.has(m.Placed, "j7"))
+        processes[0].kill()
+        await stage.submit(a_job("late"))
+        await stage.until(lambda: all(stage.has(m.Finished, job) for job in ("j0", "j7", "late")))
+        assert len(stage.terms()) == 2
+        for number in range(8):
+            assert stage.kinds(f"j{number}") == ["accepted", "placed", "started", "finished"]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

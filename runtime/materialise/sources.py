@@ -179,7 +179,7 @@ def _copy_file(source: str, target: str, *, reflink: bool) -> bool:
     reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         status = os.fstat(reading)
-        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, status.st_mode & 0o777)
         try:
             if reflink:
                 reflink = _clone(reading, writing)
@@ -187,7 +187,6 @@ def _copy_file(source: str, target: str, *, reflink: bool) -> bool:
                 left = status.st_size
                 while left > 0 and (sent := os.sendfile(writing, reading, None, left)):
                     left -= sent
-            os.fchmod(writing, status.st_mode & 0o777)
         finally:
             os.close(writing)
     finally:

@@ -7,17 +7,17 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import headrace
 import numpy as np
 import pytest
-from headrace import metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, Metric, NumberDataPoint
 
+import headrace
 from events.messages import AttemptRef
+from headrace import metrics
 from runtime import otlp, spool
 from tests.support.spools import spool_into
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import headrace
 import numpy as np
 import pytest
-from headrace import metrics
 
+import headrace
+from headrace import metrics
 from runtime import spool
 from tests.support.spools import SDK, script, spool_into
 

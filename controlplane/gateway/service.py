@@ -49,7 +49,7 @@ async def serve(tools: Tools) -> None:
         following = group.create_task(_follow(gateway, caught_up))
         await caught_up.wait()
         gateway.is_caught_up = True
-        listener = _listen(tools.config.host, tools.config.gateway_port)
+        listener = listen(tools.config.host, tools.config.gateway_port)
         server = _server(gateway)
         serving = group.create_task(server.serve(sockets=[listener]))
         try:
@@ -90,10 +90,11 @@ def _server(gateway: Gateway) -> Server:
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError if the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only where it sees that this is TCP; with it an answer takes 40 ms more.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

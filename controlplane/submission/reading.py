@@ -213,8 +213,12 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     """A hint towards the known name that is nearest; empty if none is near."""
     if len(name) > GUESS_CHARACTERS_MAX:
         return ""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else ""
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
+    if not near:
+        return ""
+    ratios = {each: difflib.SequenceMatcher(None, each, name).ratio() for each in near}
+    best = [each for each in near if ratios[each] == ratios[near[0]]]
+    return f"did you mean `{min(best, key=lambda each: _distance(each, name))}`?"
 
 
 def choice(name: str, known: Sequence[str]) -> str:
@@ -241,6 +245,11 @@ def quoted(value: str) -> str:
 
 def kind_of(value: object) -> str:
     return "null" if value is None else _KINDS.get(type(value), "an object")
+
+
+def _distance(one: str, other: str) -> int:
+    """Among names that are equally near: `gpu3` is nearer to `gpu2` than to `gpu8`."""
+    return sum(abs(ord(a) - ord(b)) for a, b in zip(one, other, strict=False))
 
 
 def _within(value: float, low: float, high: float) -> bool:

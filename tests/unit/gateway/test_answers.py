@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from controlplane.config import Configuration, Identity, Team
 from controlplane.gateway.app import SLOW_S, Guard
 from controlplane.gateway.auth import TOKEN_CHARACTERS_MAX, whose
 from controlplane.gateway.cluster import MASK, fits, masked
+from controlplane.gateway.service import listen
 from controlplane.gateway.sse import Event
 from events import messages as m
 
@@ -94,3 +96,9 @@ async def test_a_reader_that_takes_nothing_is_let_go_and_one_that_waits_long_bet
     headers = dict(sent[0]["headers"])
     assert headers[b"cache-control"] == b"private"
     assert headers[b"x-content-type-options"] == b"nosniff"
+
+
+def test_the_listener_tells_asyncio_that_it_is_tcp_so_that_answers_are_not_held_back() -> None:
+    listener = listen("127.0.0.1", 0)
+    assert listener.proto == socket.IPPROTO_TCP
+    listener.close()

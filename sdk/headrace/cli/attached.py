@@ -25,7 +25,8 @@ TICK_S = 0.5
 """How often the footer's clock moves."""
 LAST_OUTPUT_S = 15.0
 """How long after its end a job's last output may come: the node ships about each second, and catches up."""
-LAST_METRICS_S = 3.0
+LAST_METRICS_S = 2.0
+"""How long after its last output a job's last metrics may come, if it has any; for none nobody waits."""
 EARLY_MAX = 20
 """Chunks of output that may be kept until it is known that the job runs."""
 INTERRUPTED = 130
@@ -73,6 +74,8 @@ class Attached:
         self._ended_at: float | None = None
         self._interrupts = 0
         self._early: list[Output] = []
+        self._looked = False
+        self._metrics_are_in = False
 
     def run(self) -> int:
         """Until the job's end, or until the person leaves; gives the exit status."""
@@ -85,6 +88,7 @@ class Attached:
             elif message is not None:
                 self._on_message(message)
             self._show.on_tick()
+            self._look_at_metrics()
         for printed in self._early:
             self._show.on_output(printed)
         if "output" not in self._over and self._view.get("started_at"):
@@ -105,12 +109,13 @@ class Attached:
             case following.Printed(printed):
                 self._early.append(printed)
                 self._let_out()
-            case following.Measured(series):
-                self._show.on_metrics(series)
+            case following.Measured(series, complete):
+                self._on_metrics(series, complete)
             case following.Retried(stream, error):
                 self._on_retry(stream, error)
             case following.Over(stream, error):
                 self._over.add(stream)
+                self._metrics_are_in = self._metrics_are_in or stream == "metrics"
                 if stream == "events" and error is not None:
                     raise error
                 if stream == "output" and error is not None and self._ended_at is None:
@@ -134,11 +139,30 @@ class Attached:
     def _is_over(self) -> bool:
         if self._ended_at is None:
             return False
-        waited = time.monotonic() - self._ended_at
-        ran = bool(self._view.get("started_at"))
-        output = "output" in self._over or waited > (LAST_OUTPUT_S if ran else 1.0)
-        metrics = "metrics" in self._over or waited > (LAST_METRICS_S if ran else 0.0)
-        return output and metrics
+        waited_s = time.monotonic() - self._ended_at
+        if not self._view.get("started_at"):
+            return "output" in self._over or waited_s > 1.0
+        if "output" not in self._over:
+            return waited_s > LAST_OUTPUT_S
+        return self._metrics_are_in or waited_s > LAST_METRICS_S
+
+    def _look_at_metrics(self) -> None:
+        """Once, when the job has ended and said its last: then its metrics are mostly stored as well."""
+        if self._ended_at is None or "output" not in self._over or self._looked:
+            return
+        self._looked = True
+        try:
+            series, complete = following.series(self._client, self._job, [])
+        except errors.HeadraceError:  # the last line goes without them
+            self._metrics_are_in = True
+            return
+        self._on_metrics(series, complete)
+        self._metrics_are_in = self._metrics_are_in or not series
+
+    def _on_metrics(self, series: list[SeriesView], complete: bool) -> None:
+        if series:
+            self._show.on_metrics(series)
+        self._metrics_are_in = complete
 
     def _on_interrupt(self) -> int | None:
         """What Ctrl-C does; an exit status if the command is over with it."""
@@ -216,10 +240,15 @@ class ForPeople:
     def _footer(self) -> list[str]:
         if not self._printer.err.tty or not self._view:
             return []
-        tail = self._connection or self._road.waiting or self._clock()
+        tail = self._connection or self._waiting() or self._clock()
         if not self._series:
             return [self._printer.err.paint(f"  {tail}", "dim")]
         return road.metrics_lines(self._series, columns() - 1, tail=tail)
+
+    def _waiting(self) -> str:
+        since = self._view.get("placed_at") if self._view.get("state") == "placed" else self._view.get("queued_at")
+        waits = self._road.waiting
+        return f"{waits}   {text.duration(time.time() - since)}" if waits and since else waits
 
     def _clock(self) -> str:
         started = self._view.get("started_at")

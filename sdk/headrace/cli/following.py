@@ -44,6 +44,7 @@ class Measured(NamedTuple):
     """The job's metrics are like this now."""
 
     series: list[SeriesView]
+    complete: bool = False
 
 
 class Retried(NamedTuple):
@@ -138,14 +139,14 @@ class Following:
         """After each change the run of the watched series: so a sparkline shows the whole, and not what was seen."""
         for event in self._client.follow_metrics(self._job, on_retry=on_retry):
             if event.name == "latest":
-                yield Measured(series(self._client, self._job, _names(json.loads(event.data))))
-        yield Measured(series(self._client, self._job, []))
+                yield Measured(*series(self._client, self._job, _names(json.loads(event.data))))
 
 
-def series(client: Client, job: str, names: list[str]) -> list[SeriesView]:
-    """The series of these names (none: all), short."""
+def series(client: Client, job: str, names: list[str]) -> tuple[list[SeriesView], bool]:
+    """The series of these names (none: all), short, and whether nothing will be added to them."""
     query: dict[str, Any] = {"names": ",".join(names[:NAMES_MAX]), "buckets": BUCKETS}
-    return [cast(SeriesView, each) for each in client.series(job, query).get("series") or ()]
+    answer = client.series(job, query)
+    return [cast(SeriesView, each) for each in answer.get("series") or ()], bool(answer.get("complete"))
 
 
 def _names(latest: list[dict[str, Any]]) -> list[str]:

@@ -40,7 +40,7 @@ class Road:
         self._environment_seen = ""
         self._queue = ""
         self._queued_said = False
-        self._hindered_by: tuple[tuple[str, bool], ...] | None = None
+        self._hindrances_said: set[str] = set()
         self.waiting = ""
         """In a few words, what it waits for right now; empty when it does not."""
 
@@ -72,24 +72,25 @@ class Road:
         return lines
 
     def on_why(self, why: WhyView) -> list[Line]:
-        """Why it waits: said when it is heard for the first time, and when the kinds of hindrances change."""
+        """Why it waits: each kind of hindrance is said once; how it goes on is in `waiting`."""
         missing = [hindrance for hindrance in why.get("hindrances") or [] if not hindrance.get("ok")]
-        kinds = tuple((h.get("kind", ""), bool(h.get("ok"))) for h in missing)
+        if any(hindrance.get("kind") != "order" for hindrance in missing):  # its turn is not what it waits for
+            missing = [hindrance for hindrance in missing if hindrance.get("kind") != "order"]
         place = f"place {why['position']} of {why.get('of', 0)}" if why.get("position") else ""
         first = text.clean(missing[0].get("message", "")) if missing else text.clean(why.get("summary") or "")
         self.waiting = ", ".join(part for part in (place, first) if part)
-        if kinds == self._hindered_by:
-            return []
-        self._hindered_by = kinds
+        new = [hindrance for hindrance in missing if hindrance.get("kind") not in self._hindrances_said]
+        self._hindrances_said.update(hindrance.get("kind", "") for hindrance in new)
         if not self._queued_said:
             self._queued_said = True
-            queued = Line("queued", f"{self._queue}, {place}" if place else self._queue, text.short(why.get("job", "")))
-            return [queued, *(Line("", reason(h)) for h in missing)]
-        return [Line("" if i else "waits", reason(h)) for i, h in enumerate(missing)]
+            told = f"{self._queue}, {place}" if place else self._queue
+            return [Line("queued", told, text.short(why.get("job", ""))), *(Line("", reason(h)) for h in new)]
+        new = [hindrance for hindrance in new if hindrance.get("kind") != "order"]
+        return [Line("" if i else "waits", reason(h)) for i, h in enumerate(new)]
 
     def _queued(self, view: JobView, *, again: bool) -> list[Line]:
         if again:
-            self._hindered_by = None
+            self._hindrances_said.clear()
             self.waiting = "queued again"
             return [Line("queued", f"{self._queue}, again: {text.clean(view.get('reason') or 'its attempt ended')}")]
         if view.get("held"):

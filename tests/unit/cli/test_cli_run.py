@@ -44,6 +44,12 @@ def a_whole_run(gateway: FakeGateway, body: dict[str, Any]) -> None:
     gateway.ends()
 
 
+def running(fake: FakeGateway, body: dict[str, Any]) -> None:
+    """The job runs, and goes on."""
+    fake.state(**RUNNING)
+    fake.prints(b"running\n")
+
+
 def ending(gateway: FakeGateway, **end: Any) -> None:
     """The job runs, and ends like this."""
 
@@ -80,7 +86,12 @@ def test_output_that_overtakes_the_road_waits_for_it(terminal: Terminal, gateway
     def on_submit(fake: FakeGateway, body: dict[str, Any]) -> None:
         fake.prints(b"first line\n", "stderr")
         fake.tell("log", "end", {})
-        threading.Timer(0.3, lambda: (fake.state(**RUNNING), fake.state(**SUCCEEDED), fake.ends())).start()
+        threading.Timer(0.3, goes_on).start()
+
+    def goes_on() -> None:
+        gateway.state(**RUNNING)
+        gateway.state(**SUCCEEDED)
+        gateway.ends()
 
     gateway.on_submit = on_submit
     transcript = terminal.run(*RUN)
@@ -162,7 +173,7 @@ def test_a_rejected_submit_says_every_mistake_with_its_field(terminal: Terminal,
 
 
 def test_ctrl_c_without_a_terminal_cancels_and_exits_130(gateway: FakeGateway, tmp_path: Path) -> None:
-    gateway.on_submit = lambda fake, body: (fake.state(**RUNNING), fake.prints(b"running\n"), None)[-1]
+    gateway.on_submit = running
 
     def on_control(fake: FakeGateway, verb: str) -> None:
         fake.state(state="cancelled", finished_at=AT + 5, signal=15, reason="cancelled by ana")
@@ -185,7 +196,7 @@ def test_ctrl_c_without_a_terminal_cancels_and_exits_130(gateway: FakeGateway, t
 def test_ctrl_c_in_a_terminal_asks_and_a_second_one_detaches(
     gateway: FakeGateway, tmp_path: Path, answer: bytes
 ) -> None:
-    gateway.on_submit = lambda fake, body: (fake.state(**RUNNING), fake.prints(b"running\n"), None)[-1]
+    gateway.on_submit = running
     ours, theirs = pty.openpty()
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     process = start(

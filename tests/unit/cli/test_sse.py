@@ -17,7 +17,8 @@ EVENTS = [Event("state", '{"a": 1}', "1"), Event("message", "zwölf\ndrei", "2")
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=20))
 def test_events_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
-    parser, whole, found, at, i = Parser(), STREAM.encode(), [], 0, 0
+    found: list[Event] = []
+    parser, whole, at, i = Parser(), STREAM.encode(), 0, 0
     while at < len(whole):
         found += parser.feed(whole[at : at + cuts[i % len(cuts)]])
         at, i = at + cuts[i % len(cuts)], i + 1

@@ -40,11 +40,11 @@ def test_a_job_is_submitted_waited_for_and_read(terminal: Terminal, gateway: Fak
 
 
 def test_a_job_that_fails_raises_with_its_reason(terminal: Terminal, gateway: FakeGateway) -> None:
-    gateway.on_submit = lambda fake, body: (
-        fake.state(**RUNNING | {"state": "failed", "exit_code": 3, "reason": "exit code 3"}),
-        fake.ends(),
-        None,
-    )[-1]
+    def on_submit(fake: FakeGateway, body: dict[str, Any]) -> None:
+        fake.state(**RUNNING | {"state": "failed", "exit_code": 3, "reason": "exit code 3"})
+        fake.ends()
+
+    gateway.on_submit = on_submit
     with pytest.raises(jobs.JobFailed, match="exit code 3") as failed:
         headrace.submit(["python", "x.py"], source=None, environment=None, wait=True)
     assert failed.value.view["exit_code"] == 3

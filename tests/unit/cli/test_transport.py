@@ -89,7 +89,13 @@ def test_a_stream_outlives_a_restart_of_the_gateway(gateway: FakeGateway) -> Non
     stream = a_client(gateway).follow(JOB, on_retry=lambda error: broken.set())
     assert next(stream).id == "1"
     gateway.stop()
-    restart = threading.Thread(target=lambda: (broken.wait(10), gateway.start(), gateway.ends()))
+
+    def come_back() -> None:
+        broken.wait(10)
+        gateway.start()
+        gateway.ends()
+
+    restart = threading.Thread(target=come_back)
     restart.start()
     assert [event.name for event in stream] == ["end"]
     restart.join()

@@ -6,6 +6,7 @@ here blocks and is called from one worker thread; RayError and its kin leave as 
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import Any, Final
 
@@ -14,8 +15,10 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from controlplane.capacity.core import LABEL, SeenNode
 
+LOG: Final = logging.getLogger("headrace.capacity")
 NAMESPACE: Final = "headrace"
 CALL_S_MAX: Final = 10.0
+REASON_CHARACTERS_MAX: Final = 500
 RUNNER_MODULE: Final = "runtime.actor"
 """Loaded by name on the node: the node's own code, in whatever release it has."""
 
@@ -60,7 +63,8 @@ class Fleet:
         for name, call in calls.items():
             try:
                 ray.get(call, timeout=CALL_S_MAX)
-            except (RayError, GetTimeoutError):
+            except (RayError, GetTimeoutError) as error:
+                LOG.warning("runner does not answer", extra={"node": name, "reason": _last_line(error)})
                 continue
             answered.add(name)
         return frozenset(answered)
@@ -96,6 +100,12 @@ class Host:
         """Answers while the runner works; raises what it failed of otherwise, so that Ray shows it."""
         answer: str = await self._runner.ping()
         return answer
+
+
+def _last_line(error: Exception) -> str:
+    """Of what Ray tells of a failure: the remote traceback ends with the error itself."""
+    lines = str(error).strip().splitlines()
+    return lines[-1][:REASON_CHARACTERS_MAX] if lines else type(error).__name__
 
 
 def _actor_name(node: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import msgspec
 
@@ -17,6 +17,7 @@ from events import messages as m
 from events import streams, subjects
 from events.bus import Asked, AskRefused
 from events.ledger import UnknownFact
+from events.lifecycle import ENDS, Life, advance
 
 LATE_S: Final = 60.0
 """How long after its end the door still takes an attempt's pushes: the last one is on its way."""
@@ -123,12 +124,17 @@ class _Answers:
         return await self._ended_without_attempt(key)
 
     async def _ended_without_attempt(self, key: JobKey) -> bool:
-        """A job without a record was never placed, as far as was read; it may be over all the same."""
+        """Whether a job of which nothing was read yet is over without ever having run.
+
+        The ledger knows more than what was read of it: a job that did run is not over here before its facts arrived.
+        """
+        life: Life | None = None
         try:
-            last = await self._writer.tools.ledger.last(subjects.job(*key))
+            for entry in await self._writer.tools.ledger.history(subjects.job(*key)):
+                _, life = advance(life, cast(m.JobFact, entry.fact))
         except UnknownFact:
             return False
-        return last is not None and isinstance(last.fact, m.Rejected | m.CancelRequested | m.Finished)
+        return life is not None and life.state in ENDS and life.attempt == 0
 
 
 class Closed:

@@ -17,6 +17,9 @@ from runtime.spool import BadSpool, Spool, files
 
 LOG: Final = logging.getLogger("headrace.shipping")
 
+NO_SPOOL: Final = "none"
+"""The name under which the end of an attempt without spools is told. No spool's file can be called so."""
+
 
 class _Source:
     """One spool, from the record on that has not arrived yet."""
@@ -36,6 +39,19 @@ class _Source:
     def rewind(self) -> None:
         self.spool.rewind(self.position.places)
         self.records = self.position.records
+
+
+class _Nothing:
+    """Stands for the spools of an attempt that has none, so that monitoring need not wait for any."""
+
+    def __init__(self, position: SpoolPosition) -> None:
+        self.position = position
+
+    def arrived(self, parcel: Parcel) -> None:
+        self.position.ended = parcel.is_end
+
+    def rewind(self) -> None:
+        """There is nothing to read again."""
 
 
 class Spools:
@@ -97,7 +113,9 @@ class Spools:
         return None
 
     def ends(self, ends_max: int) -> list[Parcel]:
-        """For each spool, that this was all."""
+        """For each spool, that this was all; for an attempt without one, that there is none."""
+        if not self._sources:
+            return self._end_of_nothing()
         waiting = [source for source in self._sources.values() if not source.position.ended]
         parcels = []
         for source in waiting[:ends_max]:
@@ -106,6 +124,13 @@ class Spools:
             outgoing = Outgoing(self._subject, b"", headers, None)
             parcels.append(Parcel(outgoing, source, source.position.places, source.records, is_end=True))
         return parcels
+
+    def _end_of_nothing(self) -> list[Parcel]:
+        position = self._positions.setdefault(NO_SPOOL, SpoolPosition())
+        if position.ended:
+            return []
+        headers = self._headers(NO_SPOOL, 0, 0) | {"hr-end": "1"}
+        return [Parcel(Outgoing(self._subject, b"", headers, None), _Nothing(position), 0, 0, is_end=True)]
 
     def _headers(self, name: str, first: int, count: int) -> dict[str, str]:
         spool = f"{self._ref.job}/{self._ref.attempt}/{name}"

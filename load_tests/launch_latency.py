@@ -1,6 +1,6 @@
 """How long from a published submit to the first line of the user's own Python: `python -m load_tests.launch_latency`.
 
-A warm node, a cached environment, one job after the other. The moment of submission is taken just before the message
+A warm node, a cached environment, one job after the other with a pause between (`--pause 0`: without). The moment of submission is taken just before the message
 is published on NATS; the job's first line takes its own time and writes it down. Beside it, in the same run and on the
 same Ray, the same script by `ray job submit`.
 """
@@ -27,10 +27,15 @@ from events.messages import EnvironmentRequest, Submit
 from load_tests.stack import Stack, percentile, report, running, until
 
 TEAM: Final = "default"
-STAMP: Final = "import time; t = time.time(); import os; open(os.environ['STAMP'], 'w').write(repr(t))"
+STAMP: Final = """import time; t = time.time()
+import os, sys
+with open(sys.argv[1] + ".new", "w") as file:
+    file.write(repr(t))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+"""
 
 
-async def measure(stack: Stack, jobs: int, folder: Path) -> list[dict[str, float]]:
+async def measure(stack: Stack, jobs: int, folder: Path, *, pause_s: float) -> list[dict[str, float]]:
     """Milliseconds from submit to each hop, a job."""
     about = stack.about
     connection = await nats.connect(about["nats"], user=about["nats_user"], password=about["nats_password"])
@@ -42,19 +47,17 @@ async def measure(stack: Stack, jobs: int, folder: Path) -> list[dict[str, float
         stamp = folder / f"stamp-{number}"
         submit = Submit(
             id=f"latency-{number}",
-            entrypoint=("python", "-c", STAMP),
-            env={"STAMP": str(stamp)},
+            entrypoint=("python", str(folder / "stamp.py"), str(stamp)),
             environment=EnvironmentRequest(python=python),
         )
         body = msgspec.json.encode(submit)
         submitted = time.time()
         await stream.publish(subjects.submit(TEAM, user), body)
         published = time.time()
-        await asyncio.to_thread(
-            until, lambda stamp=stamp: stamp.exists() and stamp.stat().st_size > 0, limit_s=120, what="the job"
-        )
+        await asyncio.to_thread(until, lambda stamp=stamp: stamp.exists(), limit_s=120, what="the job")
         line = float(stamp.read_text())
         view = await asyncio.to_thread(_ended, stack, f"latency-{number}", user)
+        await asyncio.sleep(pause_s)  # what the job left to do (shipping, sealing) is not part of the next one's launch
         if number:  # the first one builds the environment
             at = {entry["type"]: entry["at"] for entry in view["history"]}
             moments = {"published": published, **at, "started": view["started_at"], "first_line": line}
@@ -75,10 +78,10 @@ def ray_jobs(stack: Stack, port: int, jobs: int, folder: Path) -> list[float]:
     for number in range(jobs):
         stamp = folder / f"ray-{number}"
         command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--no-wait", "--address"]
-        command += [f"http://127.0.0.1:{port}", "--", "env", f"STAMP={stamp}", sys.executable, "-c", f'"{STAMP}"']
+        command += [f"http://127.0.0.1:{port}", "--", sys.executable, str(folder / "stamp.py"), str(stamp)]
         submitted = time.time()
-        subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(lambda stamp=stamp: stamp.exists() and stamp.stat().st_size > 0, limit_s=120, what="the Ray job")
+        subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
+        until(lambda stamp=stamp: stamp.exists(), limit_s=120, what="the Ray job")
         times.append(1000 * (float(stamp.read_text()) - submitted))
     return times
 
@@ -86,6 +89,7 @@ def ray_jobs(stack: Stack, port: int, jobs: int, folder: Path) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--pause", type=float, default=0.2, help="seconds between an end and the next submit")
     parser.add_argument("--ray-jobs", type=int, default=10, help="jobs by `ray job submit`; 0: none")
     parser.add_argument("--ray-port", type=int, default=28265)
     options = parser.parse_args()
@@ -93,7 +97,8 @@ def main() -> None:
     with running(*flags) as stack:
         folder = stack.state / "stamps"
         folder.mkdir()
-        rows = asyncio.run(measure(stack, options.jobs, folder))
+        (folder / "stamp.py").write_text(STAMP)
+        rows = asyncio.run(measure(stack, options.jobs, folder, pause_s=options.pause))
         peer = ray_jobs(stack, options.ray_port, options.ray_jobs, folder) if options.ray_jobs else []
     figures: dict[str, Any] = {"jobs": len(rows)}
     for hop in rows[0]:

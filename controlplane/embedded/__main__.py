@@ -92,7 +92,7 @@ async def _run(plan: Plan, progress: Progress) -> int:
     started = time.time()
     family.start()
     stopping = asyncio.create_task(stop.wait())
-    starting = asyncio.create_task(_bring_up(plan, family, progress))
+    starting = asyncio.create_task(_bring_up(plan, family, progress, started))
     failing = asyncio.create_task(family.failed())
     try:
         await asyncio.wait({stopping, starting, failing}, return_when=asyncio.FIRST_COMPLETED)
@@ -113,10 +113,10 @@ async def _run(plan: Plan, progress: Progress) -> int:
         await attempts.end_all(plan.state / "nodes" / plan.node)
 
 
-async def _bring_up(plan: Plan, family: Children, progress: Progress) -> bool:
+async def _bring_up(plan: Plan, family: Children, progress: Progress, started: float) -> bool:
     """Follow the start until a node is ready; False when it takes too long, with the reason said."""
     hint = f"look into {plan.state / 'logs'}"
-    probe = Probe(f"http://127.0.0.1:{plan.ports.gateway}", plan.secrets.token)
+    probe = Probe(f"http://127.0.0.1:{plan.ports.gateway}", plan.secrets.token, since=started)
     try:
         async with asyncio.timeout(START_S_MAX):
             await family.up("nats")

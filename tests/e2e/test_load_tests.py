@@ -1,0 +1,40 @@
+"""Every load test still runs, at its smallest, and ends with one line of JSON. Its figures mean nothing here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_S_MAX = 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("launch_latency", "--jobs", "3", "--ray-jobs", "0"),
+        ("pipeline", "--jobs", "100", "--slurm-jobs", "0"),
+        ("logging_overhead", "--no-peers", "--no-stack"),
+        ("monitoring", "--points", "500000"),
+        ("kills", "--jobs", "3", "--seconds", "45"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_load_test_ends_with_its_line(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"load_tests.{words[0]}", *words[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=RUN_S_MAX,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last.keys() == {"name", "figures", "peers"}
+    assert last["name"] == words[0]
+    assert last["figures"]

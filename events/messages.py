@@ -559,7 +559,7 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     """Ends reported by the node that are in the ledger now: it may forget them."""
     heartbeat_s: float = 5.0
     revision: int = 0
-    """Grows, within a term, with each Desired for this node: an answer may be overtaken by a message. 0: not counted."""
+    """Grows within a term with each Desired for this node: a message may overtake an answer. 0: not counted."""
 
 
 # --------------------------------------------------------------------------------------------------------------------

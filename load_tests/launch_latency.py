@@ -1,7 +1,8 @@
 """How long from a published submit to the first line of the user's own Python: `python -m load_tests.launch_latency`.
 
-A warm node, a cached environment, one job after the other with a pause between (`--pause 0`: without). The moment of submission is taken just before the message
-is published on NATS; the job's first line takes its own time and writes it down. Beside it, in the same run and on the
+A warm node, a cached environment, one job after the other with a pause between (`--pause 0`: without). The moment of
+submission is taken just before the message is published on NATS; the job's first line takes its own time and writes it
+down. Beside it, in the same run and on the
 same Ray, the same script by `ray job submit`.
 """
 

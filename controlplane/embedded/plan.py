@@ -178,7 +178,7 @@ def ray_environment(plan: Plan) -> dict[str, str]:
         "RAY_AUTH_TOKEN": plan.secrets.ray_token,
         "RAY_memory_monitor_refresh_ms": "0",  # it would end the runner first: attempts are bounded by us
         "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # a head that died is not waited for: all of Ray starts anew
-        "RAY_worker_niceness": "0",  # 15 by default: the runner would start attempts late, and attempts would inherit it
+        "RAY_worker_niceness": "0",  # 15 by default: attempts would start late, and inherit it
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nothing of ours needs Ray's drain
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # a SIGTERM is no failure: no stack traces

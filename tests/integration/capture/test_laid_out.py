@@ -6,9 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from headrace.capture import Source, source
-
 from events.blobs import Blobs
+from headrace.capture import Source, source
 from runtime.materialise.sources import Sources
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from headrace.capture import Captured, CaptureError, environment
-from headrace.capture import entrypoint as e
 
 from events.messages import EnvironmentRequest
+from headrace.capture import Captured, CaptureError, environment
+from headrace.capture import entrypoint as e
 
 
 @pytest.fixture(scope="session")

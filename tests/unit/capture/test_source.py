@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from headrace.capture import CaptureError, Source, SourceChanged, TreeTooLarge, packs, snapshot, source, stat_cache
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from headrace.capture import CaptureError, Source, SourceChanged, TreeTooLarge, packs, snapshot, source, stat_cache
 
 MIB = 1024 * 1024
 

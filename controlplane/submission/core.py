@@ -45,7 +45,7 @@ class Incoming(NamedTuple):
 
 
 class Accept(NamedTuple):
-    """Write `environment` (if there is one, expecting none), then `fact` (expecting none)."""
+    """Want `environment` (if there is one, and it is not wanted or ready yet), then write `fact` (expecting none)."""
 
     job: str
     fact: m.Accepted

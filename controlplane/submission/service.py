@@ -29,9 +29,9 @@ BATCH: Final = 256
 CONFLICT_TRIES: Final = 8
 """Somebody writes about a job just when it is controlled: read again, at most so often in one go."""
 BUSY_S: Final = 0.5
-KNOWN_MAX: Final = 10_000
-KNOWN_S: Final = 60.0
-"""How long it is believed that an environment is still in the ledger."""
+READY_MAX: Final = 10_000
+READY_S: Final = 60.0
+"""How long it is believed without looking that an environment is ready."""
 DONE_KEPT: Final = 2 * BATCH
 GROUP: Final = "submission"
 
@@ -66,8 +66,8 @@ class Door:
         self._tools = tools
         self.writer = Writer(tools.ledger)
         self._counters: Counter[str] = Counter()
-        self._known: OrderedDict[str, float] = OrderedDict()
-        self._done: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._ready: OrderedDict[str, float] = OrderedDict()
+        self._done: OrderedDict[tuple[str, int, float], None] = OrderedDict()
         self._controlled: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._consumers: list[Consumer] = []
         self._answers: list[Subscription] = []
@@ -125,7 +125,8 @@ class Door:
 
     async def _on_submit(self, delivery: Delivery) -> None:
         to = _subject_of(delivery.subject, 1)
-        if (to.team, delivery.sequence) in self._done:
+        this = (to.team, delivery.sequence, delivery.at)
+        if this in self._done:
             return
         envelope = delivery.envelope
         answer = await self._submit(
@@ -139,7 +140,7 @@ class Door:
                 traceparent=envelope.traceparent,
             )
         )
-        self._done[to.team, delivery.sequence] = None
+        self._done[this] = None
         if len(self._done) > DONE_KEPT:
             self._done.popitem(last=False)
         await self._tell(to, delivery.headers, answer)
@@ -212,7 +213,7 @@ class Door:
             self._counters["refused"] += 1
             return decision.answer
         if isinstance(decision, core.Accept) and decision.environment is not None:
-            await self._want(decision.environment, request, decision.traceparent)
+            await self._want(decision.environment, request, decision.job, decision.traceparent)
         subject = subjects.job(request.team, decision.job)
         try:
             sequence = await self.writer.append(Write(subject, decision.fact, 0, decision.traceparent))
@@ -228,18 +229,33 @@ class Door:
             raise Conflict(f"{subject}: was there, and is not")
         return core.repeated(job, history[0].fact, history[0].sequence)
 
-    async def _want(self, wanted: m.EnvironmentRequest, request: core.Incoming, traceparent: str) -> None:
-        """The environment is wanted, once for all jobs; who comes later finds the fact there."""
-        digest, now = environment_digest(wanted), self._tools.clock.now()
-        if now - self._known.get(digest, 0.0) < KNOWN_S:
+    async def _want(self, wanted: m.EnvironmentRequest, request: core.Incoming, job: str, traceparent: str) -> None:
+        """The environment is wanted, once for all jobs; a failed one is wanted again, for a job that is not there yet.
+
+        Only that it is ready is remembered, for that stays so. Anything else is looked up each time: whoever comes
+        after a failure must not find a memory of the time before it.
+        """
+        digest = environment_digest(wanted)
+        if self._tools.clock.now() - self._ready.get(digest, 0.0) < READY_S:
             return
+        subject = subjects.environment(digest)
+        newest = await self._tools.ledger.last(subject)
+        if newest is not None and not isinstance(newest.fact, m.EnvironmentFailed):
+            if isinstance(newest.fact, m.EnvironmentReady):
+                self._remember_ready(digest)
+            return
+        if newest is not None and await self._tools.ledger.last(subjects.job(request.team, job)) is not None:
+            return  # a repeat: nothing waits for it
         fact = m.EnvironmentWanted(request=wanted, by=f"{request.team}/{request.user}")
-        with contextlib.suppress(Conflict):
-            await self.writer.append(Write(subjects.environment(digest), fact, 0, traceparent))
-        self._known[digest] = now
-        self._known.move_to_end(digest)
-        if len(self._known) > KNOWN_MAX:
-            self._known.popitem(last=False)
+        expect = newest.sequence if newest is not None else 0
+        with contextlib.suppress(Conflict):  # somebody else wanted it in this very moment
+            await self.writer.append(Write(subject, fact, expect, traceparent))
+
+    def _remember_ready(self, digest: str) -> None:
+        self._ready[digest] = self._tools.clock.now()
+        self._ready.move_to_end(digest)
+        if len(self._ready) > READY_MAX:
+            self._ready.popitem(last=False)
 
     async def _control(self, order: core.Ordered) -> m.Answer:
         """Raises Retry if the job is not there yet, or is being written about all the time."""

@@ -17,7 +17,7 @@ from events import messages as m
 from events import streams, subjects
 from events.bus import AskRefused, Bus, Delivery, Outgoing
 from events.identity import environment_digest, job_id
-from events.ledger import Ledger
+from events.ledger import Ledger, Write
 from tests.support.malformed_submits import MALFORMED
 from tests.support.nats import NatsServer
 from tests.support.serving import serving
@@ -146,6 +146,37 @@ async def test_an_environment_is_wanted_once_for_all_jobs_and_before_them(client
     assert history[0].sequence < min(answer.sequence for answer in answers)
 
 
+async def test_a_failed_environment_is_wanted_again_by_the_next_job_and_only_by_it(client: Client) -> None:
+    wanted = m.EnvironmentRequest(python="3.11", roots=("numpy",))
+    body = {"python": "3.11", "roots": ["numpy"]}
+    subject = subjects.environment(environment_digest(wanted))
+    await client.submit(environment=body, id="first")
+    for fact in (m.EnvironmentBuilding(builder="b"), m.EnvironmentFailed(reason="no network")):
+        newest = await client.ledger.last(subject)
+        assert newest is not None
+        await client.ledger.append(Write(subject, fact, newest.sequence))
+    assert (await client.submit(environment=body, id="first")).verdict == "repeated"
+    kinds = ["environment_wanted", "environment_building", "environment_failed"]
+    assert [_kind(entry.fact) for entry in await client.ledger.history(subject)] == kinds
+    answers = await asyncio.gather(*(client.submit(environment=body) for _ in range(5)))
+    history = await client.ledger.history(subject)
+    assert [_kind(entry.fact) for entry in history] == [*kinds, "environment_wanted"]
+    assert history[-1].sequence < min(answer.sequence for answer in answers)
+
+
+async def test_a_ready_environment_is_not_wanted_again(client: Client) -> None:
+    body = {"python": "3.11", "roots": ["numpy"]}
+    subject = subjects.environment(environment_digest(m.EnvironmentRequest(python="3.11", roots=("numpy",))))
+    await client.submit(environment=body)
+    newest = await client.ledger.last(subject)
+    assert newest is not None
+    ready = m.EnvironmentReady(lock="sha256:" + "0" * 64, python="3.11", platform="linux", packages=1)
+    await client.ledger.append(Write(subject, ready, newest.sequence))
+    for _ in range(3):
+        assert (await client.submit(environment=body)).verdict == "accepted"
+    assert (await client.ledger.last(subject)).fact == ready  # type: ignore[union-attr]
+
+
 async def test_the_asking_form_answers_the_same_way(client: Client) -> None:
     assert (await client.ask_submit(id="b")).verdict == "accepted"
     assert (await client.ask_submit(id="b")).verdict == "repeated"
@@ -231,6 +262,10 @@ async def test_an_answer_is_asked_for_by_a_usable_token_or_there_is_none(client:
     for token in ("x" * 500, "a b.>*", ""):
         await client.bus.publish(Outgoing(subjects.submit("vision", "ada"), b"{}", {"hr-answer": token}))
     assert (await client.submit()).verdict == "accepted"
+
+
+def _kind(fact: m.Fact) -> str:
+    return str(type(fact).__struct_config__.tag)
 
 
 async def _ask_control(client: Client, job: str, priority: int) -> m.Answer:

@@ -30,8 +30,10 @@ def main() -> int:
         return 0
     print(f"making {folder} (a minute or two the first time)", file=sys.stderr)
     uv = _uv(folder, python)
-    command = [*uv, "pip", "install", "--quiet", "--python", str(python), "--compile-bytecode"]
-    subprocess.run([*command, "--constraints", f"{ROOT}/constraints.txt", *WANTED], check=True)
+    command = [*uv, "pip", "install", "--quiet", "--system-certs", "--python", str(python), "--compile-bytecode"]
+    if subprocess.run([*command, "--constraints", f"{ROOT}/constraints.txt", *WANTED], check=False).returncode:
+        print("error: the packages could not be installed, see above", file=sys.stderr)
+        return 1
     mark.write_text(state)
     return 0
 

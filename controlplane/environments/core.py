@@ -154,6 +154,7 @@ class Core:
                 self._open[subject] = None
             case m.EnvironmentBuilding(builder=builder), Wanted() | Building():
                 self._stages[subject] = Building(stage.request, stage.since_at, builder, at)
+                self._gone.discard(builder)  # it writes, so it lives, though it did not answer once
                 if builder != self._me:
                     self._mine.discard(subject)
             case m.EnvironmentReady(), Wanted() | Building():

@@ -166,6 +166,14 @@ def test_a_build_of_another_is_left_alone_as_long_as_its_builder_lives(world: Wo
     assert build.expect == world.sequence
 
 
+def test_a_builder_that_did_not_answer_once_is_trusted_again_when_it_writes(world: World) -> None:
+    first, second = world.want("numpy"), world.want("scipy")
+    world.fact(first, m.EnvironmentBuilding(builder="other"))
+    world.core.on_probed("other", alive=False)
+    world.fact(second, m.EnvironmentBuilding(builder="other"))
+    assert [type(decision) for decision in world.decide()] == [Probe]
+
+
 def test_a_build_that_is_too_old_is_taken_over_whatever_its_builder_says(world: World) -> None:
     subject = world.want("six")
     world.fact(subject, m.EnvironmentBuilding(builder="other"), at=0.0)

@@ -17,7 +17,7 @@ from controlplane.scheduling.truth import Truth
 from events import messages as m
 from events.lifecycle import Life, State
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class _Job(msgspec.Struct, array_like=True):
@@ -29,7 +29,7 @@ class _Job(msgspec.Struct, array_like=True):
     sequence: int
     accepted: int
     rank: tuple[str, str]
-    """Numerator and denominator; as text, for they may be of any size."""
+    """Numerator and denominator; as hexadecimal text, for they may be of any size, and decimal digits may not."""
     priority: int
     queued_at: float
     traceparent: str
@@ -126,7 +126,7 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         held=job.life.held,
         sequence=job.sequence,
         accepted=job.accepted,
-        rank=(str(rank.numerator), str(rank.denominator)),
+        rank=(f"{rank.numerator:x}", f"{rank.denominator:x}"),
         priority=job.priority,
         queued_at=job.queued_at,
         traceparent=job.traceparent,
@@ -142,7 +142,7 @@ def _from_job(truth: Truth, job: Job) -> _Job:
 
 
 def _to_job(record: _Job) -> Job:
-    numerator, denominator = (int(part) for part in record.rank)
+    numerator, denominator = (int(part, 16) for part in record.rank)
     return Job(
         specification=record.specification,
         subject=record.subject,

@@ -5,8 +5,9 @@ An invariant that does not hold is a bug of ours. Deciding on would book somethi
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, bits, held_by
@@ -15,18 +16,31 @@ from controlplane.scheduling.truth import Truth
 from events import messages as m
 from events.lifecycle import HOLDS_RESOURCES, State
 
+K = TypeVar("K")
+
 
 def problems(truth: Truth) -> list[str]:
     """Everything that is not as it should be, each as a sentence."""
     found = [truth.broken] if truth.broken else []
     holders = [job for job in truth.jobs.values() if job.is_live or isinstance(job.decided, m.Placed)]
     found += _jobs(truth)
+    on = _grouped(holders, lambda job: job.node)
     for node in truth.fleet.nodes.values():
-        found += _node(node, [job for job in holders if job.node == node.name])
+        found += _node(node, on[node.name])
     found += _index(truth)
+    of = _grouped(truth.jobs.values(), lambda job: truth.queue_of(job).key)
+    holding = _grouped(holders, lambda job: truth.queue_of(job).key)
     for queue in truth.queues.values():
-        found += _queue(truth, queue, holders)
+        found += _queue(truth, queue, of[queue.key], holding[queue.key])
     return found
+
+
+def _grouped(jobs: Iterable[Job], key: Callable[[Job], K]) -> defaultdict[K, list[Job]]:
+    """One pass over all jobs, and not one for each node and each queue."""
+    groups: defaultdict[K, list[Job]] = defaultdict(list)
+    for job in jobs:
+        groups[key(job)].append(job)
+    return groups
 
 
 def _jobs(truth: Truth) -> Iterator[str]:
@@ -75,8 +89,7 @@ def _index(truth: Truth) -> Iterator[str]:
         yield "the index of nodes is not what the nodes say"
 
 
-def _queue(truth: Truth, queue: Queue, holders: list[Job]) -> Iterator[str]:
-    mine = [job for job in truth.jobs.values() if truth.queue_of(job) is queue]
+def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> Iterator[str]:
     waiting = sorted((-job.priority, job.rank, job.id) for job in mine if job.life.state is State.QUEUED)
     if waiting != list(queue.waiting):
         yield f"queue {queue.key} has its waiting jobs wrong"
@@ -90,7 +103,6 @@ def _queue(truth: Truth, queue: Queue, holders: list[Job]) -> Iterator[str]:
         yield f"queue {queue.key} has its lines wrong: {sorted(in_line ^ eligible)}"
     if any(not line or list(line) != sorted(line) for line in queue.lines.values()):
         yield f"queue {queue.key} has an empty line, or one out of order"
-    holding = [job for job in holders if truth.queue_of(job) is queue]
     held = (
         len(holding),
         sum(job.shape.gpus for job in holding),

@@ -21,6 +21,8 @@ Rank = int | Fraction
 
 LAUNCH_BYTES_MIN: Final = 1024
 """What a launch takes in a message to a node, its entrypoint and environment variables aside, rounded up."""
+LAUNCH_BYTES_MAX: Final = 768 * 1024
+"""No launch takes more, since its submit is at most 512 KiB long: so every job fits into a message to a node."""
 BACKOFF_S_MAX: Final = 60.0
 
 
@@ -120,6 +122,7 @@ def shape_of(specification: m.Specification) -> Shape:
     launch_bytes = LAUNCH_BYTES_MIN
     while launch_bytes < LAUNCH_BYTES_MIN // 2 + 2 * told:  # twice: a character may take more than one byte
         launch_bytes *= 2
+    launch_bytes = min(launch_bytes, LAUNCH_BYTES_MAX)
     return Shape(round(resources.cpus * 1000), resources.memory_bytes, resources.gpus, resources.nodes, launch_bytes)
 
 

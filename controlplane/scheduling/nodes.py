@@ -18,7 +18,7 @@ from events import messages as m
 LAUNCHES_BYTES_MAX: Final = 900 * 1024
 """Of one node together: the list of its attempts must fit in one message of 1 MiB, with room for the acknowledged."""
 NODES_MAX: Final = 20_000
-"""Twice what one pool is made for; a stranger's names must not fill the memory."""
+"""At once: twice what one pool is made for; a stranger's names must not fill the memory."""
 
 
 class Node(msgspec.Struct, eq=False, kw_only=True):
@@ -137,6 +137,12 @@ class Fleet:
         if node is None:
             node = self.nodes[name] = Node(name=name)
         return node
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further node may come. Those that are gone do not count: names come and go with machines."""
+        nodes = self.nodes.values()
+        return len(nodes) >= NODES_MAX and sum(not node.gone_why for node in nodes) >= NODES_MAX
 
     def totals(self) -> Totals:
         known = [node.capacity for node in self.nodes.values() if node.is_known]

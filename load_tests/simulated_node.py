@@ -47,7 +47,8 @@ class SimulatedNode:
         self.launched: list[m.AttemptRef] = []
         """Every attempt that was ever started here, in order."""
         self._ends: list[tuple[float, int, m.AttemptRef]] = []
-        self._term = 0
+        self._seen = (0, 0)
+        """Term and revision of the newest list that was heard."""
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -89,9 +90,9 @@ class SimulatedNode:
 
     def _obey(self, desired: m.Desired) -> None:
         """Start what is missing, end what is extra, forget what is recorded."""
-        if desired.term < self._term:
+        if (desired.term, desired.revision) < self._seen:
             return
-        self._term = desired.term
+        self._seen = (desired.term, desired.revision)
         for ref in desired.recorded:
             self.attempts.pop(ref, None)
         wanted = set()

@@ -16,7 +16,7 @@ from controlplane.scheduling import checking, ends, explain, snapshots
 from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, FactEntry, Round, Settings
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
-from controlplane.scheduling.nodes import NODES_MAX, Node, allocate
+from controlplane.scheduling.nodes import Node, allocate
 from controlplane.scheduling.placing import Placing
 from controlplane.scheduling.truth import Truth
 from events import messages as m
@@ -37,6 +37,8 @@ class Core:
         self.settings = settings
         self._truth = Truth()
         self._silence: Silence | None = None
+        self._revision = 0
+        """Of the last Desired of this term, whatever node it was for."""
 
     # -- the ledger ------------------------------------------------------------------------------------------------
 
@@ -59,8 +61,10 @@ class Core:
         return self._silence is not None
 
     def apply(self, entry: FactEntry, now: float) -> None:
-        """Take in the next fact of the ledger. Total."""
+        """Take in the next fact of the ledger. Total. Where another term begins, this one does not lead any more."""
         self._truth.apply(entry)
+        if isinstance(entry.fact, m.Led) and self._silence is not None:
+            self.end_term()
         if self._silence is not None and isinstance(entry.fact, m.NodeFact):
             self._silence.watch(self._truth.fleet.node(subjects.tokens(entry.subject)[1]), now)
 
@@ -84,6 +88,7 @@ class Core:
     def begin_term(self, now: float) -> None:
         """Lead from now on: everything up to the own `led` has been applied."""
         self._silence = Silence(self.settings, term=self._truth.term, now=now)
+        self._revision = 0
         for _, node in sorted(self._truth.fleet.nodes.items()):
             self._silence.watch(node, now)
             self._truth.nodes_due[node.name] = node
@@ -104,7 +109,7 @@ class Core:
         if self._silence is None:
             return False
         node = truth.fleet.nodes.get(exchange.node)
-        if node is None and len(truth.fleet.nodes) >= NODES_MAX:
+        if node is None and truth.fleet.is_full:
             return False
         node = node or truth.fleet.node(exchange.node)
         rebooted = node.is_known and exchange.boot != node.boot
@@ -146,10 +151,12 @@ class Core:
     # -- deciding --------------------------------------------------------------------------------------------------
 
     def decide(self, now: float) -> Round:
-        """The next round of decisions; empty when there is nothing to do, or nobody leads here."""
+        """The next round of decisions; empty when there is nothing to do, or nobody leads here. Raises Broken."""
         truth, silence = self._truth, self._silence
         if silence is None:
             return Round()
+        if truth.broken:
+            raise Broken(truth.broken)
         truth.release_backoffs(now)
         for node in silence.due(truth.fleet.nodes, now):
             truth.nodes_due[node.name] = node
@@ -263,7 +270,7 @@ class Core:
             job = truth.jobs.get(decision.subject)
             if job is not None and job.decided is decision.fact:
                 truth.forget(job)
-                truth.due[job.key] = job
+                truth.reconsider(job)
             if isinstance(decision.fact, m.NodeFact):
                 node = truth.fleet.node(subjects.tokens(decision.subject)[1])
                 node.decided = None
@@ -280,8 +287,9 @@ class Core:
     # -- what nodes are told ---------------------------------------------------------------------------------------
 
     def desired(self, name: str, now: float) -> m.Desired:
-        """What should live on a node: the whole of it."""
+        """What should live on a node: the whole of it, and newer than all that it was told before in this term."""
         truth = self._truth
+        self._revision += 1
         node = truth.fleet.nodes.get(name)
         launches: list[m.Launch] = []
         recorded: list[m.AttemptRef] = []
@@ -296,6 +304,7 @@ class Core:
             attempts=tuple(launches),
             recorded=tuple(recorded[:RECORDED_MAX]),
             heartbeat_s=self.settings.heartbeat_s,
+            revision=self._revision,
         )
 
     def _launch(self, job: Job, node: str) -> m.Launch:

@@ -151,7 +151,7 @@ class Instance:
             core.apply(item, clock.now())
             if item.subject == subjects.TERM:
                 self._standstill.moved()
-            else:
+            if item.subject != subjects.TERM or isinstance(item.fact, m.Led):
                 self._wake.set()
             if self._waiting:
                 self._tell_waiting()
@@ -220,6 +220,8 @@ class Instance:
             while True:
                 await self._pause(term)
                 self._wake.clear()
+                if not core.is_leading:
+                    raise Deposed(f"term {term.number} is over: term {core.term} has begun")
                 round_ = core.decide(self._tools.clock.now())
                 if round_.decisions or term.needs_renewal:
                     await self._commit(term, round_)
@@ -276,6 +278,8 @@ class Instance:
 
     async def _tell(self, nodes: tuple[str, ...] | list[str]) -> None:
         for node in nodes:
+            if not self._core.is_leading:
+                return  # another term has begun meanwhile: nodes hear of it from its own leader
             desired = self._core.desired(node, self._tools.clock.now())
             await self._tools.bus.send(subjects.to_node(node), _JSON.encode(desired))
 

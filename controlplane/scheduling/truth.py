@@ -148,6 +148,8 @@ class Truth:
     def _apply_to_job(self, entry: FactEntry, fact: m.JobFact) -> None:
         job = self.jobs.get(entry.subject)
         if job is not None:
+            if job.decided is not None and type(job.decided) is not type(fact):
+                self.reconsider(job)  # somebody else was faster: what made us decide may still stand
             self.forget(job)
             job.sequence = entry.sequence
         if getattr(fact, "term", self.term) < self.term:
@@ -344,6 +346,12 @@ class Truth:
         job.decided, job.landed = None, False
         self.settle(job)
 
+    def reconsider(self, job: Job) -> None:
+        """Look again at whether there is something to write about it: what was decided did not come about."""
+        self.due[job.key] = job
+        if job.is_live and job.node:
+            self.nodes_due[job.node] = self.fleet.node(job.node)
+
     # -- resources -------------------------------------------------------------------------------------------------
 
     def _take_from_queue(self, job: Job) -> None:
@@ -415,6 +423,7 @@ def _set_state(node: Node, fact: m.NodeFact, at: float) -> None:
         node.draining_by = fact.by
     elif isinstance(fact, m.NodeGone):
         node.gone_why = fact.why or "the node is gone"
+        node.claims = None  # what it said before is over: it joins again with what it says from now on
 
 
 def _counted(counts: Counts, outcome: Outcome) -> Counts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from controlplane.scheduling.decisions import Broken, Settings
 from events import messages as m
 from events import subjects
 from tests.support.worlds import TEAM, World, a_job, a_world, an_end
@@ -301,8 +303,6 @@ def test_an_exchange_clears_a_suspected_node() -> None:
 
 
 def test_a_lease_of_zero_never_loses_a_node_by_silence() -> None:
-    from controlplane.scheduling.decisions import Settings
-
     world = a_world(settings=Settings(suspect_s=20, lease_s=0))
     world.submit(a_job())
     world.settle()
@@ -405,8 +405,6 @@ def test_a_round_has_at_most_one_fact_about_a_job_and_is_bounded() -> None:
 
 
 def test_a_doubled_gpu_in_the_ledger_is_a_broken_invariant() -> None:
-    from controlplane.scheduling.decisions import Broken
-
     world = a_world()
     world.submit(a_job("a", tier="gpu1"), a_job("b", tier="gpu1"))
     allocation = m.Allocation(node="n1", cpus=4, memory_bytes=1, gpus=(0,))
@@ -426,3 +424,115 @@ def test_repeated_facts_and_facts_of_an_older_term_change_nothing() -> None:
     assert world.state("j1") == "running"
     assert world.core.counters()["stale"] == before["stale"] + 1
     assert world.core.counters()["forbidden"] == 0
+
+
+def test_each_list_for_a_node_is_a_newer_revision_whether_it_was_asked_for_or_not() -> None:
+    world = a_world()
+    world.submit(a_job())
+    world.decide()
+    answer = world.exchange()
+    world.about("j1", m.CancelRequested(by="ada"))
+    push = world.core.desired("n1", world.now)
+    assert 0 < answer.revision < push.revision < world.exchange().revision
+    world.core.end_term()
+    world.lead()
+    again = world.exchange()
+    assert (again.term, again.revision) > (push.term, push.revision)
+    assert again.revision == 1
+
+
+def test_a_leader_that_sees_another_term_begin_says_nothing_more() -> None:
+    world = a_world()
+    world.submit(a_job())
+    round_ = world.core.decide(world.now)
+    world.write(subjects.TERM, m.Led(leader="s2"))
+    assert not world.core.is_leading
+    world.core.landed(round_, world.now)
+    world.core.abandon(round_)
+    assert not world.core.hear(m.Exchange(node="n1", boot="b1", runner="r", capacity=world.capacities["n1"]), world.now)
+    assert world.core.decide(world.now).decisions == ()
+    assert world.state("j1") == "queued"
+    world.core.check()
+
+
+def test_attempts_of_a_node_that_is_gone_are_lost_though_the_round_met_a_conflict() -> None:
+    world = a_world()
+    world.submit(a_job("a"), a_job("b"))
+    world.settle()
+    world.write(subjects.node("n1"), m.NodeGone(why="node n1 was removed by its operator"))
+    world.core.abandon(world.core.decide(world.now))
+    assert kinds(world.decide()) == ["lost", "lost"]
+
+
+def test_a_cancel_just_before_a_round_does_not_make_it_forget_what_it_knew() -> None:
+    world = a_world()
+    world.submit(a_job())
+    world.settle()
+    world.end("j1", an_end())
+    round_ = world.core.decide(world.now)
+    world.about("j1", m.CancelRequested(by="ada"))
+    world.core.abandon(round_)
+    assert finished(world.decide()).outcome == "cancelled"
+
+
+def test_a_job_that_wants_an_environment_again_after_it_failed_runs() -> None:
+    world = a_world()
+    subject = subjects.environment("sha256:ab")
+    world.submit(a_job("old", environment="sha256:ab"))
+    world.write(subject, m.EnvironmentFailed(reason="no network"))
+    assert finished(world.decide()).outcome == "failed"
+    world.write(subject, m.EnvironmentWanted(request=m.EnvironmentRequest(python="3.11")))
+    world.submit(a_job("new", environment="sha256:ab"))
+    assert world.decide() == []
+    world.write(subject, m.EnvironmentReady(lock="sha256:cd", python="3.11", platform="linux", packages=1))
+    assert kinds(world.decide()) == ["placed"]
+    assert (world.state("old"), world.state("new")) == ("failed", "placed")
+
+
+def test_a_snapshot_takes_any_number_of_moves_between_two_jobs() -> None:
+    world = a_world(nodes=0)
+    world.submit(*(a_job(name) for name in "abc"))
+    for number in range(15_000):
+        subject = subjects.job(TEAM, "bc"[number % 2])
+        world.write(subject, m.Moved(by="ada", after="a"), check=False)
+    content = world.core.snapshot()
+    world.core.restore(content)
+    assert world.core.snapshot() == content
+    order = sorted("abc", key=lambda job: world.core.why(TEAM, job, 0).position)  # type: ignore[union-attr]
+    assert order == ["a", "c", "b"]
+
+
+def test_the_longest_job_that_the_door_takes_fits_on_a_node() -> None:
+    world = a_world()
+    words = tuple("x" * 32_000 for _ in range(4))
+    env = {f"NAME_{number}": "y" * 32_000 for number in range(4)}
+    world.submit(msgspec.structs.replace(a_job(), entrypoint=words, env=env))
+    assert kinds(world.decide()) == ["placed"]
+
+
+def test_nodes_that_are_gone_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.scheduling.nodes.NODES_MAX", 2)
+    world = a_world(nodes=2)
+    stranger = m.Exchange(node="n3", boot="b", runner="r", capacity=world.capacities["n1"])
+    assert not world.core.hear(stranger, world.now)
+    world.write(subjects.node("n1"), m.NodeGone(why="replaced"))
+    assert world.core.hear(stranger, world.now)
+
+
+def test_a_leader_that_finds_a_gpu_doubled_decides_nothing_more() -> None:
+    world = a_world()
+    world.submit(a_job("a", tier="gpu1"), a_job("b", tier="gpu1"))
+    allocation = m.Allocation(node="n1", cpus=4, memory_bytes=1, gpus=(0,))
+    for job in "ab":
+        placed = m.Placed(term=1, attempt=1, allocations=(allocation,))
+        world.write(subjects.job(TEAM, job), placed, check=False)
+    with pytest.raises(Broken):
+        world.core.decide(world.now)
+
+
+def test_a_node_that_was_declared_gone_joins_only_when_it_speaks_again() -> None:
+    world = a_world()
+    world.write(subjects.node("n1"), m.NodeGone(why="node n1 was removed by its operator"))
+    assert world.decide() == []
+    world.exchange()
+    assert kinds(world.decide()) == ["node_joined"]

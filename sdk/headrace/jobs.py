@@ -145,8 +145,7 @@ def submit(
     folder = Path(source) if source is not None else None
     parts = submission.Parts()
     if folder is not None:
-        taken = submission.capture_source(folder, cache=where / "cache")
-        submission.upload(client, taken)
+        taken, _ = submission.take_along(client, folder, cache=where / "cache")
         parts = submission.Parts(source=taken.digest, folder=taken.folder)
     if isinstance(environment, Mapping):
         parts = parts._replace(environment=dict(environment))

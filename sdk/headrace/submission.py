@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SOURCE_BYTES_MAX = 500 * 1024**2
 """Of a captured folder; the server's own default limit."""
+TAKES_MAX = 3
+"""Captures of a folder in which files change meanwhile, before it is an error."""
 UPLOADERS = 6
 ASKED_AT_ONCE = 1_000
 """Digests in one question about what is missing."""
@@ -49,6 +51,10 @@ class Sent(NamedTuple):
 
     blobs: int
     size_bytes: int
+
+
+OnSent = Callable[[Sent, int], None]
+"""Told after each blob: what has been sent, and how many bytes there are to send."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,24 @@ class Draft:
         return {key: value for key, value in said.items() if value not in ("", None, {}, False)}
 
 
+def take_along(client: Client, folder: Path, *, cache: Path, on_sent: OnSent | None = None) -> tuple[Source, Sent]:
+    """Captures the source around a folder and sends what the server lacks of it. Raises HeadraceError.
+
+    An editor or a training run of one's own writes meanwhile: what changed after it was captured is captured again.
+    """
+    from headrace import capture
+
+    takes = 1
+    while True:
+        source = capture_source(folder, cache=cache)
+        try:
+            return source, upload(client, source, on_sent)
+        except capture.SourceChanged:
+            if takes == TAKES_MAX:
+                raise
+            takes += 1
+
+
 def capture_source(folder: Path, *, cache: Path) -> Source:
     """The source around a folder. Raises HeadraceError."""
     from headrace import capture
@@ -113,13 +137,11 @@ def capture_environment(entrypoint: Sequence[str], folder: Path, wanted: Wanted,
         raise errors.HeadraceError(str(error), error.hint) from error
 
 
-def upload(client: Client, source: Source, on_sent: Callable[[Sent, int], None] | None = None) -> Sent:
+def upload(client: Client, source: Source, on_sent: OnSent | None = None) -> Sent:
     """Sends what the server lacks of a source; the manifest last, so that one that is there is whole.
 
-    `on_sent` is told after each blob: what has been sent, and how many bytes there are to send.
+    Raises SourceChanged if a file is not any more what was captured.
     """
-    from headrace import capture
-
     missing = [digest for part in _slices([*source.chunks, source.digest]) for digest in client.missing(part)]
     chunks = [digest for digest in missing if digest in source.chunks]
     total = sum(source.size_bytes(chunk) for chunk in chunks) + len(source.manifest) * (source.digest in missing)
@@ -130,14 +152,11 @@ def upload(client: Client, source: Source, on_sent: Callable[[Sent, int], None] 
         client.put_blob(chunk, content)
         return len(content)
 
-    try:
-        with ThreadPoolExecutor(UPLOADERS, "upload") as pool:
-            for size in pool.map(send, chunks):
-                sent = Sent(sent.blobs + 1, sent.size_bytes + size)
-                if on_sent:
-                    on_sent(sent, total)
-    except capture.SourceChanged as error:
-        raise errors.HeadraceError(str(error), error.hint) from error
+    with ThreadPoolExecutor(UPLOADERS, "upload") as pool:
+        for size in pool.map(send, chunks):
+            sent = Sent(sent.blobs + 1, sent.size_bytes + size)
+            if on_sent:
+                on_sent(sent, total)
     if source.digest in missing:
         client.put_blob(source.digest, source.manifest)
         sent = Sent(sent.blobs + 1, sent.size_bytes + len(source.manifest))

@@ -144,13 +144,12 @@ class Preparation:
         """Captures and uploads the folder."""
         begun = time.monotonic()
         self._live.show(["  source       reading the folder …"])
-        source = submission.capture_source(folder, cache=self._cache)
-        self._warn(source.warnings)
 
         def on_sent(sent: submission.Sent, total: int) -> None:
             self._live.show([f"  source       {text.size(sent.size_bytes)} of {text.size(total)} sent …"])
 
-        sent = submission.upload(self._client, source, on_sent)
+        source, sent = submission.take_along(self._client, folder, cache=self._cache, on_sent=on_sent)
+        self._warn(source.warnings)
         what = described(source)
         aside = f"{text.size(sent.size_bytes)} sent" if sent.blobs else "known"
         self._tell("source", what, aside, begun, {"digest": source.digest, "sent_bytes": sent.size_bytes})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from headrace import capture, errors, output, submission
+from headrace import errors, output, submission
 from headrace.client import Client
 from headrace.state import Endpoint
 from tests.support.fake_gateway import JOB, TOKEN, FakeGateway, a_chunk, a_view
@@ -140,14 +140,38 @@ def test_only_what_the_server_lacks_is_uploaded_and_the_manifest_last(gateway: F
     assert submission.upload(a_client(gateway), source) == submission.Sent(0, 0)
 
 
-def test_a_file_that_changes_between_capture_and_upload_is_an_error_with_its_name(
-    gateway: FakeGateway, tmp_path: Path
+def a_changing_folder(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, folder: Path, *, changes: int) -> Path:
+    """A folder with a file that changes after it was captured, so many times."""
+    left = iter(range(changes))
+    ask = Client.missing
+
+    def missing(client: Client, digests: Iterable[str]) -> list[str]:
+        if (change := next(left, None)) is not None:
+            (folder / "train.py").write_text(f"print({change})\n")
+        return ask(client, digests)
+
+    folder.mkdir()
+    (folder / "train.py").write_text("print('captured')\n")
+    monkeypatch.setattr(Client, "missing", missing)
+    return folder
+
+
+def test_a_file_that_changes_between_capture_and_upload_is_captured_again(
+    gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "train.py").write_text("print(1)\n")
-    source = capture.source(tmp_path, cache=tmp_path / ".headrace", bytes_max=10**6)
-    (tmp_path / "train.py").write_text("print(2)\n")
+    project = a_changing_folder(gateway, monkeypatch, tmp_path / "project", changes=submission.TAKES_MAX - 1)
+    source, sent = submission.take_along(a_client(gateway), project, cache=tmp_path / "cache")
+    assert gateway.blobs[source.digest] == source.manifest
+    assert b"print(1)\n" in gateway.blobs.values()
+    assert sent.blobs == 2
+
+
+def test_a_file_that_never_stops_changing_is_an_error_with_its_name(
+    gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = a_changing_folder(gateway, monkeypatch, tmp_path / "project", changes=submission.TAKES_MAX)
     with pytest.raises(errors.HeadraceError, match=r"train\.py"):
-        submission.upload(a_client(gateway), source)
+        submission.take_along(a_client(gateway), project, cache=tmp_path / "cache")
 
 
 def test_blobs_are_put_under_their_own_digest(gateway: FakeGateway) -> None:

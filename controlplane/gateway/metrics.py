@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Final
 
+import msgspec
 from litestar import Request, get
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
@@ -20,6 +22,7 @@ from events.bus import AskRefused, BusError, Delivery
 BUCKETS_MAX: Final = 5000
 NAMES_MAX: Final = 200
 EACH_S: Final = 1.0
+"""Values come a thousand times a second; a reader wants one a second."""
 SETTLE_S_MAX: Final = 60.0
 """After its end a job's series that do not become complete are not waited for any longer."""
 
@@ -57,11 +60,8 @@ async def _follow(gateway: Gateway, record: JobRecord) -> sse.Follower:
     now = gateway.tools.clock.now
     sent: tuple[m.Latest, ...] = ()
     with gateway.projection.watch(record) as changed:
-
-        async def heard(_: Delivery) -> None:
-            changed.set()
-
-        async with listening(gateway, subjects.live(record.team, record.job), heard):
+        notices = _Notices(changed)
+        async with listening(gateway, subjects.live(record.team, record.job), notices.heard):
             while True:
                 changed.clear()
                 was_over, asked_at = record.is_over, now()
@@ -73,14 +73,37 @@ async def _follow(gateway: Gateway, record: JobRecord) -> sse.Follower:
                     yield sse.Event("end", {"state": record.life.state.value})
                     return
                 yield None
-                await wait(changed, EACH_S if was_over else sse.LOOK_S)
-                await _not_before(gateway, asked_at + EACH_S)
+                await notices.next(max(0.0, asked_at + EACH_S - now()), EACH_S if was_over else sse.LOOK_S)
 
 
-async def _not_before(gateway: Gateway, at: float) -> None:
-    """Values come a thousand times a second; a reader wants one a second."""
-    with gateway.projection.watch_closing() as closing:
-        await wait(closing, max(0.0, at - gateway.tools.clock.now()))
+class _Notices:
+    """Sets `changed` for what may be the end at once, for new values not before the pause between two looks is over."""
+
+    def __init__(self, changed: asyncio.Event) -> None:
+        self._changed = changed
+        self._pausing = True
+        self._missed = False
+
+    async def heard(self, delivery: Delivery) -> None:
+        self._missed = True
+        if not self._pausing or _is_complete(delivery):
+            self._changed.set()
+
+    async def next(self, pause_s: float, limit_s: float) -> None:
+        """Returns when there is something to look at, at the latest after the limit."""
+        await wait(self._changed, pause_s)
+        if not self._missed:
+            self._pausing = False
+            await wait(self._changed, limit_s)
+            self._pausing = True
+        self._missed = False
+
+
+def _is_complete(delivery: Delivery) -> bool:
+    try:
+        return msgspec.json.decode(delivery.body, type=m.Changed).complete
+    except msgspec.DecodeError:  # of another version; its readers look by themselves, a little later
+        return False
 
 
 async def _latest(gateway: Gateway, record: JobRecord) -> tuple[m.Latest, ...] | None:

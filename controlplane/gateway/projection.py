@@ -226,17 +226,6 @@ class Projection:
                 if not waiting:
                     del self._watches[subject]
 
-    @contextmanager
-    def watch_closing(self) -> Iterator[asyncio.Event]:
-        """An event that is set only by `wake_all`."""
-        event = asyncio.Event()
-        waiting = self._watches.setdefault("", set())
-        waiting.add(event)
-        try:
-            yield event
-        finally:
-            waiting.discard(event)
-
     def wake_all(self) -> None:
         """Let every follower look around: the gateway is closing."""
         for subject in list(self._watches):

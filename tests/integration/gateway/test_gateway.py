@@ -15,6 +15,7 @@ import pytest
 
 from controlplane.config import Configuration, Identity
 from controlplane.frame import Tools
+from controlplane.gateway import metrics
 from controlplane.gateway import service as gateway_service
 from controlplane.submission import service as submission_service
 from events import messages as m
@@ -329,6 +330,29 @@ async def test_latest_values_are_followed_until_all_are_stored(stage: Stage) -> 
                 await stage.fact(job, m.Finished(term=1, attempt=1, outcome="failed", reason="x"))
     assert names == ["latest", "end"]
     assert (await stage.ada.get(f"/v1/jobs/{job}/metrics?names=loss")).json()["complete"] is True
+
+
+async def test_the_notice_that_all_is_stored_ends_a_stream_of_values_at_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "EACH_S", 2 * WAIT_S)  # so no look of its own ends it
+    whole = False
+
+    async def series(_: Asked) -> bytes:
+        nonlocal whole
+        asked, whole = whole, True
+        if not asked:  # the notice is sent while the answer that it is not complete is on its way
+            await stage.tools.bus.send(subjects.live("vision", job), msgspec.json.encode(notice))
+        return msgspec.json.encode(m.SeriesAnswer(complete=asked))
+
+    await stage.answers("monitoring", "latest", m.LatestAnswer(latest=()))
+    await stage.tools.bus.answer(subjects.ask("monitoring", "series"), series)
+    job = await stage.submit()
+    notice = m.Changed(job=job, complete=True)
+    await stage.fact(job, PLACED)
+    await stage.fact(job, m.Finished(term=1, attempt=1, outcome="failed", reason="x"))
+    async with asyncio.timeout(WAIT_S):
+        assert [name async for name, _, _ in follow(stage.ada, f"/v1/jobs/{job}/metrics/follow")] == ["end"]
 
 
 async def test_a_reader_that_goes_away_is_forgotten(stage: Stage) -> None:

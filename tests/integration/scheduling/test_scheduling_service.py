@@ -189,6 +189,21 @@ async def test_a_round_of_a_deposed_leader_is_refused_whole(stage: Stage) -> Non
     assert await stage.ledger.last(subjects.node("n2")) is None
 
 
+async def test_a_round_that_a_cancel_overtook_is_refused_whole_and_the_term_goes_on(stage: Stage) -> None:
+    term = await Term.take(stage.ledger, leader="s1", seen=0, lease_s=1)
+    assert term is not None
+    subject = subjects.job(TEAM, "j1")
+    accepted = await stage.ledger.append(Write(subject, m.Accepted(specification=a_job()), 0))
+    cancelled = await stage.ledger.append(Write(subject, m.CancelRequested(by="ada"), accepted))
+    placed = m.Placed(term=term.number, attempt=1, allocations=(m.Allocation(node="n1", cpus=1, memory_bytes=1),))
+    joined = m.NodeJoined(boot="b", capacity=a_capacity())
+    with pytest.raises(Conflict):
+        await term.commit([Decision(subjects.node("n1"), joined, 0), Decision(subject, placed, accepted)])
+    assert await stage.ledger.last(subjects.node("n1")) is None
+    assert (await stage.ledger.last(subject)).sequence == cancelled  # type: ignore[union-attr]
+    assert await term.commit([Decision(subjects.node("n1"), joined, 0)]) > cancelled
+
+
 async def test_a_leader_that_slept_through_its_term_stands_by(stage: Stage) -> None:
     await stage.scheduler("s1")
     await stage.until(lambda: len(stage.terms()) == 1)

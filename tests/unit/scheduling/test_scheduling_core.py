@@ -536,3 +536,19 @@ def test_a_node_that_was_declared_gone_joins_only_when_it_speaks_again() -> None
     assert world.decide() == []
     world.exchange()
     assert kinds(world.decide()) == ["node_joined"]
+
+
+def test_the_end_of_an_older_attempt_on_the_same_node_does_not_hide_that_of_the_newest() -> None:
+    world = a_world()
+    world.submit(a_job())
+    world.settle()
+    world.end("j1", an_end("supervisor_lost"))
+    old = world.attempts["n1"][(TEAM, "j1")]
+    world.settle()
+    world.now += 1
+    assert kinds(world.settle()) == ["placed", "started"]
+    world.attempts["n1"][(TEAM, "old")] = old
+    world.exchange()
+    assert world.decide() == []
+    world.end("j1", an_end(exit_code=7))
+    assert (finished(world.decide()).attempt, world.state("j1")) == (2, "failed")

@@ -104,10 +104,13 @@ def run(jobs: int, job_s: float) -> dict[str, Any]:
         killed = {}
         for name in Victims.NAMES:
             until(lambda name=name: _alive(stack, name), limit_s=STEADY_S, what=f"{name} before its kill")
-            os.kill(Victims(stack).pid(name), signal.SIGKILL)
+            victim = Victims(stack).pid(name)
+            os.kill(victim, signal.SIGKILL)
             started = time.monotonic()
             until(
-                lambda name=name: _alive(stack, name) and _ready(stack), limit_s=STEADY_S, what=f"{name} after its kill"
+                lambda name=name, victim=victim: _alive(stack, name, other_than=victim) and _ready(stack),
+                limit_s=STEADY_S,
+                what=f"{name} after its kill",
             )
             killed[name] = round(time.monotonic() - started, 1)
             print(f"killed {name:12}  all well again after {killed[name]:5.1f} s", flush=True)
@@ -120,12 +123,13 @@ def run(jobs: int, job_s: float) -> dict[str, Any]:
     return {"jobs": jobs, "job_s": job_s, "killed": killed, "violations": len(violations)}
 
 
-def _alive(stack: Stack, name: str) -> bool:
+def _alive(stack: Stack, name: str, *, other_than: int = 0) -> bool:
     try:
-        os.kill(Victims(stack).pid(name), 0)
+        pid = Victims(stack).pid(name)
+        os.kill(pid, 0)
     except (LookupError, KeyError, ProcessLookupError):
         return False
-    return True
+    return pid != other_than
 
 
 def _ready(stack: Stack) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 LABEL: Final = "hr.node"
 """The Ray label that makes a Ray node one of ours, and names it: `ray start --labels hr.node=<name>`."""
 
-RUNNER_S_MAX: Final = 30.0
+RUNNER_S_MAX: Final = 10.0
 """A runner that was asked for and does not answer within this time is asked for again."""
 
 

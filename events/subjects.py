@@ -14,12 +14,13 @@ TOKEN_CHARACTERS_MAX = 200
 """A name longer than this after encoding is refused: subjects are kept in memory, one for every entity."""
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+_ALL_PLAIN = re.compile(r"[a-zA-Z0-9_-]+")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
 
 def encode(name: str) -> str:
     """A name as one token. Raises ValueError if it is empty or too long."""
-    token = "".join(chr(byte) if byte in _PLAIN else f"={byte:02X}" for byte in name.encode())
+    token = name if _ALL_PLAIN.fullmatch(name) else _escaped(name)
     if not token:
         raise ValueError("an empty name cannot be part of a subject")
     if len(token) > TOKEN_CHARACTERS_MAX:
@@ -27,6 +28,10 @@ def encode(name: str) -> str:
             f"a name may take {TOKEN_CHARACTERS_MAX} characters in a subject, {name[:40]!r}… takes {len(token)}"
         )
     return token
+
+
+def _escaped(name: str) -> str:
+    return "".join(chr(byte) if byte in _PLAIN else f"={byte:02X}" for byte in name.encode())
 
 
 def decode(token: str) -> str:

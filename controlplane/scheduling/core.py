@@ -57,6 +57,11 @@ class Core:
         return self._truth.term_sequence
 
     @property
+    def size(self) -> int:
+        """How many jobs it knows, ended ones at the tenth that they weigh."""
+        return len(self._truth.jobs) + len(self._truth.ended) // 10
+
+    @property
     def is_leading(self) -> bool:
         return self._silence is not None
 

@@ -27,6 +27,7 @@ LOG: Final = logging.getLogger("headrace.scheduling")
 
 CLOCK_MARGIN_S: Final = 10.0
 SNAPSHOT_FACTS: Final = 20_000
+"""Between two snapshots, and as many more as there are jobs: what a snapshot costs a fact is the same at any size."""
 REACH_S_MAX: Final = 30.0
 """The tail must show what was written by then; else this instance begins anew."""
 REFUSED_PAUSE_S: Final = 1.0
@@ -155,7 +156,7 @@ class Instance:
                 self._wake.set()
             if self._waiting:
                 self._tell_waiting()
-            if core.is_leading and core.sequence - self._saved >= SNAPSHOT_FACTS:
+            if core.is_leading and core.sequence - self._saved >= SNAPSHOT_FACTS + core.size:
                 self._saving.set()
 
     def _tell_waiting(self) -> None:
@@ -182,6 +183,7 @@ class Instance:
         while True:
             await self._saving.wait()
             self._core.check()
+            await asyncio.sleep(0)  # each takes its time when there are many jobs: others get a turn in between
             self._saved = self._core.sequence
             self._saving.clear()
             await keeping.save(self._saved, self._core.snapshot(), self._tools.blobs)

@@ -67,7 +67,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
 
 
 _DECODER: Final = msgspec.msgpack.Decoder(_Snapshot)
-_ENCODER: Final = msgspec.msgpack.Encoder(order="deterministic")
+_ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 def encode(truth: Truth) -> bytes:
@@ -117,7 +117,6 @@ def decode(content: bytes) -> Truth:
 
 
 def _from_job(truth: Truth, job: Job) -> _Job:
-    rank = Fraction(job.rank)
     return _Job(
         specification=job.specification,
         subject=job.subject,
@@ -126,7 +125,7 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         held=job.life.held,
         sequence=job.sequence,
         accepted=job.accepted,
-        rank=(f"{rank.numerator:x}", f"{rank.denominator:x}"),
+        rank=(f"{job.rank.numerator:x}", f"{job.rank.denominator:x}"),
         priority=job.priority,
         queued_at=job.queued_at,
         traceparent=job.traceparent,

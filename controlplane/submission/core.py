@@ -80,11 +80,12 @@ class Wait(NamedTuple):
 
 
 class Told(NamedTuple):
-    """One fact on a job's subject, with its place and its trace."""
+    """One fact on a job's subject, with its place, its trace and its time."""
 
     sequence: int
     fact: m.JobFact
     traceparent: str = ""
+    at: float = 0.0
 
 
 # -- submits -----------------------------------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ def decide_control(
         return _not_there(order, now, config, found)
     sequence = history[-1].sequence
     fact = _fact(control, order.user)
-    if _changes_nothing(fact, history, life):
+    if _changes_nothing(fact, history, life, order.at):
         return m.Answer(verdict="repeated", job=order.job, sequence=sequence, warnings=found.warnings)
     outcome, _ = lifecycle.advance(life, fact)
     if outcome is lifecycle.Outcome.REPEATED:
@@ -274,15 +275,19 @@ def _fact(control: m.Control, by: str) -> m.JobFact:
             return m.Moved(by=by, before=before, after=after)
 
 
-def _changes_nothing(fact: m.JobFact, history: Sequence[Told], life: Life) -> bool:
-    """Whether the job already is as this fact would make it. The table cannot see it where the state stays the same."""
+def _changes_nothing(fact: m.JobFact, history: Sequence[Told], life: Life, asked_at: float) -> bool:
+    """Whether the job already is as this fact would make it. The table cannot see it where the state stays the same.
+
+    A move is only if it was asked for before its fact was written, that is, if the request came twice: whoever asks
+    again later means the place where others have moved since.
+    """
     if life.state is State.QUEUED and isinstance(fact, m.Held | m.Released):
         return life.held is isinstance(fact, m.Held)
     if isinstance(fact, m.CancelRequested):
         return life.state is State.STOPPING and any(isinstance(told.fact, m.CancelRequested) for told in history)
     if life.state is State.QUEUED and isinstance(fact, m.Reprioritised):
         return _priority(history) == fact.priority
-    return isinstance(fact, m.Moved) and history[-1].fact == fact
+    return isinstance(fact, m.Moved) and history[-1].fact == fact and asked_at <= history[-1].at
 
 
 def _priority(history: Sequence[Told]) -> int | None:
@@ -316,6 +321,9 @@ def _check_beside(control: m.Move, job: str, history: Sequence[Told], other: Seq
         found.problem(path, f"{quoted(name)} is not queued; it is {life.state.value}")
     elif _queue(history) != _queue(other):
         found.problem(path, f"{quoted(name)} is in queue {quoted(_queue(other))}", "a job moves within its own queue")
+    elif _priority(history) != _priority(other):
+        message = f"{quoted(name)} has priority {_priority(other)}, this one {_priority(history)}"
+        found.problem(path, message, "priority goes before place: reprioritise one of them first")
 
 
 def _queue(history: Sequence[Told]) -> str:

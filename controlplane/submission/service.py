@@ -292,7 +292,7 @@ class Door:
 
     async def _told(self, subject: str) -> list[core.Told]:
         entries = await self._tools.ledger.history(subject)
-        return [core.Told(e.sequence, e.fact, e.traceparent) for e in entries if isinstance(e.fact, m.JobFact)]
+        return [core.Told(e.sequence, e.fact, e.traceparent, e.at) for e in entries if isinstance(e.fact, m.JobFact)]
 
     async def _tell(self, to: Subject, headers: Mapping[str, str], answer: m.Answer) -> None:
         """Answer where the client asked for it. It is durable by now, so an answer that gets lost is only silence."""

@@ -36,5 +36,5 @@ def rejected(request: core.Incoming) -> core.Reject:
 
 
 def told(*facts: m.JobFact) -> list[core.Told]:
-    """The history of a job: its facts at sequences 10, 20, …"""
-    return [core.Told(10 * number, fact) for number, fact in enumerate(facts, start=1)]
+    """The history of a job: its facts at sequences 10, 20, …, written just after requests of the time 1000 came in."""
+    return [core.Told(10 * number, fact, at=1000.5) for number, fact in enumerate(facts, start=1)]

@@ -91,6 +91,19 @@ def test_a_control_that_changes_nothing_is_answered_as_repeated(history: list[m.
     assert (decision.verdict, decision.sequence) == ("repeated", 10 * len(history))
 
 
+def test_a_move_that_is_asked_for_again_later_is_a_move_of_its_own() -> None:
+    decision = decide(order(type="move", at=1001.0), told(ACCEPTED, m.Moved(by="eve")))
+    assert isinstance(decision, core.Apply)
+
+
+def test_a_job_does_not_move_beside_one_of_another_priority() -> None:
+    other = told(OTHER, m.Reprioritised(by="ada", priority=5))
+    decision = decide(order(type="move", before=OTHER.specification.job), told(ACCEPTED), other)
+    assert isinstance(decision, m.Answer)
+    assert decision.verdict == "refused"
+    assert "has priority 5, this one 0" in decision.problems[0].message
+
+
 def test_a_cancel_on_top_of_a_preemption_is_a_fact_of_its_own() -> None:
     preempted = m.StopRequested(term=1, attempt=1, why="preempted")
     assert isinstance(decide(order(type="cancel"), told(ACCEPTED, PLACED, STARTED, preempted)), core.Apply)

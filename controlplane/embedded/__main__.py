@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -111,6 +112,7 @@ async def _run(plan: Plan, progress: Progress) -> int:
             task.cancel()
         await family.stop()  # with it the runner, which would start again what is ended now
         await attempts.end_all(plan.state / "nodes" / plan.node)
+        shutil.rmtree(plan.ray_folder.parent, ignore_errors=True)
 
 
 async def _bring_up(plan: Plan, family: Children, progress: Progress, started: float) -> bool:

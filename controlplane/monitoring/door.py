@@ -62,7 +62,7 @@ class Door:
         self._secret = secret
         self._publish_many = publish_many
         self._is_closed = is_closed
-        self.counts = {"pushes": 0, "refused": 0, "dropped_traces": 0, "dropped_logs": 0}
+        self.counts = {"pushes": 0, "pushes_refused": 0, "dropped_traces": 0, "dropped_logs": 0}
 
     def application(self) -> Litestar:
         """Its ASGI application."""
@@ -92,10 +92,10 @@ class Door:
             body = unpacked(await request.body(), request.headers.get("content-encoding", ""))
             await take(ref, body, is_json)
         except Refused as refused:
-            self.counts["refused"] += 1
+            self.counts["pushes_refused"] += 1
             return _refusal(refused, is_json=is_json)
         except ClientException as error:  # too large: Litestar says so while it reads
-            self.counts["refused"] += 1
+            self.counts["pushes_refused"] += 1
             return _refusal(Refused(error.status_code, INVALID_ARGUMENT, _too_large(error)), is_json=is_json)
         return Response(b"{}" if is_json else b"", media_type=JSON if is_json else PROTOBUF)
 

@@ -37,7 +37,14 @@ class Writer:
         self.logs = logs
         self.owner = owner
         self.core = Core()
-        self.counts = {"points": 0, "repeated": 0, "refused": 0, "dead": 0, "sealed": 0, "unknown_facts": 0}
+        self.counts = {
+            "points": 0,
+            "records_repeated": 0,
+            "messages_refused": 0,
+            "dead": 0,
+            "sealed": 0,
+            "unknown_facts": 0,
+        }
         self.due = asyncio.Event()
         """Something happened that may make a seal due."""
 
@@ -54,8 +61,8 @@ class Writer:
         await self._bury(dead)
         done = await self.owner.run(batch.commit, self.store, parts, sequence=deliveries[-1].sequence)
         self.counts["points"] += done.points
-        self.counts["repeated"] += done.repeated
-        self.counts["refused"] += done.refused
+        self.counts["records_repeated"] += done.repeated
+        self.counts["messages_refused"] += done.refused
         await self._recall(done.jobs)
         for team, job, attempt, spool, drained in done.spools:
             if (team, job) in done.jobs:

@@ -71,7 +71,7 @@ def describe(job: Job, end: m.AttemptEnd) -> str:
     elif end.cause == "signalled" and end.signal is not None:
         words = f"killed by {signal_name(end.signal)}"
     elif end.cause == "time_limit" and job.specification.time_limit_s is not None:
-        words = f"over its time limit of {span(job.specification.time_limit_s)}"
+        return f"over its time limit of {span(job.specification.time_limit_s)}"
     else:
         words = _WORDS[end.cause]
     return f"{words}: {end.message}" if end.message else words

@@ -58,7 +58,10 @@ class Job:
         return self.view().get("state", "")
 
     def wait(self, *, check: bool = True) -> JobView:
-        """Its last view, once it has ended. Raises JobFailed if it did not succeed, unless `check` is False."""
+        """Its last view, once it has ended and its output and metrics are stored.
+
+        Raises JobFailed if it did not succeed, unless `check` is False.
+        """
         view: JobView = {}
         for event in self._client.follow(self.id):
             if event.name == "state":
@@ -67,6 +70,9 @@ class Job:
                     break
         if view.get("state") not in ENDS:
             view = self.view()
+        if view.get("attempt"):
+            for _ in self._client.follow_metrics(self.id):
+                pass  # it ends when all that the job reported is stored, its output too
         if check and view.get("state") != "succeeded":
             told = f"{self.id} {view.get('state')}: {view.get('reason') or 'no reason given'}"
             raise JobFailed(told, f"headrace logs {self.id}", view)

@@ -132,7 +132,7 @@ async def test_a_push_that_is_sent_again_counts_once_and_a_large_one_is_whole(
 
         found = await eventually(arrived)
         assert found["loss"].count == 40_000
-        assert (await world.status(bus))["repeated"] == 40_000
+        assert (await world.status(bus))["records_repeated"] == 40_000
 
 
 async def test_without_the_stream_a_push_is_to_be_sent_again(bus: Bus) -> None:

@@ -219,8 +219,9 @@ async def test_controls_are_applied_repeated_or_refused(stage: Stage) -> None:
         ("hold", None, 200, "applied"),
         ("hold", {"why": "again"}, 200, "repeated"),
         ("release", {}, 200, "applied"),
-        ("reprioritise", {"priority": 5}, 200, "applied"),
         ("move", {"before": "other"}, 200, "applied"),
+        ("reprioritise", {"priority": 5}, 200, "applied"),
+        ("move", {"before": "other"}, 422, "refused"),  # priority goes before place
         ("reprioritise", {}, 422, "refused"),
         ("move", {"before": "nowhere"}, 404, None),
         ("fly", {}, 404, None),

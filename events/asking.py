@@ -104,11 +104,12 @@ class Answering:
 
         subscription = await self._connection.subscribe(subject, arrived, group=group)
         self._subscriptions.append(subscription)
+        subscription.on_close.append(lambda: self._subscriptions.remove(subscription))
         return subscription
 
     async def drain(self, grace_s: float) -> None:
         """Take no more questions, and answer those that were taken."""
-        for subscription in self._subscriptions:
+        for subscription in list(self._subscriptions):
             await subscription.close()
         if self._answering:
             await asyncio.wait(self._answering, timeout=grace_s)

@@ -7,6 +7,8 @@ The only file that calls nats-py. What it adds to it (each was seen to go wrong,
 * A connection that nats-py gives up for good (`-ERR` of some kinds) is opened again, with all its subscriptions.
 * A denied publish is an error at the caller, not a silence: the server tells it asynchronously.
 * Nothing is kept for later while there is no connection: what is published then waits, or is dropped if nobody waits.
+* A cancelled caller is cancelled: nats-py loses a cancel that arrives together with a PONG (`asyncio.wait_for` up to
+  Python 3.11 returns the result then, python/cpython#86296) or while its buffer is full.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import nats.aio.client
@@ -38,6 +40,15 @@ SAY_AGAIN_S: Final = 10.0
 _DENIED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 
 OnMessage = Callable[[Message], None]
+
+
+async def _cancellable(call: Awaitable[Any]) -> None:
+    """A call of nats-py, and the cancel that it may have swallowed."""
+    task = asyncio.current_task()
+    cancels = task.cancelling() if task is not None else 0
+    await call
+    if task is not None and task.cancelling() > cancels:
+        raise asyncio.CancelledError
 
 
 class _Client(nats.aio.client.Client):  # type: ignore[misc]  # nats-py is untyped for us
@@ -105,7 +116,7 @@ class Connection:
 
     async def _open(self) -> None:
         client = _Client()
-        await client.connect(
+        connecting = client.connect(
             servers=self._servers,
             name=self._name,
             connect_timeout=CONNECT_S,
@@ -119,6 +130,7 @@ class Connection:
             closed_cb=self._on_closed,
             **self._login,
         )
+        await _cancellable(connecting)
         self._client = client
         self.state = "connected"
         self._up.set()
@@ -133,7 +145,7 @@ class Connection:
         await self.tasks.cancel()
         if was_connected:
             try:
-                await self._client.flush(timeout=CONNECT_S)
+                await _cancellable(self._client.flush(timeout=CONNECT_S))
             except (nats.errors.Error, OSError) as error:
                 LOG.warning("could not flush before closing: %s", error)
         self.replies.fail(lambda: Unknown("the connection was closed"))
@@ -164,7 +176,7 @@ class Connection:
     async def publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
         """Hand a message to the connection. Raises Refused for what no server would take, Unknown if it is closed."""
         try:
-            await self._client.publish(subject, body, reply=reply, headers=headers or None)
+            await _cancellable(self._client.publish(subject, body, reply=reply, headers=headers or None))
         except nats.errors.MaxPayloadError:
             limit = self._client.max_payload
             raise Refused(TOO_LARGE, f"{len(body)} bytes for {subject}; the server takes {limit}") from None
@@ -195,20 +207,23 @@ class Connection:
         subscription = Subscription(self, subject, group, on_message)
         await self._attach(subscription)
         self._subscriptions.append(subscription)
-        if confirm:
-            await self._confirm(subscription)
+        try:
+            if confirm:
+                await self._confirm(subscription)
+        except BaseException:
+            await subscription.close()
+            raise
         return subscription
 
     async def _confirm(self, subscription: Subscription) -> None:
         subject = subscription.subject
         try:  # twice: nats-py's first PING overtakes the SUB, which waits for its flusher
-            await self._client.flush(timeout=CONNECT_S)
-            await self._client.flush(timeout=CONNECT_S)
+            await _cancellable(self._client.flush(timeout=CONNECT_S))
+            await _cancellable(self._client.flush(timeout=CONNECT_S))
         except nats.errors.Error as error:
             LOG.info("subscribed to %s, but the server has not confirmed it: %s", subject, error)
         if subject.lower() in self._denied:
             self._denied.discard(subject.lower())
-            await subscription.close()
             raise Refused(FORBIDDEN, f"not allowed to subscribe to {subject}")
 
     async def _attach(self, subscription: Subscription) -> None:

@@ -192,7 +192,8 @@ async def _end(process: asyncio.subprocess.Process, stop_s: float) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), stop_s)
+            async with asyncio.timeout(stop_s):
+                await process.wait()
         except TimeoutError:
             LOG.warning("child did not end in time and is killed", extra={"pid": process.pid})
     _end_group(process.pid)

@@ -20,6 +20,7 @@ from controlplane.scheduling.decisions import Broken, Round, Settings
 from controlplane.scheduling.leader import Deposed, Standstill, Term
 from events import messages as m
 from events import streams, subjects
+from events.asking import Answerer
 from events.bus import Asked, AskRefused, Conflict, Refused, Subscription, Unknown
 from events.ledger import CaughtUp, UnknownFact
 
@@ -218,7 +219,8 @@ class Instance:
         LOG.info("leads", extra={"term": term.number})
         subscriptions: list[Subscription] = []
         try:
-            subscriptions += await self._answer_everything()
+            for subject, answer in self._answers():
+                subscriptions.append(await self._tools.bus.answer(subject, answer))
             while True:
                 await self._pause(term)
                 self._wake.clear()
@@ -287,13 +289,12 @@ class Instance:
 
     # -- answering -------------------------------------------------------------------------------------------------
 
-    async def _answer_everything(self) -> list[Subscription]:
-        bus = self._tools.bus
+    def _answers(self) -> list[tuple[str, Answerer]]:
         return [
-            await bus.answer(subjects.EXCHANGES, self._on_exchange),
-            await bus.answer(subjects.ask("scheduling", "why"), self._on_why),
-            await bus.answer(subjects.ask("scheduling", "nodes"), self._on_nodes),
-            await bus.answer(subjects.ask("scheduling", "queues"), self._on_queues),
+            (subjects.EXCHANGES, self._on_exchange),
+            (subjects.ask("scheduling", "why"), self._on_why),
+            (subjects.ask("scheduling", "nodes"), self._on_nodes),
+            (subjects.ask("scheduling", "queues"), self._on_queues),
         ]
 
     async def _on_exchange(self, asked: Asked) -> bytes:

@@ -140,3 +140,25 @@ async def test_who_listens_hears_also_what_is_on_its_way_into_a_stream(bus: Bus)
     await bus.send(subjects.node("n3"), b"too late")
     await bus.last("LEDGER", subjects.node("n1"))  # a round trip behind it
     assert len(heard) == 2
+
+
+async def test_a_cancel_that_comes_with_the_servers_answer_is_a_cancel_and_leaves_nobody_listening(bus: Bus) -> None:
+    """nats-py alone loses it: then a service that is told to end goes on working."""
+    client = bus._connection._client
+    send_ping = client._send_ping
+
+    async def echo(asked: Asked) -> bytes:
+        return asked.body
+
+    asking = asyncio.create_task(bus.answer(QUESTION, echo))
+
+    async def cancel_with_the_pong(future: asyncio.Future[bool]) -> None:
+        future.add_done_callback(lambda _: asking.cancel())
+        await send_ping(future)
+
+    client._send_ping = cancel_with_the_pong
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    client._send_ping = send_ping
+    with pytest.raises(NoAnswer):
+        await bus.ask(QUESTION)

@@ -204,7 +204,6 @@ async def test_a_round_that_a_cancel_overtook_is_refused_whole_and_the_term_goes
     assert await term.commit([Decision(subjects.node("n1"), joined, 0)]) > cancelled
 
 
-@pytest.mark.skip(reason="hangs while its scheduler is ended: first thing to mend")
 async def test_a_leader_that_slept_through_its_term_stands_by(stage: Stage) -> None:
     await stage.scheduler("s1")
     await stage.until(lambda: len(stage.terms()) == 1)

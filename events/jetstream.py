@@ -31,6 +31,7 @@ _WRITE_IN_FLIGHT: Final = 10164
 _NO_MESSAGE: Final = 10037
 NO_STREAM: Final = 10059
 _EXPECT: Final = "Nats-Expected-Last-Subject-Sequence"
+_EXPECT_LAST: Final = "Nats-Expected-Last-Sequence"
 
 
 class _Problem(msgspec.Struct):
@@ -53,9 +54,12 @@ _ACK: Final = msgspec.json.Decoder(_Ack)
 
 
 def headers_of(outgoing: Outgoing) -> dict[str, str]:
-    if outgoing.expect is None:
-        return outgoing.headers
-    return outgoing.headers | {_EXPECT: str(outgoing.expect)}
+    headers = outgoing.headers
+    if outgoing.expect is not None:
+        headers = headers | {_EXPECT: str(outgoing.expect)}
+    if outgoing.expect_last is not None:
+        headers = headers | {_EXPECT_LAST: str(outgoing.expect_last)}
+    return headers
 
 
 def _refusal(problem: _Problem, subject: str) -> Conflict | Refused:

@@ -99,6 +99,14 @@ class Ledger:
             await asyncio.sleep(UNKNOWN_PAUSE_S)
         raise AssertionError("unreachable")
 
+    async def append_next(self, write: Write, *, last: int) -> int:
+        """Write one fact unless anything at all was written since `last`: one guard that stands for every other.
+
+        Raises Conflict, Refused, Unknown (it may have been written).
+        """
+        outgoing, _ = self._outgoing(write)
+        return await self._bus.publish(outgoing._replace(expect_last=last))
+
     async def commit(self, writes: Sequence[Write]) -> int:
         """Write a round of facts, all or none, one behind the other; gives the sequence of the first.
 

@@ -83,12 +83,16 @@ class Poison(Exception):
 
 
 class Outgoing(NamedTuple):
-    """A message to be stored. `expect`: the last sequence of exactly this subject (0: none may exist yet)."""
+    """A message to be stored, under guards.
+
+    `expect`: the last sequence of exactly this subject (0: none may exist yet). `expect_last`: of the whole stream.
+    """
 
     subject: str
     body: bytes
     headers: dict[str, str]
     expect: int | None = None
+    expect_last: int | None = None
 
 
 class Delivery:

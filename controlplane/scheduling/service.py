@@ -252,7 +252,7 @@ class Instance:
     async def _commit(self, term: Term, round_: Round) -> None:
         """Make a round true, or undo it. Raises Deposed, Unknown, Stuck."""
         try:
-            last = await term.commit(round_.decisions)
+            last = await term.commit(round_.decisions, seen=self._core.sequence)
         except Conflict as error:
             self._conflicts += 1
             self._core.abandon(round_)

@@ -177,16 +177,30 @@ async def test_a_standby_takes_over_and_no_attempt_is_started_twice(stage: Stage
 async def test_a_round_of_a_deposed_leader_is_refused_whole(stage: Stage) -> None:
     old = await Term.take(stage.ledger, leader="old", seen=0, lease_s=1)
     assert old is not None
-    await old.commit([])
+    await old.commit([], seen=old.number)
     assert await Term.take(stage.ledger, leader="blind", seen=old.number, lease_s=1) is None
     new = await Term.take(stage.ledger, leader="new", seen=10, lease_s=1)
     assert new is not None
     fact = m.NodeJoined(boot="b", capacity=a_capacity())
+    seen = old.number + 1
     with pytest.raises(Deposed):
-        await old.commit([Decision(subjects.node("n1"), fact, 0), Decision(subjects.node("n2"), fact, 0)])
-    assert await new.commit([Decision(subjects.node("n3"), fact, 0)]) > new.number
+        await old.commit([Decision(subjects.node("n1"), fact, 0), Decision(subjects.node("n2"), fact, 0)], seen=seen)
+    old.renew_at = float("inf")
+    with pytest.raises(Deposed):
+        await old.commit([Decision(subjects.node("n1"), fact, 0)], seen=seen)
+    assert await new.commit([Decision(subjects.node("n3"), fact, 0)], seen=new.number) > new.number
     assert await stage.ledger.last(subjects.node("n1")) is None
     assert await stage.ledger.last(subjects.node("n2")) is None
+
+
+async def test_a_round_of_one_fact_goes_alone_when_nothing_was_written_since(stage: Stage) -> None:
+    term = await Term.take(stage.ledger, leader="s1", seen=0, lease_s=60)
+    assert term is not None
+    first, second = (Decision(subjects.node(name), m.NodeJoined(boot="b", capacity=a_capacity()), 0) for name in "ab")
+    renewed = await term.commit([], seen=term.number)
+    assert await term.commit([first], seen=renewed) == renewed + 1
+    other = await stage.ledger.append(Write(subjects.job(TEAM, "j1"), m.Accepted(specification=a_job()), 0))
+    assert await term.commit([second], seen=renewed + 1) == other + 2  # with a renewal: its leader had not seen the job
 
 
 async def test_a_round_that_a_cancel_overtook_is_refused_whole_and_the_term_goes_on(stage: Stage) -> None:
@@ -198,10 +212,15 @@ async def test_a_round_that_a_cancel_overtook_is_refused_whole_and_the_term_goes
     placed = m.Placed(term=term.number, attempt=1, allocations=(m.Allocation(node="n1", cpus=1, memory_bytes=1),))
     joined = m.NodeJoined(boot="b", capacity=a_capacity())
     with pytest.raises(Conflict):
-        await term.commit([Decision(subjects.node("n1"), joined, 0), Decision(subject, placed, accepted)])
+        await term.commit(
+            [Decision(subjects.node("n1"), joined, 0), Decision(subject, placed, accepted)], seen=accepted
+        )
+    await term.commit([], seen=cancelled)
+    with pytest.raises(Conflict):
+        await term.commit([Decision(subject, placed, accepted)], seen=accepted)
     assert await stage.ledger.last(subjects.node("n1")) is None
     assert (await stage.ledger.last(subject)).sequence == cancelled  # type: ignore[union-attr]
-    assert await term.commit([Decision(subjects.node("n1"), joined, 0)]) > cancelled
+    assert await term.commit([Decision(subjects.node("n1"), joined, 0)], seen=cancelled) > cancelled
 
 
 async def test_a_leader_that_slept_through_its_term_stands_by(stage: Stage) -> None:

@@ -34,6 +34,8 @@ resources = {cpus = 0.05, memory_bytes = 100_000_000}
 """
 STEADY_S: Final = 120.0
 """How long the stack may take to answer again after a kill."""
+TAKES_ALONG: Final = {"raylet": ("runner",), "ray head": ("raylet", "runner")}
+"""What ends with it and must be there anew, too."""
 
 
 class Victims:
@@ -104,11 +106,11 @@ def run(jobs: int, job_s: float) -> dict[str, Any]:
         killed = {}
         for name in Victims.NAMES:
             until(lambda name=name: _alive(stack, name), limit_s=STEADY_S, what=f"{name} before its kill")
-            victim = Victims(stack).pid(name)
-            os.kill(victim, signal.SIGKILL)
+            gone = {each: Victims(stack).pid(each) for each in (name, *TAKES_ALONG.get(name, ()))}
+            os.kill(gone[name], signal.SIGKILL)
             started = time.monotonic()
             until(
-                lambda name=name, victim=victim: _alive(stack, name, other_than=victim) and _ready(stack),
+                lambda gone=gone: all(_alive(stack, each, other_than=gone[each]) for each in gone) and _ready(stack),
                 limit_s=STEADY_S,
                 what=f"{name} after its kill",
             )
@@ -133,9 +135,10 @@ def _alive(stack: Stack, name: str, *, other_than: int = 0) -> bool:
 
 
 def _ready(stack: Stack) -> bool:
-    """The whole road answers: gateway, scheduling, and a node that is ready."""
+    """The whole road answers: the gateway, through it every service, and a node that is ready."""
+    services = stack.patient("GET", "/v1/status", limit_s=STEADY_S)["services"]
     nodes = stack.patient("GET", "/v1/nodes", limit_s=STEADY_S)["nodes"]
-    return any(node["state"] == "ready" for node in nodes)
+    return all(each.get("answers") for each in services.values()) and any(node["state"] == "ready" for node in nodes)
 
 
 def _judge(witness: Path, view: dict[str, Any], job_s: float) -> list[str]:

@@ -109,8 +109,7 @@ async def why(gateway: Here, request: Caller, job: FromPath[str]) -> m.Why:
     """Why a job waits, its place in its queue, and what stands in its way."""
     record = await gateway.job(request.user, job)
     if record.is_over:
-        summary = f"it does not wait: {record.life.state.value}" + (f", {record.reason}" if record.reason else "")
-        return m.Why(job=record.job, state=record.life.state.value, summary=summary)
+        return m.Why(job=record.job, state=record.life.state.value, summary=record.reason)
     return await gateway.ask("scheduling", "why", m.AskJob(team=record.team, job=record.job), m.Why)
 
 

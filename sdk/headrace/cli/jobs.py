@@ -99,10 +99,13 @@ def why(app: App, job: str) -> None:
 
 def explained(answer: WhyView, job: str, out: Stream) -> list[str]:
     """The lines of a `why`."""
-    place = f"is place {answer['position']} of {answer.get('of', 0)}" if answer.get("position") else "does not wait"
     state = answer.get("state", "")
     told = text.clean(answer.get("summary") or "")
-    lines = [f"{text.clean(job)} {place if state == 'queued' else f'is {state}'}" + (f": {told}" if told else "")]
+    if state == "queued":
+        stands = f"is place {answer['position']} of {answer.get('of', 0)}" if answer.get("position") else "is queued"
+    else:
+        stands = state if state in ENDS else f"is {state}"
+    lines = [f"{text.clean(job)} {stands}" + (f": {told}" if told else "")]
     for hindrance in sorted(answer.get("hindrances") or [], key=lambda each: bool(each.get("ok"))):
         sign, style = ("✓", "green") if hindrance.get("ok") else ("✕", "red")
         lines.append(f"  {out.paint(sign, style)} {text.clean(hindrance.get('message', ''))}")
@@ -125,7 +128,7 @@ def described(view: JobView, out: Stream) -> list[str]:
     for name, latest in sorted((view.get("latest") or {}).items()):
         step = text.count(int(latest.get("step") or 0))
         lines.append(
-            f"  {out.paint(text.fill(text.clean(name), 13), 'dim')}{text.number(latest.get('value'))} at step {step}"
+            f"  {out.paint(text.fill(text.clean(name), 11), 'dim')}  {text.number(latest.get('value'))} at step {step}"
         )
     for fact in view.get("history") or []:
         when, what = text.clock(float(fact.get("at") or 0)), f"{fact.get('type', ''):<17}"

@@ -130,7 +130,7 @@ class Children:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={"UV_SYSTEM_CERTS": "1", **os.environ, **child.environment},  # a company's own CA counts
+                env={**os.environ, **child.environment},
                 start_new_session=True,
             )
         self._running[child.name] = process

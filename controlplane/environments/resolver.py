@@ -153,6 +153,9 @@ _PASSED_ON: Final = frozenset(
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What uv, and whatever it builds, gets to see: how to reach the index, and none of the service's own secrets."""
+    """What uv, and whatever it builds, gets to see: how to reach the index, and none of the service's own secrets.
+
+    A company's own CA, in the system's store, counts.
+    """
     passed = {name: value for name, value in environ.items() if name.upper() in _PASSED_ON or name.startswith("UV_")}
-    return passed | {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+    return {"UV_SYSTEM_CERTS": "1"} | passed | {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}

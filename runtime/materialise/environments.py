@@ -103,7 +103,12 @@ class Environments:
             raise EnvironmentFailed(f"the environment could not be compiled:\n{_tail(ran.stderr)}")
 
     async def _uv(self, *arguments: str, what: str) -> None:
-        env = {"UV_CACHE_DIR": str(self._cache), "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+        env = {
+            "UV_SYSTEM_CERTS": "1",  # a company's own CA counts
+            "UV_CACHE_DIR": str(self._cache),
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_NO_PROGRESS": "1",
+        }
         ran = await processes.run(
             processes.uv(), "--color", "never", *arguments, time_s_max=BUILD_S_MAX, folder=self._folder, env=env
         )

@@ -62,6 +62,7 @@ def hashed(requirements: tuple[str, ...]) -> str:
     """Requirements with hashes, as the environments service solves them."""
     return subprocess.run(
         [uv.find_uv_bin(), "pip", "compile", "--generate-hashes", "--no-header", "--no-annotate", "-q", "-"],
+        env={"UV_SYSTEM_CERTS": "1", **os.environ},
         input="\n".join(requirements),
         capture_output=True,
         text=True,

@@ -66,6 +66,9 @@ class Capacity(Value, frozen=True, kw_only=True):
     platform: str = ""
     """uv's name of the platform, such as `x86_64-manylinux_2_28`."""
     labels: dict[str, str] = {}
+    bounds: str = ""
+    """What keeps attempts within their allocation: `cgroup2`, `cgroup1`, or `rlimits` where no control group can be
+    made. Empty: a node of an earlier release."""
 
 
 class Problem(Value, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from events.messages import AttemptEnd, AttemptRef, Launch, LiveAttempt, Usage
-from runtime import exit_record, job_environment, processes
+from runtime import bounds, exit_record, job_environment
 from runtime.desired import Actual, Phase
 from runtime.exit_record import Record, Spec
 from runtime.node_folder import NodeFolder
@@ -220,7 +220,9 @@ class Attempt:
     async def _sweep_up(self) -> Record:
         """Nobody looks after what the vanished supervisor left: end all of it before anything is reported."""
         mark = job_environment.mark(self.folder)
-        while left := await asyncio.to_thread(processes.sweep, mark, wait_s=SWEEP_S):
+        place = self._tools.launcher.place
+        group = place.group(self.folder.name) if place else None
+        while left := await asyncio.to_thread(bounds.sweep, mark, group, wait_s=SWEEP_S):
             LOG.error("attempt %s: %d processes do not die", self.folder.name, left)
         launched_at = (self.folder / exit_record.LOCK).stat().st_mtime
         sizes = {name: _size(self.folder / name) for name in exit_record.STREAMS}

@@ -45,6 +45,10 @@ class Spec(NamedTuple):
     time_limit_s: float | None = None
     grace_s: float = 30.0
     output_bytes_max: int = OUTPUT_BYTES_MAX
+    memory_bytes: int = 0
+    """Of all its processes together; 0: no limit."""
+    pids_max: int = 0
+    """Processes and threads; 0: `runtime.bounds` says how many."""
     lease_file: str = ""
     lease_s: float = 0.0
     """0: the attempt lives however long the node is cut off."""

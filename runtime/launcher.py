@@ -27,7 +27,7 @@ import sys
 import zlib
 from typing import Any, Final, NoReturn
 
-from runtime import exit_record, output, processes, supervisor
+from runtime import bounds, cgroups, exit_record, output, processes, supervisor
 
 SOCKET: Final = "launcher.sock"
 LOCK: Final = "launcher.lock"
@@ -49,7 +49,7 @@ HELD_BY_ANOTHER: Final = 3
 def version() -> str:
     """Of the code that launchers and supervisors run: another text, another version."""
     total = 0
-    for module in (exit_record, output, processes, supervisor):
+    for module in (bounds, cgroups, exit_record, output, processes, supervisor):
         total = _checksum(module.__file__ or "", total)
     return f"{_checksum(__file__, total):08x}"
 
@@ -65,17 +65,21 @@ def main(folder: str) -> None:
     os.umask(0o077)
     _close_inherited()
     held = _take_lock()
+    processes.shield_from_oom()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    place = cgroups.choose(".")
     listener = _listen()
     _leave_parents()
     gc.freeze()  # what is there now stays in memory pages that all supervisors share
-    Launcher(listener, held).serve()
+    Launcher(listener, held, place).serve()
 
 
 class Launcher:
     """Answers requests one after the other, for ever."""
 
-    def __init__(self, listener: socket.socket, held: int) -> None:
+    def __init__(self, listener: socket.socket, held: int, place: cgroups.Place | None) -> None:
         self._listener = listener
+        self._place = place
         self._held = held
         self._me = {"version": version(), "pid": os.getpid()}
 
@@ -98,6 +102,8 @@ class Launcher:
             else:
                 _send(connection, self._me)
                 if request.get("do") == "retire":
+                    if self._place is not None:
+                        self._place.remove()
                     os._exit(0)
         except (OSError, ValueError, TypeError) as error:
             _complain(connection, str(error))
@@ -124,7 +130,7 @@ class Launcher:
             self._listener.close()
             os.close(self._held)  # a forked copy would hold the folder for as long as the attempt lives
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            supervisor.supervise(folder, lock, connection)
+            supervisor.supervise(folder, lock, connection, self._place)
         finally:
             sys.excepthook(*sys.exc_info())  # only reached by an error, which goes to the log
             os._exit(1)

@@ -67,6 +67,7 @@ class Layout:
             time_limit_s=launch.time_limit_s,
             grace_s=launch.grace_s,
             output_bytes_max=self._settings.output_bytes_max,
+            memory_bytes=launch.allocation.memory_bytes,
             lease_file=str(self._folder.lease),
             lease_s=self._settings.lease_s,
         )

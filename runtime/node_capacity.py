@@ -21,8 +21,8 @@ _UNLIMITED: Final = 1 << 60
 """Control groups say "no limit" by a number near 2**63."""
 
 
-async def find(settings: RunnerSettings) -> Capacity:
-    """The node's capacity; what the settings declare counts."""
+async def find(settings: RunnerSettings, *, bounds: str) -> Capacity:
+    """The node's capacity; what the settings declare counts. `bounds`: what bounds its attempts."""
     return Capacity(
         cpus=settings.cpus if settings.cpus is not None else cpus(),
         memory_bytes=settings.memory_bytes if settings.memory_bytes is not None else memory_bytes(),
@@ -31,6 +31,7 @@ async def find(settings: RunnerSettings) -> Capacity:
         pythons=settings.pythons or await pythons(),
         platform=settings.platform or platform_name(),
         labels=settings.labels,
+        bounds=bounds,
     )
 
 

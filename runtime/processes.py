@@ -11,8 +11,7 @@ import errno
 import os
 import resource
 import signal
-import time
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from runtime.exit_record import Spec
 
@@ -24,6 +23,8 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 OOM_SCORE: Final = b"500"
 """Of the entrypoint and all below it: when the node runs out of memory a job goes first, not what looks after it."""
+SHIELDED_SCORES: Final = (b"-900", b"0")
+"""Of launcher and supervisors: what root may have, what everybody may. Ray gives its workers' children 1000."""
 UMASK: Final = 0o022
 EXEC_FAILED: Final = 127
 
@@ -72,6 +73,8 @@ class Failure(NamedTuple):
     def sentence(self, spec: Spec) -> str:
         if self.stage == "folder":
             return f"working folder {spec.cwd}: {os.strerror(self.number)}"
+        if self.stage == "bounds":
+            return f"its memory and processes cannot be bounded on this node: {os.strerror(self.number)}"
         text = f"cannot start {spec.argv[0]!r}: {os.strerror(self.number)}"
         hint = _HINTS.get(self.number)
         where = f" (looked on PATH={spec.env.get('PATH', os.defpath)})" if "/" not in spec.argv[0] else ""
@@ -85,16 +88,24 @@ class Started(NamedTuple):
     verdict: int
 
 
-def start(spec: Spec, *, stdout: int, stderr: int) -> Started:
-    """Fork, and execute the program in a session of its own that dies with this process."""
+class Bounded(Protocol):
+    """What keeps the program within its limits; `runtime.bounds` has them."""
+
+    def fork(self) -> int: ...
+
+    def enter(self) -> None: ...
+
+
+def start(spec: Spec, bounds: Bounded, *, stdout: int, stderr: int) -> Started:
+    """Fork, and execute the program in its bounds, in a session of its own that dies with this process."""
     verdict, report = os.pipe()
     parent = os.getpid()
     # A signal that reached the child before its handlers are reset would be taken for one of the parent's.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
     try:
-        pid = os.fork()
+        pid = bounds.fork()
         if pid == 0:
-            _become(spec, parent, stdout, stderr, report)
+            _become(spec, bounds, parent, (stdout, stderr), report)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.close(report)
@@ -109,7 +120,7 @@ def read_verdict(verdict: int) -> Failure | None:
     return Failure(stage, int(number)) if number.isdigit() else None
 
 
-def _become(spec: Spec, parent: int, stdout: int, stderr: int, report: int) -> None:
+def _become(spec: Spec, bounds: Bounded, parent: int, outputs: tuple[int, int], report: int) -> None:
     """The child, from fork to execve. Never returns."""
     stage = "session"
     try:
@@ -120,11 +131,13 @@ def _become(spec: Spec, parent: int, stdout: int, stderr: int, report: int) -> N
         signal.set_wakeup_fd(-1)
         for number in _NOT_DEFAULT:
             signal.signal(number, signal.SIG_DFL)
-        _prefer_for_oom()
+        _score_for_oom(OOM_SCORE)
         null = os.open(os.devnull, os.O_RDONLY)
-        for target, source in enumerate((null, stdout, stderr)):
+        for target, source in enumerate((null, *outputs)):
             os.dup2(source, target)
         os.umask(UMASK)
+        stage = "bounds"
+        bounds.enter()
         stage = "folder"
         os.chdir(spec.cwd)
         stage = "program"
@@ -138,12 +151,20 @@ def _become(spec: Spec, parent: int, stdout: int, stderr: int, report: int) -> N
         os._exit(EXEC_FAILED)
 
 
-def _prefer_for_oom() -> None:
+def shield_from_oom() -> None:
+    """Have the kernel take others first: what this process starts inherits it, but for entrypoints."""
+    for score in SHIELDED_SCORES:
+        if _score_for_oom(score):
+            return
+
+
+def _score_for_oom(score: bytes) -> bool:
     try:
         with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-            file.write(OOM_SCORE)
+            file.write(score)
     except OSError:
-        return  # a container may forbid it; then all are equal
+        return False  # a container may forbid it; then all are equal
+    return True
 
 
 def descendants(root: int) -> list[int]:
@@ -249,19 +270,3 @@ def _oom_counters() -> list[tuple[str, bytes]]:
             elif "memory" in controllers.split(","):
                 found.append((f"/sys/fs/cgroup/memory{path}/memory.oom_control", b"oom_kill"))
     return found
-
-
-def sweep(entry: str, *, wait_s: float) -> int:
-    """Kill every process that carries this mark until none is left; gives how many still are after `wait_s`.
-
-    For what an attempt left behind whose supervisor vanished: nobody is their guardian any more.
-    """
-    end = time.monotonic() + wait_s
-    pause_s = 0.001
-    while found := marked(entry):
-        send(found, signal.SIGKILL)
-        if time.monotonic() > end:
-            return len(found)
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, 0.1)
-    return 0

@@ -74,7 +74,7 @@ class Runner:
             await self._launcher.ensure()  # afterwards every launch of a runner before us can be seen
             async with self._group:
                 await self._find_attempts()
-                capacity = await node_capacity.find(self._settings)
+                capacity = await node_capacity.find(self._settings, bounds=self._launcher.bounds)
                 subscription = await self._bus.listen(subjects.to_node(self._settings.node), self._on_message)
                 try:
                     await self._keep_telling(capacity)
@@ -92,6 +92,19 @@ class Runner:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             else:
                 self._live(attempt)
+        await asyncio.to_thread(self._sweep_groups)
+
+    def _sweep_groups(self) -> None:
+        """Control groups that no attempt of ours has: left by a runner that died between removing the two."""
+        place = self._launcher.place
+        if place is None:
+            return
+        known = {attempt.folder.name for attempt in self._attempts.values()}
+        for name in set(place.names()) - known:
+            LOG.warning("the control group of %s was left over", name)
+            group = place.group(name)
+            group.kill()
+            group.remove()
 
     def _live(self, attempt: Attempt) -> None:
         self._attempts[attempt.ref] = attempt

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from runtime import exit_record, launcher
+from runtime import bounds, cgroups, exit_record, launcher
 from runtime.exit_record import Record
 
 LAUNCHER_START_S_MAX: Final = 15.0
@@ -167,6 +167,17 @@ class LauncherClient:
             if hello is None:
                 raise LaunchFailed(f"the launcher does not answer; see {self._folder / launcher.LOG}")
             return int(hello["pid"])
+
+    @property
+    def place(self) -> cgroups.Place | None:
+        """Where the launcher makes the control groups of attempts; None: it cannot."""
+        return cgroups.read_chosen(str(self._folder))
+
+    @property
+    def bounds(self) -> str:
+        """What bounds the attempts that it launches: `Capacity.bounds`."""
+        place = self.place
+        return place.kind if place else bounds.RLIMITS
 
     async def retire(self) -> None:
         """End the launcher, if there is one; what it launched lives on."""

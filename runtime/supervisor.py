@@ -27,7 +27,8 @@ import struct
 import time
 from typing import Any, Final, NoReturn
 
-from runtime import processes
+from runtime import bounds, processes
+from runtime.cgroups import Place
 from runtime.exit_record import (
     CONTROL,
     STREAMS,
@@ -59,13 +60,13 @@ FOREVER: Final = float("inf")
 class Supervisor:
     """One attempt from its start to its exit record. `run` returns when all is over."""
 
-    def __init__(self, spec: Spec, *, reserved: int) -> None:
+    def __init__(self, spec: Spec, limits: bounds.Bounds, *, reserved: int) -> None:
         self._spec = spec
+        self._bounds = limits
         self._reserved = reserved
         self._poll = selectors.DefaultSelector()
         self._connections: dict[socket.socket, bytearray] = {}
         self._streams: dict[str, Stream] = {}
-        self._oom = processes.OomWatch()
         self._lease_until = boot_clock() + spec.lease_s
         self._pid = 0
         self._verdict = -1
@@ -76,7 +77,6 @@ class Supervisor:
         self._leftovers_told = False
         self._cause = ""  # why we end it; empty: we do not
         self._message = ""
-        self._we_killed = False
         self._limit_at = FOREVER  # monotonic, like all that end in _at below
         self._kill_at = FOREVER
         self._kill_pause_s = KILL_AGAIN_S[0]
@@ -106,13 +106,15 @@ class Supervisor:
             self.stop("time_limit", f"over its time limit of {self._spec.time_limit_s:g} s")
         if now >= self._disk_retry_at:
             self._retry_disk(now)
+        if now >= self._bounds.next_look_at and (over := self._bounds.look(now)):
+            self.stop(over.cause, over.message, grace_s=0.0)
         if self._lease_left_s() <= 0:
             self.stop("fenced", f"its node was cut off for {self._spec.lease_s:g} s")
         if now >= self._kill_at:
             self._kill(now)
 
     def _wait_s(self) -> float | None:
-        next_at = min(self._limit_at, self._kill_at, self._disk_retry_at)
+        next_at = min(self._limit_at, self._kill_at, self._disk_retry_at, self._bounds.next_look_at)
         wait_s = min(next_at - time.monotonic(), self._lease_left_s())
         return None if wait_s == FOREVER else min(max(wait_s, 0.0), LOOK_S_MAX)
 
@@ -125,7 +127,7 @@ class Supervisor:
             self._poll.register(stream.pipe, selectors.EVENT_READ, lambda stream=stream: self._on_output(stream))
         self._watch_signals()
         stdout, stderr = (self._streams[name].writer for name in STREAMS)
-        self._pid, self._verdict = processes.start(self._spec, stdout=stdout, stderr=stderr)
+        self._pid, self._verdict = processes.start(self._spec, self._bounds, stdout=stdout, stderr=stderr)
         os.close(stdout)
         os.close(stderr)
         self._poll.register(self._verdict, selectors.EVENT_READ, self._on_verdict)
@@ -163,6 +165,7 @@ class Supervisor:
         if self._status is None and not self._cause:
             self._cause, self._message = cause, message
             processes.send_group(self._pid, signal.SIGTERM)
+            processes.send_group(self._pid, signal.SIGCONT)  # one that was stopped shall have its grace as well
             self._tell_all()
         self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
 
@@ -188,8 +191,7 @@ class Supervisor:
 
     def _kill(self, now: float) -> None:
         """A round of SIGKILL. There is no last one: as long as anything lives, its GPUs are not free."""
-        self._we_killed = True
-        processes.send(processes.descendants(os.getpid()), signal.SIGKILL)
+        self._bounds.kill()
         self._kill_at = now + self._kill_pause_s
         self._kill_pause_s = min(2 * self._kill_pause_s, KILL_AGAIN_S[1])
 
@@ -247,7 +249,7 @@ class Supervisor:
             signal=number if ran else None,
             message=message,
             cpu_s=usage.cpu_s,
-            memory_bytes_max=usage.memory_bytes_max,
+            memory_bytes_max=max(usage.memory_bytes_max, self._bounds.peak_bytes()),
             output_bytes={name: stream.kept_bytes for name, stream in self._streams.items()},
         )
 
@@ -257,13 +259,14 @@ class Supervisor:
             return "start_failed", self._failure.sentence(self._spec)
         if self._cause:
             return self._cause, self._message
-        if number == signal.SIGKILL and not self._we_killed and self._oom.saw_a_kill():
-            return "out_of_memory", "killed by the kernel because memory ran out"
+        if self._status != 0 and (why := self._bounds.out_of_memory(killed=number == signal.SIGKILL)):
+            return "out_of_memory", why
         return ("exited", "") if number is None else ("signalled", "")
 
     def _finish(self, record: Record) -> None:
         for stream in self._streams.values():
             stream.close()
+        self._bounds.remove()
         write_record(".", record, self._reserved)
         self._tell_all(record)
 
@@ -373,8 +376,8 @@ def peer_uid(connection: socket.socket) -> int:
     return int(uid)
 
 
-def supervise(folder: str, lock: int, first: socket.socket | None) -> NoReturn:
-    """Be the supervisor of the attempt in `folder`, whose lock is held. Ends the process."""
+def supervise(folder: str, lock: int, first: socket.socket | None, place: Place | None) -> NoReturn:
+    """Supervise the attempt in `folder`, whose lock is held; its group is made at `place`. Ends the process."""
     os.setsid()
     os.chdir(folder)
     processes.become_guardian("hr-supervisor")
@@ -384,6 +387,7 @@ def supervise(folder: str, lock: int, first: socket.socket | None) -> NoReturn:
     except (Damaged, OSError) as error:
         write_record(".", Record("start_failed", time.time(), message=str(error)), reserved)
     else:
-        Supervisor(spec, reserved=reserved).run(first)
+        limits = bounds.bind(spec, place, os.path.basename(folder))
+        Supervisor(spec, limits, reserved=reserved).run(first)
     os.close(lock)
     os._exit(0)

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from runtime import exit_record
+from runtime import cgroups, exit_record
 from runtime.exit_record import Record, Spec
 from runtime.supervised import LauncherClient, Status, Supervised
 
@@ -62,6 +62,11 @@ class Node:
         folder.mkdir(parents=True, exist_ok=True)
         self.launcher = LauncherClient(folder)
         self.count = 0
+
+    def group_of(self, job: Job) -> cgroups.Group | None:
+        """The control group of an attempt, where there are such."""
+        place = self.launcher.place
+        return place.group(job.folder.name) if place else None
 
     def lay_out(self, *argv: str, **fields: object) -> str:
         """The folder of an attempt, ready to be launched; gives its name."""
@@ -148,3 +153,7 @@ def environment_of(pid: int) -> list[bytes]:
 
 def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def oom_score_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())

@@ -13,6 +13,7 @@ from events.bus import Asked, Bus
 from events.messages import Allocation, AttemptEnd, AttemptRef, Desired, Exchange, Launch, LiveAttempt
 
 WAIT_S_MAX = 30.0
+GIB = 1024**3
 
 
 def a_launch(job: str, code: str, *, attempt: int = 1, gpus: tuple[int, ...] = (), **fields: object) -> Launch:
@@ -21,7 +22,7 @@ def a_launch(job: str, code: str, *, attempt: int = 1, gpus: tuple[int, ...] = (
         ref=AttemptRef(team="vision", job=job, attempt=attempt),
         user="ada",
         name=job,
-        allocation=Allocation(node="n1", cpus=1, memory_bytes=1, gpus=gpus),
+        allocation=Allocation(node="n1", cpus=1, memory_bytes=GIB, gpus=gpus),
         entrypoint=(sys.executable, "-c", code),
         grace_s=0.2,
     )

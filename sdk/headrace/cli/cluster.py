@@ -12,7 +12,7 @@ import click
 from headrace.cli import text
 from headrace.cli.app import App, Command, pass_app
 from headrace.cli.printer import columns
-from headrace.cli.table import Cell, Column, table
+from headrace.cli.table import Cell, Column, fits, table
 
 Row = list["Cell | str"]
 NODE_STYLES = {"ready": "green", "suspected": "yellow", "gone": "red"}
@@ -21,7 +21,7 @@ NODE_STYLES = {"ready": "green", "suspected": "yellow", "gone": "red"}
 @click.command(cls=Command, short_help="List the machines, and what is free on each.")
 @pass_app
 def nodes(app: App) -> None:
-    """List the machines, and what is free on each: free of all."""
+    """List the machines, and what is free on each: free of all. BOUNDS, where it fits, is what holds attempts to it."""
     found = app.client().get("/v1/nodes").get("nodes") or []
     headings = (
         Column("NODE", least=12),
@@ -32,8 +32,12 @@ def nodes(app: App) -> None:
         Column("JOBS", right=True),
         Column("PYTHON", least=8),
         Column("SEEN", right=True),
+        Column("BOUNDS"),
     )
-    _show(app, found, headings, [_node(node, time.time()) for node in found], "no nodes have joined yet")
+    rows = [_node(node, time.time()) for node in found]
+    if not fits(headings, rows, width=columns()):
+        headings, rows = headings[:-1], [row[:-1] for row in rows]
+    _show(app, found, headings, rows, "no nodes have joined yet")
 
 
 @click.command(cls=Command, short_help="List the tiers a job may ask for.")
@@ -101,6 +105,7 @@ def _node(node: Mapping[str, Any], now: float) -> Row:
     has, free = node.get("capacity") or {}, node.get("free") or {}
     state = str(node.get("state", ""))
     memory = f"{text.size(free.get('memory_bytes') or 0)} of {text.size(has.get('memory_bytes') or 0)}"
+    bounds = str(has.get("bounds") or "–")
     pythons = sorted({".".join(str(python).split(".")[:2]) for python in has.get("pythons") or ()}, key=_version)
     return [
         str(node.get("node", "")),
@@ -111,6 +116,7 @@ def _node(node: Mapping[str, Any], now: float) -> Row:
         str(len(node.get("attempts") or ())),
         ", ".join(pythons) or "–",
         text.ago(max(0.0, now - node["seen_at"])) if node.get("seen_at") else "–",
+        Cell(bounds, "yellow" if bounds == "rlimits" else ""),
     ]
 
 

@@ -40,6 +40,12 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]], *, wi
     return lines + [_line(columns, widths, row, paint) for row in cells]
 
 
+def fits(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]], *, width: int) -> bool:
+    """Whether nothing of the table would be cut or reach over the edge."""
+    whole = table(columns, rows, width=1 << 16, paint=lambda painted, style: painted)
+    return all(text.width(line) <= width for line in whole)
+
+
 def _cell(cell: Cell | str) -> Cell:
     given = Cell(cell) if isinstance(cell, str) else cell
     return Cell(text.clean(given.text), given.style)

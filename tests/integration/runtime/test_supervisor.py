@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import processes
+from runtime import bounds
 from runtime.supervised import LaunchFailed, Standing, standing
 from tests.support.attempts import Node, gone, line_in, lives, supervisor_of
 
@@ -185,7 +185,7 @@ async def test_a_killed_supervisor_takes_the_entrypoint_along(node: Node) -> Non
     job.leave()
     # What the entrypoint had started is left to the runner's sweep.
     assert lives(child)
-    assert processes.sweep(f"HEADRACE_SCRATCH={job.folder}/scratch", wait_s=5) == 0
+    assert bounds.sweep(f"HEADRACE_SCRATCH={job.folder}/scratch", node.group_of(job), wait_s=5) == 0
     assert not lives(child)
 
 

@@ -172,6 +172,15 @@ def test_nodes_tiers_and_queues_are_tables(terminal: Terminal, gateway: FakeGate
     assert json.loads(terminal.run("nodes", "--json"))["node"] == "gpu-a03"
 
 
+def test_nodes_say_what_bounds_their_attempts_where_it_fits(terminal: Terminal, gateway: FakeGateway) -> None:
+    node = {"node": "n1", "state": "ready", "capacity": CAPACITY | {"gpus": 0, "bounds": "cgroup2"}, "free": FREE}
+    gateway.pages["/v1/nodes"] = {"nodes": [node]}
+    assert terminal.run("nodes").splitlines()[1].endswith("  cgroup2")
+    gateway.pages["/v1/nodes"] = {"nodes": [node | {"node": "a-name-that-takes-the-room"}]}
+    assert "cgroup2" not in terminal.run("nodes")
+    assert json.loads(terminal.run("nodes", "--json"))["capacity"]["bounds"] == "cgroup2"
+
+
 def test_config_shows_both_sides(terminal: Terminal, gateway: FakeGateway) -> None:
     gateway.pages["/v1/config"] = {"heartbeat_s": 5.0, "teams": {"default": {"queues": ["default"]}}}
     assert terminal.run("config").splitlines()[1:] == [

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-OURS = {"runtime", *(f"runtime.{name}" for name in ("exit_record", "launcher", "output", "processes", "supervisor"))}
+MODULES = ("bounds", "cgroups", "exit_record", "launcher", "output", "processes", "supervisor")
+OURS = {"runtime", *(f"runtime.{name}" for name in MODULES)}
 
 
 def test_the_launcher_and_the_supervisor_import_the_standard_library_only() -> None:

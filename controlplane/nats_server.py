@@ -45,14 +45,19 @@ def configuration(
     password: str,
     cluster: Cluster | None = None,
     store_bytes_max: int = 0,
+    monitor_port: int = 0,
 ) -> str:
-    """The text of a server's configuration file. The file holds the password: keep it readable by its owner alone."""
+    """The text of a server's configuration file. The file holds the password: keep it readable by its owner alone.
+
+    On `monitor_port` the server answers `/healthz` to whoever asks: 503 when a stream does not take messages any more.
+    """
     limit = f"  max_file_store: {store_bytes_max}\n" if store_bytes_max else ""
+    monitor = f"http: {_quoted(f'{host}:{monitor_port}')}\n" if monitor_port else ""
     text = f"""\
 server_name: {_quoted(name)}
 host: {_quoted(host)}
 port: {port}
-max_payload: {1024 * 1024}
+{monitor}max_payload: {1024 * 1024}
 jetstream {{
   store_dir: {_quoted(str(store))}
   sync_interval: always

@@ -135,7 +135,10 @@ class Attempt:
     def forget(self) -> None:
         """Its end is in the ledger."""
         self.phase = Phase.RECORDED
-        (self.folder / RECORDED).touch()
+        try:
+            (self.folder / RECORDED).touch()
+        except OSError as error:  # a runner that is started before the folder is deleted will be told again
+            LOG.warning("attempt %s: cannot note that its end is recorded: %s", self.folder.name, error)
         self._recorded.set()
 
     # -- its life ----------------------------------------------------------------------------------------------------

@@ -38,7 +38,10 @@ class Lease:
         """An exchange that was begun then was answered."""
         if self._lease_s and asked_at > self._cleared_at:
             self._cleared_at = asked_at
-            exit_record.renew_lease(str(self._path), asked_at)
+            try:
+                exit_record.renew_lease(str(self._path), asked_at)
+            except OSError as error:  # until it can be noted again the attempts' clocks run: never a reason to end
+                LOG.warning("cannot note that %s is cleared: %s", self._node, error)
 
     async def look(self, bus: Bus) -> None:
         """Nobody answers: read in the ledger whether this node is suspected. Not more often than makes sense."""

@@ -59,6 +59,7 @@ class Runner:
         self._changed = asyncio.Event()
         self._desired: Desired | None = None
         self._seen = _read_seen(self._folder.seen)
+        self._kept_term = self._seen.term
         self._heartbeat_s = 5.0
         self._lease = Lease(self._folder.lease, node=settings.node, lease_s=settings.lease_s)
         self._done: deque[AttemptRef] = deque(maxlen=DONE_MAX)
@@ -171,13 +172,21 @@ class Runner:
         if seen is None:
             LOG.info("ignored what term %d wants: term %d was seen", wanted.term, self._seen.term)
             return False
-        if seen.term != self._seen.term:
-            _write_seen(self._folder.seen, seen)
+        if seen.term != self._kept_term:
+            self._keep_seen(seen)
         self._seen = seen
         self._desired = wanted
         self._heartbeat_s = wanted.heartbeat_s
         self._carry_out(wanted)
         return True
+
+    def _keep_seen(self, seen: Seen) -> None:
+        try:
+            _write_seen(self._folder.seen, seen)
+        except OSError as error:  # on a full disk attempts are still to be stopped; tried again with the next list
+            LOG.warning("cannot keep that term %d was seen: %s", seen.term, error)
+        else:
+            self._kept_term = seen.term
 
     def _carry_out(self, wanted: Desired) -> None:
         actual = dict.fromkeys(self._done, Actual(Phase.RECORDED))

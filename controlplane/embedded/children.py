@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from controlplane.embedded.files import write_private
+from controlplane.embedded.stuck import stuck
 
 LOG: Final = logging.getLogger("headrace.embedded")
 BACKOFF_S_FIRST: Final = 0.2
@@ -39,6 +40,10 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     """Up once this port of loopback takes a connection; 0: up at once."""
     after: str = ""
     """Starts when that child is up, and again whenever that one had to start again."""
+    health_url: str = ""
+    """A door that answers 503 when only a new start helps; empty: none."""
+    store: str = ""
+    """The folder in which it must have room for that."""
     stop_s: float = 12.0
     """Between SIGTERM and SIGKILL."""
 
@@ -106,7 +111,7 @@ class Children:
                 if self._up[child.name].is_set():
                     self._restart_what_follows(child.name)
                 self._up[child.name].set()
-            status = await process.wait()
+            status = await self._wait(child, process)
             _end_group(process.pid)
             self.restarts[child.name] += 1
             lived_s = loop.time() - started
@@ -116,6 +121,22 @@ class Children:
                 extra={"child": child.name, "status": status, "lived_s": round(lived_s, 1), "in_s": backoff_s},
             )
             await asyncio.sleep(backoff_s)
+
+    async def _wait(self, child: Child, process: asyncio.subprocess.Process) -> int:
+        """For the end of a child; one that is stuck is ended."""
+        if not child.health_url:
+            return await process.wait()
+        ending = asyncio.create_task(process.wait())
+        sticking = asyncio.create_task(stuck(child.health_url, Path(child.store)))
+        try:
+            await asyncio.wait({ending, sticking}, return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                LOG.error("child is stuck and is started again", extra={"child": child.name, "why": sticking.result()})
+                await _end(process, child.stop_s)
+            return await ending
+        finally:
+            ending.cancel()
+            sticking.cancel()
 
     def _restart_what_follows(self, name: str) -> None:
         for child in self._children:

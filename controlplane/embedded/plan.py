@@ -134,6 +134,7 @@ def children(plan: Plan) -> list[Child]:
 def nats_child(plan: Plan) -> Child:
     """NATS from the wheel, with its configuration written to the state folder."""
     file = plan.state / "run" / "nats.conf"
+    monitor_port = free_ports(1)[0]
     text = configuration(
         name=plan.node,
         host="127.0.0.1",
@@ -141,9 +142,16 @@ def nats_child(plan: Plan) -> Child:
         store=plan.state / "nats",
         user=USER,
         password=plan.secrets.nats_password,
+        monitor_port=monitor_port,
     )
     write_private(file, text.encode())
-    return Child(name="nats", command=(binary(), "-c", str(file)), ready_port=plan.ports.nats)
+    return Child(
+        name="nats",
+        command=(binary(), "-c", str(file)),
+        ready_port=plan.ports.nats,
+        health_url=f"http://127.0.0.1:{monitor_port}/healthz",
+        store=str(plan.state / "nats"),
+    )
 
 
 def ray_command(plan: Plan) -> tuple[str, ...]:

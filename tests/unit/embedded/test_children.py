@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -41,6 +43,35 @@ async def test_killed_child_starts_again(tmp_path: Path) -> None:
     assert born(tmp_path)["a"].pid != first
     await family.stop()
     assert born(tmp_path) == {}
+
+
+async def test_a_child_whose_health_door_says_that_it_is_ill_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controlplane.embedded.stuck.LOOK_S", 0.01)
+    said = {"status": 200}
+
+    class Door(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(said["status"])
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    door = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    threading.Thread(target=door.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{door.server_address[1]}/"
+    family = a_family(tmp_path, Child(name="a", command=SLEEP, health_url=url, store=str(tmp_path)))
+    family.start()
+    await family.up("a")
+    first = born(tmp_path)["a"].pid
+    assert not await wait_until(lambda: family.restarts["a"] > 0, limit_s=0.5)
+    said["status"] = 503
+    assert await wait_until(lambda: family.restarts["a"] > 0, limit_s=10)
+    await gone(first)
+    await family.stop()
+    door.shutdown()
 
 
 async def test_stop_ends_what_a_child_left_in_its_session(tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""The people of the campaign: they submit, repeat, cancel, hold, move, and write down what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import Any, Final, NamedTuple
+
+import nats
+import nats.errors
+import nats.js.errors
+
+from load_tests.faults.world import TEAM, TOKEN, USER, World
+
+CALL_S: Final = 6.0
+KNOWN: Final = (200, 201, 202, 404, 409, 422, 429, 503, 507)
+"""What a gateway may answer, ever. Anything else is a fault of ours."""
+
+
+class Acknowledged(NamedTuple):
+    """Something that was confirmed, and when (wall clock)."""
+
+    id: str
+    what: str
+    at: float
+
+
+class Clients:
+    """`work` until it is told to stop; `acknowledged` is what the judge holds against the ledger."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self._world = world
+        self._rng = random.Random(f"clients-{seed}")
+        self._seed = seed
+        self._ids: list[str] = []
+        self.jobs: dict[str, str] = {}
+        """Job id by the client's id, as an answer said it."""
+        self.acknowledged: list[Acknowledged] = []
+        self.wrong: list[str] = []
+        """Answers that no client should ever get."""
+        self.calls = 0
+        self.unanswered = 0
+
+    async def work(self, pause_s: float, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            while not stop.is_set():
+                group.create_task(self._operate())
+                await asyncio.sleep(self._rng.expovariate(1 / pause_s))
+
+    async def _operate(self) -> None:
+        rng, self.calls = self._rng, self.calls + 1
+        kind = rng.choices(("http", "nats", "again", "cancel", "hold", "priority"), (45, 20, 12, 12, 5, 6))[0]
+        if kind in ("http", "nats"):
+            self._ids.append(f"f{self._seed}-{len(self._ids)}")
+            await (self._by_http if kind == "http" else self._by_nats)(self._ids[-1])
+        elif kind == "again" and self._ids:
+            await rng.choice((self._by_http, self._by_nats))(rng.choice(self._ids))
+        elif self.jobs:
+            await self._control(kind, rng.choice(list(self.jobs.values())))
+
+    def _submit(self, name: str) -> dict[str, Any]:
+        """The same id is always the same request."""
+        rng = random.Random(f"{self._seed}-{name}")
+        seconds = rng.choice((0.3, 1.0, 2.0, 6.0, 15.0))
+        code = 3 if rng.random() < 0.08 else 0
+        program = self._world.tree / "load_tests" / "faults" / "witness.py"
+        witness = [str(program), str(self._world.witness), str(seconds), str(code)]
+        return {
+            "type": "submit",
+            "id": name,
+            "name": name,
+            "entrypoint": [sys.executable, *witness],
+            "tier": rng.choices(("cpu", "gpu1", "gpu2"), (5, 3, 1))[0],
+            "grace_s": 1.0,
+            "attempts_max": 50,
+            "priority": rng.randint(-2, 2),
+        }
+
+    async def _by_http(self, name: str) -> None:
+        status, answer = await self._call("POST", "/v1/jobs", self._submit(name))
+        if status in (200, 201):
+            self.jobs[name] = answer["job"]
+            self.acknowledged.append(Acknowledged(name, "submit", time.time()))
+        elif status == 422:
+            self.wrong.append(f"{name} was rejected: {answer}")
+
+    async def _by_nats(self, name: str) -> None:
+        try:
+            connection = await nats.connect(
+                self._world.nats_url.split(","),
+                user="headrace",
+                password=self._world.password,
+                connect_timeout=2,
+                max_reconnect_attempts=2,
+                allow_reconnect=False,
+                error_cb=_quiet,
+            )
+        except (nats.errors.Error, OSError, TimeoutError):
+            self.unanswered += 1
+            return
+        try:
+            body = json.dumps(self._submit(name)).encode()
+            await connection.jetstream(timeout=CALL_S).publish(f"hr.v1.submit.{TEAM}.{USER}", body)
+            self.acknowledged.append(Acknowledged(name, "submit", time.time()))
+        except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError):
+            self.unanswered += 1
+        finally:
+            await connection.close()
+
+    async def _control(self, kind: str, job: str) -> None:
+        if kind == "cancel":
+            status, _ = await self._call("POST", f"/v1/jobs/{job}/cancel", {"why": "the campaign"})
+            if status == 200:
+                self.acknowledged.append(Acknowledged(job, "cancel", time.time()))
+        elif kind == "hold":
+            await self._call("POST", f"/v1/jobs/{job}/hold", {})
+            await asyncio.sleep(self._rng.uniform(0.5, 4.0))
+            await self.release(job)
+        else:
+            await self._call("POST", f"/v1/jobs/{job}/reprioritise", {"priority": self._rng.randint(-5, 5)})
+
+    async def release(self, job: str, *, tries: int = 10) -> None:
+        """Until somebody answered: a job that stays held is not the scheduler's fault."""
+        for _ in range(tries):
+            status, _ = await self._call("POST", f"/v1/jobs/{job}/release", {})
+            if status in (200, 404, 409):
+                return
+            await asyncio.sleep(1.0)
+
+    async def _call(self, method: str, path: str, body: object) -> tuple[int, Any]:
+        """Status and answer; 0 for none."""
+        gateway = self._rng.choice(self._world.gateways)
+        status, answer = await asyncio.to_thread(call, gateway, method, path, body)
+        if status == 0:
+            self.unanswered += 1
+        elif status not in KNOWN:
+            self.wrong.append(f"{method} {path}: {status} {answer}")
+        return status, answer
+
+
+async def _quiet(error: Exception) -> None:
+    """nats-py would print it: a lost connection is the campaign's everyday life."""
+
+
+def call(gateway: str, method: str, path: str, body: object = None, *, timeout_s: float = CALL_S) -> tuple[int, Any]:
+    """One call of REST; status 0 when nobody answered."""
+    request = urllib.request.Request(
+        gateway + path,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"authorization": f"Bearer {TOKEN}", "content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return answer.status, _decoded(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, _decoded(error.read())
+    except (OSError, ValueError):
+        return 0, None
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body

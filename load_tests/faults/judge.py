@@ -1,0 +1,196 @@
+"""The judge: it knows what jobs wrote down themselves and what clients were told, and holds the ledger against both.
+
+It shares no code with the product: the ledger is read with nats-py alone, facts by the names in the contract
+(docs/concepts/contract.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import nats
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+CLOCK_S: Final = 0.05
+"""Two readings of the machine's one clock by different processes may differ by so much."""
+ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "rejected"})
+LIVE_ENDS: Final = frozenset({"finished", "lost", "requeued"})
+"""Facts by which an attempt is over."""
+
+
+class Fact(NamedTuple):
+    """A message of the ledger. `at` is the server's time."""
+
+    sequence: int
+    subject: str
+    body: dict[str, Any]
+    at: float
+
+    @property
+    def type(self) -> str:
+        return str(self.body.get("type", ""))
+
+
+class Note(NamedTuple):
+    """A line that a job's process wrote about itself."""
+
+    word: str
+    attempt: int
+    rest: tuple[str, ...]
+    wall: float
+
+
+async def read_ledger(url: str, user: str, password: str) -> list[Fact]:
+    """Every fact, in order."""
+    connection = await nats.connect(url.split(","), user=user, password=password)
+    try:
+        stream = connection.jetstream()
+        config = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL, inactive_threshold=30)
+        reader = await stream.pull_subscribe("hr.v1.>", stream="LEDGER", config=config)
+        facts: list[Fact] = []
+        pending = (await stream.stream_info("LEDGER")).state.messages
+        while len(facts) < pending:
+            for message in await reader.fetch(min(500, pending - len(facts)), timeout=10):
+                about = message.metadata
+                at = about.timestamp.timestamp()
+                facts.append(Fact(about.sequence.stream, message.subject, json.loads(message.data), at))
+        return facts
+    finally:
+        await connection.close()
+
+
+def read_records(folder: Path) -> dict[str, list[Note]]:
+    """What each job wrote, by job."""
+    records = {}
+    for file in folder.glob("record-*"):
+        notes = []
+        for line in file.read_text().splitlines():
+            word, attempt, *rest = line.split()
+            notes.append(Note(word, int(attempt), tuple(rest[:-2]), int(rest[-2]) / 1e9))
+        records[file.name.removeprefix("record-")] = notes
+    return records
+
+
+def judge(
+    facts: list[Fact], records: dict[str, list[Note]], submitted: Iterable[str], cancelled: Iterable[tuple[str, float]]
+) -> list[str]:
+    """Every violation, as a sentence."""
+    jobs: dict[str, list[Fact]] = defaultdict(list)
+    for fact in facts:
+        if fact.subject.startswith("hr.v1.job."):
+            jobs[fact.subject.split(".")[-1]].append(fact)
+    return [
+        *_acknowledged(jobs, submitted),
+        *(problem for job, history in jobs.items() for problem in _life(job, history)),
+        *(problem for job, notes in records.items() for problem in _witnessed(job, jobs.get(job, []), notes)),
+        *_gpus(facts),
+        *_cancels(jobs, cancelled),
+    ]
+
+
+def _acknowledged(jobs: dict[str, list[Fact]], submitted: Iterable[str]) -> list[str]:
+    """No acknowledged submit is lost, and each id (clients use it as the name) is one job."""
+    count = Counter(str(history[0].body.get("specification", {}).get("name")) for history in jobs.values())
+    problems = [f"{name} was acknowledged and is no job" for name in sorted(set(submitted)) if not count[name]]
+    return problems + [f"{name} became {number} jobs" for name, number in count.items() if number > 1]
+
+
+def _life(job: str, history: list[Fact]) -> list[str]:
+    """One beginning, attempts in a row and never two at once, one end and nothing after it."""
+    problems = []
+    if history[0].type not in ("accepted", "rejected"):
+        problems.append(f"{job} begins with {history[0].type}")
+    attempt, live, ended = 0, False, False
+    for fact in history:
+        if ended and fact.type != "cancel_requested":
+            problems.append(f"{job}: {fact.type} after its end")
+        match fact.type:
+            case "placed":
+                if live or fact.body["attempt"] != attempt + 1:
+                    problems.append(f"{job}: placed as attempt {fact.body['attempt']} after {attempt}, live: {live}")
+                attempt, live = fact.body["attempt"], True
+            case "lost" | "requeued":
+                live = False
+            case "finished":
+                ended, live = True, False
+            case "cancel_requested" if not live:
+                ended = True
+            case "rejected":
+                ended = True
+    return problems if ended else [*problems, f"{job} has not ended: {[fact.type for fact in history]}"]
+
+
+def _witnessed(job: str, history: list[Fact], notes: list[Note]) -> list[str]:
+    """What its processes saw: alone all the time, each attempt once, and gone before the ledger says so."""
+    problems = [f"{job}: attempt {n.attempt} met another process: {n.rest[0]}" for n in notes if n.word == "overlap"]
+    starts = Counter(note.attempt for note in notes if note.word == "start")
+    problems += [f"{job}: attempt {attempt} ran {count} times" for attempt, count in starts.items() if count > 1]
+    over: dict[int, Fact] = {}
+    placed: dict[int, Fact] = {}
+    for fact in history:
+        number = int(fact.body.get("attempt", 0))
+        if fact.type in LIVE_ENDS:
+            over.setdefault(number, fact)
+        elif fact.type == "placed":
+            placed[number] = fact
+    for attempt in starts:
+        lived = [note for note in notes if note.attempt == attempt]
+        if attempt not in placed:
+            problems.append(f"{job}: attempt {attempt} ran and was never placed")
+        elif lived[0].wall < placed[attempt].at - CLOCK_S:
+            problems.append(f"{job}: attempt {attempt} ran before it was placed")
+        if attempt in over and lived[-1].wall > over[attempt].at + CLOCK_S:
+            late = lived[-1].wall - over[attempt].at
+            problems.append(f"{job}: attempt {attempt} lived {late:.2f} s after `{over[attempt].type}`")
+    return problems
+
+
+def _gpus(facts: list[Fact]) -> list[str]:
+    """No GPU in two live allocations."""
+    problems = []
+    holders: dict[tuple[str, int], str] = {}
+    held: dict[str, list[tuple[str, int]]] = {}
+    for fact in facts:
+        if not fact.subject.startswith("hr.v1.job."):
+            continue
+        job = fact.subject.split(".")[-1]
+        if fact.type == "placed":
+            for allocation in fact.body["allocations"]:
+                for index in allocation.get("gpus", ()):
+                    key = (allocation["node"], index)
+                    if key in holders:
+                        problems.append(f"GPU {key} was given to {job} while {holders[key]} had it")
+                    holders[key] = job
+                    held.setdefault(job, []).append(key)
+        elif fact.type in LIVE_ENDS:
+            for key in held.pop(job, ()):
+                holders.pop(key, None)
+    return problems
+
+
+def _cancels(jobs: dict[str, list[Fact]], cancelled: Iterable[tuple[str, float]]) -> list[str]:
+    """A cancel that was confirmed is in the ledger, and the job is not placed again after it."""
+    problems = []
+    for job, _ in cancelled:
+        types = [fact.type for fact in jobs.get(job, [])]
+        if "cancel_requested" not in types:
+            problems.append(f"{job}: a cancel was confirmed and is not in the ledger: {types}")
+        elif "placed" in types[types.index("cancel_requested") :]:
+            problems.append(f"{job}: placed after its cancel")
+    return problems
+
+
+def judge_output(job: str, attempt: int, notes: list[Note], output: str, points: int, complete: bool) -> list[str]:
+    """A whole run: every line once and in order, every point."""
+    wrote = sum(note.word == "line" and note.attempt == attempt for note in notes)
+    expected = "".join(f"line {attempt} {number}\n" for number in range(wrote))
+    problems = []
+    if output != expected:
+        problems.append(f"{job}: output of attempt {attempt}: {len(output)} bytes, {len(expected)} were written")
+    if points != wrote:
+        problems.append(f"{job}: {points} points of attempt {attempt}, {wrote} were logged (complete: {complete})")
+    return problems

@@ -1,0 +1,85 @@
+"""What one seed draws: the shape of the world, the work, and every fault with its moment. Pure.
+
+After TigerBeetle's VOPR (docs/internals/vopr.md): a safety phase, in which anything may fail, then a liveness phase, in
+which nothing does any more and everything must come to its end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+SERVICES: Final = (
+    *("submission-1", "submission-2", "environments-1", "environments-2", "scheduling-1", "scheduling-2"),
+    *("monitoring-1", "gateway-1", "gateway-2"),
+)
+LINKS: Final = ("cut", "slow", "silent", "mute", "deaf")
+"""Of a connection: refused and broken · delayed · nothing passes, and nobody says so · only one way passes."""
+QUIET_S: Final = 5.0
+"""At the start, before the first fault."""
+
+
+class Fault(NamedTuple):
+    """One fault: what is done to whom, when (seconds from the start), and for how long (0: at once over)."""
+
+    at_s: float
+    kind: str
+    target: str
+    for_s: float = 0.0
+
+    def __str__(self) -> str:
+        lasting = f" for {self.for_s:.1f} s" if self.for_s else ""
+        return f"{self.at_s:6.1f} {self.kind} {self.target}{lasting}"
+
+
+class Draw(NamedTuple):
+    """Everything that a seed decides."""
+
+    seed: int
+    seconds: float
+    servers: int
+    nodes: int
+    pause_s: float
+    """Mean pause between two operations of the clients."""
+    faults: tuple[Fault, ...]
+
+
+def draw(seed: int, *, seconds: float, servers: int, nodes: int, kinds: Sequence[str] = ()) -> Draw:
+    """The world of a seed. `kinds`: only faults of these kinds."""
+    rng = random.Random(seed)
+    pause_s = rng.choice((0.3, 0.6, 1.2))
+    mean_s = rng.choice((1.5, 3.0, 6.0))
+    faults: list[Fault] = []
+    at_s = QUIET_S
+    while (at_s := at_s + rng.expovariate(1 / mean_s)) < seconds:
+        fault = _fault(rng, at_s, servers=servers, nodes=nodes)
+        if not kinds or fault.kind in kinds:
+            faults.append(fault)
+    return Draw(seed, seconds, servers, nodes, pause_s, tuple(faults))
+
+
+def _fault(rng: random.Random, at_s: float, *, servers: int, nodes: int) -> Fault:
+    node = f"n{rng.randint(1, nodes)}"
+    service = rng.choice(SERVICES)
+    nats = f"nats-{rng.randint(1, servers)}"
+    length_s = rng.choice((1.0, 3.0, 8.0, 20.0)) * rng.uniform(0.7, 1.3)
+    match rng.choices(KINDS, WEIGHTS)[0]:
+        case "kill":
+            return Fault(at_s, "kill", rng.choice((service, service, f"runner-{node}", nats)))
+        case "stop":
+            target = rng.choice((service, service, f"runner-{node}", nats))
+            return Fault(at_s, "stop", target, min(length_s, 8.0) if target == nats else length_s)
+        case "link":
+            return Fault(at_s, rng.choice(LINKS), rng.choice((service, f"runner-{node}")), length_s)
+        case "attempt":
+            kind = rng.choice(("kill supervisor", "stop supervisor", "kill launcher"))
+            return Fault(at_s, kind, node, length_s if kind == "stop supervisor" else 0.0)
+        case "clock":
+            return Fault(at_s, "clock", rng.choice((service, f"runner-{node}")), length_s)
+        case _:
+            return Fault(at_s, "full", rng.choice((node, nats)), min(length_s, 8.0))
+
+
+KINDS: Final = ("kill", "stop", "link", "attempt", "clock", "full")
+WEIGHTS: Final = (30, 20, 20, 12, 6, 6)

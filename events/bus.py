@@ -263,6 +263,23 @@ class Bus:
             found = await jetstream.messages_by_leader(self._connection, stream, subject)
         return found
 
+    async def page(self, stream: str, subject: str, *, after: int, count: int, bytes_max: int) -> list[Delivery]:
+        """The next messages after a sequence whose subject fits; fewer than `count` are not the last ones."""
+        return await jetstream.page(self._connection, stream, subject, after, count=count, bytes_max=bytes_max)
+
+    async def message(self, stream: str, sequence: int) -> Delivery | None:
+        """The message of a sequence, or None."""
+        return await jetstream.message(self._connection, stream, sequence)
+
+    async def remove(self, stream: str, sequence: int) -> bool:
+        """Take one message out of a stream for good; False if it was not there."""
+        return await jetstream.remove(self._connection, stream, sequence)
+
+    async def messages(self, stream: str) -> int:
+        """How many messages a stream holds."""
+        info = await jetstream.api(self._connection, f"STREAM.INFO.{stream}")
+        return int(info["state"]["messages"])
+
     async def last_sequence(self, stream: str) -> int:
         info = await jetstream.api(self._connection, f"STREAM.INFO.{stream}")
         return int(info["state"]["last_seq"])

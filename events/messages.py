@@ -744,6 +744,24 @@ class LogAnswer(Value, frozen=True, kw_only=True):
     """True when nothing will be added: a follower may stop at `size_bytes`."""
 
 
+class DeadLetter(Value, frozen=True, kw_only=True):
+    """A message in DEAD, as `GET /v1/admin/dead` lists it."""
+
+    sequence: int
+    """In DEAD: what it is called by."""
+    at: float
+    subject: str
+    """On which the message came; a replay publishes it there again."""
+    reason: str = ""
+    tries: int = 0
+    stream: str = ""
+    job: str = ""
+    """As its subject says; empty where it names none."""
+    id: str = ""
+    """Its own `ce-id`, else its place in its stream: a replay has the same, and counts once."""
+    size_bytes: int = 0
+
+
 class Changed(Value, frozen=True, kw_only=True):
     """`hr.v1.live.<team>.<job>`, in no stream: something new is stored of a job. Sent after it was."""
 

@@ -77,7 +77,8 @@ LOGS = Stream(
     asynchronous=True,
     archived_by="monitoring",
 )
-DEAD = Stream(name="DEAD", subjects=(subjects.DEAD,), bytes_max=GIB // 4, on_full="old", age_s_max=30 * DAY_S)
+DEAD = Stream(name="DEAD", subjects=(subjects.DEAD,), bytes_max=GIB // 4, on_full="new", age_s_max=30 * DAY_S)
+"""Full, it refuses: a request that was acknowledged then stays in its REQUESTS, whose team is refused in the end."""
 
 SHARED: Final = (LEDGER, METRICS, LOGS, DEAD)
 

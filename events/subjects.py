@@ -146,3 +146,15 @@ DEAD = f"{ROOT}.dead.>"
 def dead(subject: str) -> str:
     """Where a message of `subject` goes that could not be processed."""
     return f"{ROOT}.dead.{subject.removeprefix(ROOT + '.')}"
+
+
+def undead(subject: str) -> str:
+    """The subject that a dead letter's stands for."""
+    return f"{ROOT}.{subject.removeprefix(ROOT + '.dead.')}"
+
+
+def may_come_in(subject: str) -> bool:
+    """Whether it is of REQUESTS, METRICS or LOGS: what a replay may write to. LEDGER is written under guards alone."""
+    names = subject.removeprefix(ROOT + ".").split(".")
+    kind = ".".join(names[:1] + names[2:3]) if names[0] == "from" else names[0]
+    return subject.startswith(ROOT + ".") and kind in ("submit", "control", "otlp", "from.metrics", "from.logs")

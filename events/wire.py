@@ -20,6 +20,10 @@ from events.messages import Refusal
 TOO_LARGE: Final = 10054
 """JetStream's code of "message size exceeds maximum allowed", used for what the client itself holds back, too."""
 FORBIDDEN: Final = 403
+MALFORMED: Final = 400
+"""What no server would take: a subject or a header that is none."""
+_FULL: Final = frozenset({10023, 10047, 10077})
+"""No resources; the account's or the disk's storage is used up; the stream is at its limit."""
 NOT_THERE: Final = 503
 """Nobody listens: no stream takes this subject, or it has no leader just now."""
 
@@ -52,6 +56,11 @@ class Refused(BusError):
     def temporary(self) -> bool:
         """Whether the same message may be taken a moment later."""
         return self.code in _TEMPORARY
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room: later there may be, when something was archived, handled or dropped."""
+        return self.code in _FULL
 
 
 class NoAnswer(BusError):
@@ -131,6 +140,11 @@ class Delivery:
         if self._envelope is None:
             self._envelope = from_headers(self.headers)
         return self._envelope
+
+    @property
+    def place(self) -> str:
+        """Its place in its stream: the id of a message that has none, and the same at each delivery."""
+        return f"{self.sequence}@{self.at:.6f}"
 
     async def in_progress(self) -> None:
         """Tell the stream that this is still being handled."""

@@ -12,7 +12,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from controlplane.gateway import blobs, cluster, environments, events, jobs, logs, metrics
+from controlplane.gateway import blobs, cluster, dead, environments, events, jobs, logs, metrics
 from controlplane.gateway.auth import Authentication
 from controlplane.gateway.context import Gateway
 from controlplane.gateway.contract import NoPages, bearer, description
@@ -49,6 +49,10 @@ HANDLED: Final = (
     blobs.is_there,
     environments.show_environment,
     environments.show_environment_log,
+    dead.list_dead,
+    dead.show_dead,
+    dead.replay_dead,
+    dead.drop_dead,
     description,
 )
 

@@ -136,7 +136,7 @@ class Door:
                 body=delivery.body,
                 at=delivery.at,
                 event_id=envelope.id,
-                place=f"{delivery.sequence}@{delivery.at:.6f}",
+                place=delivery.place,
                 traceparent=envelope.traceparent,
             )
         )

@@ -91,6 +91,7 @@ _DEAD: Final = Raw(
         "hr-stream": "The stream that it was in.",
         "hr-sequence": "Its sequence there.",
         "hr-tries": "How often it was tried.",
+        "hr-place": "Its place there, which is its id if it has no `ce-id`.",
         "hr-bytes": "Size of the body, where it had to be left out.",
     },
 )

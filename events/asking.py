@@ -22,6 +22,10 @@ WAITING_MAX: Final = 2000
 """Questions that wait, on one bus, before more are refused; they would not be answered in time anyway."""
 HEARD_MAX: Final = 10_000
 """Messages that one listener has not handled yet; what comes then is dropped, which a listener must bear anyway."""
+MOMENT_S: Final = 1.0
+"""When to come again after trouble that passes by itself."""
+FULL_S: Final = 30.0
+"""When to come again where there was no room: somebody has to make some."""
 _REFUSAL: Final = msgspec.json.Decoder(Refusal)
 _REFUSAL_HEADER: Final = "hr-refusal"
 
@@ -73,6 +77,11 @@ async def ask(
     return answer
 
 
+def again_s(error: BusError) -> float:
+    """When to try again what the bus did not do."""
+    return FULL_S if isinstance(error, Refused) and error.full else MOMENT_S
+
+
 class Answering:
     """The questions that one bus answers."""
 
@@ -96,7 +105,9 @@ class Answering:
             if len(self._answering) < WAITING_MAX:
                 work = reply(message)
             else:
-                busy = Refusal(status=503, message="too many questions", hint="ask again in a moment")
+                busy = Refusal(
+                    status=503, message="too many questions", hint="ask again in a moment", retry_after_s=1.0
+                )
                 work = self._reply(message, msgspec.json.encode(busy), {_REFUSAL_HEADER: "1"})
             task = self._connection.tasks.spawn(work)
             self._answering.add(task)
@@ -130,7 +141,9 @@ class Answering:
         except AskRefused as error:
             refusal = error.refusal
         except BusError as error:
-            refusal = Refusal(status=503, message=str(error), hint="try again in a moment")
+            refusal = Refusal(
+                status=503, message=str(error), hint="try again in a moment", retry_after_s=again_s(error)
+            )
         except Exception:  # a question never ends its service
             LOG.exception("answering %s failed", message.subject)
             refusal = Refusal(status=500, message="the service failed to answer; its log says why")

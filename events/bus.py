@@ -31,6 +31,7 @@ from events.wire import (
     Refused,
     Retry,
     Unknown,
+    Usage,
 )
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Retry",
     "Subscription",
     "Unknown",
+    "Usage",
 ]
 
 LOG: Final = logging.getLogger("headrace.bus")
@@ -275,10 +277,11 @@ class Bus:
         """Take one message out of a stream for good; False if it was not there."""
         return await jetstream.remove(self._connection, stream, sequence)
 
-    async def messages(self, stream: str) -> int:
-        """How many messages a stream holds."""
+    async def usage(self, stream: str) -> Usage:
+        """How much a stream holds, and how much it may."""
         info = await jetstream.api(self._connection, f"STREAM.INFO.{stream}")
-        return int(info["state"]["messages"])
+        state = info["state"]
+        return Usage(int(state["messages"]), int(state["bytes"]), int(info["config"]["max_bytes"]))
 
     async def last_sequence(self, stream: str) -> int:
         info = await jetstream.api(self._connection, f"STREAM.INFO.{stream}")

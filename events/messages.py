@@ -576,6 +576,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     status: int
     message: str
     hint: str = ""
+    retry_after_s: float = 0.0
+    """When the same question may be answered; 0: not said."""
 
 
 class AskJob(Value, frozen=True, kw_only=True):

@@ -80,6 +80,8 @@ LOGS = Stream(
 DEAD = Stream(name="DEAD", subjects=(subjects.DEAD,), bytes_max=GIB // 4, on_full="new", age_s_max=30 * DAY_S)
 """Full, it refuses: a request that was acknowledged then stays in its REQUESTS, whose team is refused in the end."""
 
+REQUESTS_BYTES_MAX: Final = GIB // 4
+
 SHARED: Final = (LEDGER, METRICS, LOGS, DEAD)
 
 
@@ -93,7 +95,7 @@ def requests(team: str) -> Stream:
     return Stream(
         name=requests_stream_name(team),
         subjects=subjects.requests_of(team),
-        bytes_max=GIB // 4,
+        bytes_max=REQUESTS_BYTES_MAX,
         on_full="new",
         retention="workqueue",
         message_bytes_max=512 * 1024,

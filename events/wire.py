@@ -158,6 +158,14 @@ class CaughtUp(NamedTuple):
     sequence: int
 
 
+class Usage(NamedTuple):
+    """How much a stream holds. `bytes_max` below 1: no limit of its own."""
+
+    messages: int
+    bytes: int
+    bytes_max: int
+
+
 class Asked(NamedTuple):
     """A question that came in."""
 

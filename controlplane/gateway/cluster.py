@@ -165,7 +165,7 @@ def _fits_on(wanted: m.Resources, free: m.Allocation) -> int:
 async def _dead_letters(gateway: Gateway) -> int | None:
     """How many there are; None while the store does not say."""
     try:
-        return await gateway.tools.bus.messages(streams.DEAD.name)
+        return (await gateway.tools.bus.usage(streams.DEAD.name)).messages
     except BusError:
         return None
 

@@ -60,7 +60,7 @@ async def list_dead(
     return DeadPage(
         letters=[dead.read(delivery) for delivery in found],
         next=found[-1].sequence if found and found[-1].sequence < await bus.last_sequence(DEAD.name) else 0,
-        total=await bus.messages(DEAD.name),
+        total=(await bus.usage(DEAD.name)).messages,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from controlplane.frame import Tools
+from controlplane.frame import Tools, ensure_streams
 from controlplane.monitoring import answers, door
 from controlplane.monitoring.follow import Follower, Handler
 from controlplane.monitoring.logs import Logs
@@ -67,8 +67,7 @@ def folder(tools: Tools) -> Path:
 
 async def serve(tools: Tools) -> None:
     """Run until cancelled."""
-    for stream in (streams.METRICS, streams.LOGS, streams.DEAD, streams.LEDGER):
-        await tools.bus.ensure(stream, replicas=tools.config.replicas)
+    await ensure_streams(tools.bus, tools.config)
     tools.ready()  # a standby is ready: it has nothing to answer as long as the writer does
     async with sole_writer(folder(tools) / "lock"):
         owner = Owner()

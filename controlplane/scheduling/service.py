@@ -13,13 +13,13 @@ from typing import Any, Final
 import msgspec
 
 from controlplane.config import Configuration
-from controlplane.frame import Tools
+from controlplane.frame import Tools, ensure_streams
 from controlplane.scheduling import keeping
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import Broken, Round, Settings
 from controlplane.scheduling.leader import Deposed, Standstill, Term
 from events import messages as m
-from events import streams, subjects
+from events import subjects
 from events.asking import Answerer
 from events.bus import Asked, AskRefused, Conflict, Refused, Subscription, Unknown
 from events.ledger import CaughtUp, UnknownFact
@@ -61,7 +61,7 @@ def build(config: Configuration) -> Core:
 async def serve(tools: Tools) -> None:
     """Run until cancelled."""
     status = _Status()
-    await tools.bus.ensure(streams.LEDGER, replicas=tools.config.replicas)
+    await ensure_streams(tools.bus, tools.config)
     subscription = await tools.bus.answer(
         subjects.ask("scheduling", "status"), status.answer, group="scheduling-status"
     )

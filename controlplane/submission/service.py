@@ -13,9 +13,10 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from controlplane.frame import Tools
+from controlplane.frame import Tools, ensure_streams
 from controlplane.submission import core
 from controlplane.submission.reading import Findings
+from controlplane.submission.room import FULL_S, Room
 from controlplane.submission.writer import Writer
 from events import messages as m
 from events import streams, subjects
@@ -65,6 +66,7 @@ class Door:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self.writer = Writer(tools.ledger)
+        self._room = Room(tools.bus, tools.clock.now)
         self._counters: Counter[str] = Counter()
         self._ready: OrderedDict[str, float] = OrderedDict()
         self._done: OrderedDict[tuple[str, int, float], None] = OrderedDict()
@@ -77,8 +79,7 @@ class Door:
     async def set_up(self) -> None:
         """Every stream, and the configured queues as facts: those that are there already stay as they are."""
         bus, config = self._tools.bus, self._tools.config
-        for stream in (*streams.SHARED, *(streams.requests(team) for team in config.teams)):
-            await bus.ensure(stream, replicas=config.replicas)
+        await ensure_streams(bus, config)
         for team, settings in config.teams.items():
             for queue in settings.queues:
                 with contextlib.suppress(Conflict):
@@ -160,18 +161,19 @@ class Door:
 
     async def on_asked_submit(self, asked: Asked) -> bytes:
         to, envelope = _asked_of(asked.subject), asked.envelope
-        answer = await self._submit(
-            core.Incoming(
-                team=to.team,
-                user=to.user,
-                body=asked.body,
-                at=self._tools.clock.now(),
-                event_id=envelope.id,
-                place=uuid.uuid4().hex,
-                traceparent=envelope.traceparent,
-            )
+        request = core.Incoming(
+            team=to.team,
+            user=to.user,
+            body=asked.body,
+            at=self._tools.clock.now(),
+            event_id=envelope.id,
+            place=uuid.uuid4().hex,
+            traceparent=envelope.traceparent,
         )
-        return msgspec.json.encode(answer)
+        try:
+            return msgspec.json.encode(await self._submit(request))
+        except Retry as error:
+            raise _later(error) from error
 
     async def on_asked_control(self, asked: Asked) -> bytes:
         to = _asked_of(asked.subject)
@@ -187,7 +189,7 @@ class Door:
         try:
             return msgspec.json.encode(await self._control(order))
         except Retry as error:
-            raise AskRefused(m.Refusal(status=503, message=str(error), hint="try again in a moment")) from error
+            raise _later(error) from error
 
     async def on_asked_status(self, asked: Asked) -> bytes:
         """Counters since this instance started; `forbidden` is a bug of ours and stays 0."""
@@ -201,7 +203,7 @@ class Door:
             "dead": sum(consumer.dead for consumer in self._consumers),
             "batches": self.writer.batches,
             "conflicts": self.writer.conflicts,
-            **{name: counts[name] for name in ("accepted", "rejected", "controlled", "refused", "waited")},
+            **{name: counts[name] for name in ("accepted", "rejected", "controlled", "refused", "waited", "put_off")},
         }
         return msgspec.json.encode(status)
 
@@ -212,9 +214,12 @@ class Door:
         if decision.fact is None:
             self._counters["refused"] += 1
             return decision.answer
+        subject = subjects.job(request.team, decision.job)
+        if await self._room.is_short() and await self._tools.ledger.last(subject) is None:
+            self._counters["put_off"] += 1
+            raise Retry(FULL_S, f"the ledger is {self._room.percent} % full: new jobs wait until some are archived")
         if isinstance(decision, core.Accept) and decision.environment is not None:
             await self._want(decision.environment, request, decision.job, decision.traceparent)
-        subject = subjects.job(request.team, decision.job)
         try:
             sequence = await self.writer.append(Write(subject, decision.fact, 0, decision.traceparent))
         except Conflict:
@@ -318,6 +323,12 @@ def _subject_of(subject: str, first: int) -> Subject:
         raise Poison(f"{subject}: would be spelled {spelled}")
     team, user, *job = names[first:]
     return Subject(team, user, job[0] if job else "")
+
+
+def _later(error: Retry) -> AskRefused:
+    """To who asks: not now, and when."""
+    hint = f"try again in {error.after_s:.0f} s" if error.after_s > 1 else "try again in a moment"
+    return AskRefused(m.Refusal(status=503, message=str(error), hint=hint, retry_after_s=error.after_s))
 
 
 def _asked_of(subject: str) -> Subject:

@@ -88,7 +88,7 @@ async def test_a_replay_of_what_took_effect_already_is_no_second_job(stage: Stag
 
 
 async def handled_all(stage: Stage) -> bool:
-    return await stage.tools.bus.messages(REQUESTS) == 0
+    return (await stage.tools.bus.usage(REQUESTS)).messages == 0
 
 
 async def test_a_dropped_letter_is_gone_for_good(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,4 +143,4 @@ async def test_many_letters_are_listed_page_by_page(stage: Stage) -> None:
         if not after:
             break
     assert found == [str(number) for number in range(7)]
-    assert await stage.tools.bus.messages(DEAD.name) == 7
+    assert (await stage.tools.bus.usage(DEAD.name)).messages == 7

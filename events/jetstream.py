@@ -239,13 +239,17 @@ async def page(
 
 
 def seconds(text: str) -> float:
-    """Seconds since the epoch of an RFC 3339 time with up to nine digits behind the point."""
+    """Seconds since the epoch of an RFC 3339 time with up to nine digits behind the point.
+
+    Rounded once, like the time in a delivery: the same message has the same time however it was read.
+    """
     head, _, rest = text.partition(".")
     if not rest:
         return datetime.fromisoformat(text).timestamp()
     digits = rest.rstrip("Z").split("+")[0].split("-")[0]
     zone = rest[len(digits) :]
-    return datetime.fromisoformat(head + zone).timestamp() + float("0." + digits)
+    whole = int(datetime.fromisoformat(head + zone).timestamp())
+    return (whole * 10**9 + int(digits.ljust(9, "0")[:9])) / 1e9
 
 
 def _headers(block: bytes) -> dict[str, str]:

@@ -99,6 +99,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     leader_lease_s: float = 3.0
     control_wait_s: float = 600.0
     """How long a control waits for the submit that it overtook."""
+    archive_after_s: float = 7 * 86_400.0
+    """A job that has been over for so long is moved from the ledger to the archive. 0: never."""
+    remember_s: float = 7 * 86_400.0
+    """For how much longer the ledger keeps a mark in the place of a job that was archived."""
     ledger_bytes_max: int = streams.LEDGER.bytes_max
     """Of LEDGER, in the store of NATS. Nine tenths are for new jobs, the rest for what becomes of them."""
     requests_bytes_max: int = streams.REQUESTS_BYTES_MAX
@@ -196,6 +200,10 @@ def _check(config: Configuration) -> None:
     for token, identity in config.tokens.items():
         if identity.team not in config.teams:
             raise ConfigurationError(f"tokens.{token[:8]}…: no team {identity.team!r}")
+    if config.archive_after_s < 0:
+        raise ConfigurationError("archive_after_s: a number of seconds, or 0 for never")
+    if config.remember_s < 1:
+        raise ConfigurationError("remember_s: at least one second, and better days: see docs/operating.md")
     for name in ("ledger", "requests", "metrics", "logs", "dead"):
         if getattr(config, f"{name}_bytes_max") < STREAM_BYTES_MIN:
             raise ConfigurationError(f"{name}_bytes_max: at least {STREAM_BYTES_MIN}: the largest message has to fit")

@@ -39,6 +39,8 @@ class Write(NamedTuple):
     traceparent: str = ""
     ttl_s: int = 0
     """How long the ledger keeps it; 0: for good. Only for what says nothing once a later fact is there."""
+    replaces: bool = False
+    """It takes the place of every earlier fact on its subject, in the same moment. Only for what is kept elsewhere."""
 
 
 class Entry(NamedTuple):
@@ -155,6 +157,8 @@ class Ledger:
         )
         if write.ttl_s:
             headers["Nats-TTL"] = f"{write.ttl_s}s"
+        if write.replaces:
+            headers["Nats-Rollup"] = "sub"
         return Outgoing(write.subject, _ENCODER.encode(write.fact), headers, write.expect), event_id
 
     async def _find(self, subject: str, event_id: str) -> int | None:

@@ -50,14 +50,14 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
             "duplicate_window": int(1e9),
         }
         if self.atomic:
-            config |= {"allow_atomic": True, "allow_msg_ttl": True}
+            config |= {"allow_atomic": True, "allow_msg_ttl": True, "allow_rollup_hdrs": True}
         if self.asynchronous:
             config["persist_mode"] = "async"
         return config
 
 
 LEDGER = Stream(
-    name="LEDGER", subjects=subjects.LEDGER, bytes_max=8 * GIB, on_full="new", atomic=True, archived_by="scheduling"
+    name="LEDGER", subjects=subjects.LEDGER, bytes_max=8 * GIB, on_full="new", atomic=True, archived_by="monitoring"
 )
 METRICS = Stream(
     name="METRICS",

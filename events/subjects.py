@@ -71,7 +71,8 @@ JOBS = f"{ROOT}.job.*.*"
 ENVIRONMENTS = f"{ROOT}.environment.*"
 QUEUES = f"{ROOT}.queue.*.*"
 NODES = f"{ROOT}.node.*"
-LEDGER = (JOBS, ENVIRONMENTS, QUEUES, NODES, TERM)
+ARCHIVE = f"{ROOT}.archive"
+LEDGER = (JOBS, ENVIRONMENTS, QUEUES, NODES, TERM, ARCHIVE)
 
 
 def job(team: str, job_id: str) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 
 from controlplane.frame import Tools, ensure_streams
 from controlplane.monitoring import answers, door
+from controlplane.monitoring.archiver.service import Archiver
 from controlplane.monitoring.follow import Follower, Handler
 from controlplane.monitoring.logs import Logs
 from controlplane.monitoring.owner import Owner, sole_writer
@@ -84,15 +85,18 @@ async def _run(writer: Writer) -> None:
     tools = writer.tools
     await writer.open()
     following = followers(writer)
+    archiver = Archiver(tools, writer.store, writer.owner)
+    await archiver.open()
     sock = door.listener(tools.config.host, tools.config.otlp_port)
     entrance = door.Door(tools.config.otlp_secret.encode(), tools.bus.publish_many, answers.Closed(writer).asks)
     async with door.listening(entrance.application(), sock), asyncio.TaskGroup() as group:
         for follower in following:
             group.create_task(follower.run())
         group.create_task(writer.seal_for_ever())
+        group.create_task(archiver.run())
         port = sock.getsockname()[1]
         LOG.info("monitoring is the writer", extra={"otlp": f"http://{tools.config.host}:{port}"})
-        await answers.answer(writer, entrance, port, following)
+        await answers.answer(writer, entrance, port, following, archiver)
 
 
 def close(store: Store, logs: Logs) -> None:

@@ -97,7 +97,11 @@ class Writer:
                 LOG.warning("skipped: %s", error)
                 continue
             _, team, job = subjects.tokens(delivery.subject)
-            if isinstance(fact, m.JobFact) and self.core.apply((team, job), fact, delivery.at):
+            if isinstance(fact, m.Archived):
+                news = self.core.on_archived((team, job), fact, delivery.at)
+            else:
+                news = isinstance(fact, m.JobFact) and self.core.apply((team, job), fact, delivery.at)
+            if news:
                 changed[team, job] = self.core.jobs[team, job]
         await self.owner.run(records.save, self.store, changed, ledger=deliveries[-1].sequence)
         over = [key for key in changed if self.core.is_over(key)]

@@ -15,12 +15,13 @@ import msgspec
 
 from controlplane.frame import Tools, ensure_streams
 from controlplane.submission import core
+from controlplane.submission.archived import Archived, rejection
 from controlplane.submission.reading import Findings
 from controlplane.submission.room import FULL_S, Room
 from controlplane.submission.writer import Writer
 from events import messages as m
 from events import streams, subjects
-from events.bus import Asked, AskRefused, Conflict, Consumer, Delivery, Poison, Retry, Subscription
+from events.bus import Asked, AskRefused, CaughtUp, Conflict, Consumer, Delivery, Poison, Retry, Subscription
 from events.identity import environment_digest
 from events.ledger import Write
 
@@ -51,13 +52,16 @@ async def serve(tools: Tools) -> None:
     await door.set_up()
     async with asyncio.TaskGroup() as group:
         writing = group.create_task(door.writer.run())
+        remembering = group.create_task(door.remember())
         try:
+            await door.remembers.wait()
             await door.open()
             tools.ready()
             await asyncio.Event().wait()
         finally:
             await door.close()
             writing.cancel()
+            remembering.cancel()
 
 
 class Door:
@@ -66,6 +70,9 @@ class Door:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self.writer = Writer(tools.ledger)
+        self.archived = Archived()
+        self.remembers = asyncio.Event()
+        """Every archived job of before the start is known: no submit of one is taken for a new one."""
         self._room = Room(tools.bus, tools.clock.now)
         self._counters: Counter[str] = Counter()
         self._ready: OrderedDict[str, float] = OrderedDict()
@@ -85,6 +92,14 @@ class Door:
                 with contextlib.suppress(Conflict):
                     fact = m.QueueSet(by="configuration")
                     await self._tools.ledger.append(Write(subjects.queue(team, queue), fact, 0))
+
+    async def remember(self) -> None:
+        """Learn which jobs are in the archive, for ever."""
+        async for item in self._tools.ledger.tail(after=0, subjects=(subjects.ARCHIVE,)):
+            if isinstance(item, CaughtUp):
+                self.remembers.set()
+            elif isinstance(item.fact, m.ArchiveWritten):
+                self.archived.apply(item.fact)
 
     async def open(self) -> None:
         bus = self._tools.bus
@@ -203,6 +218,7 @@ class Door:
             "dead": sum(consumer.dead for consumer in self._consumers),
             "batches": self.writer.batches,
             "conflicts": self.writer.conflicts,
+            "archived_known": len(self.archived.jobs),
             **{name: counts[name] for name in ("accepted", "rejected", "controlled", "refused", "waited", "put_off")},
         }
         return msgspec.json.encode(status)
@@ -214,6 +230,8 @@ class Door:
         if decision.fact is None:
             self._counters["refused"] += 1
             return decision.answer
+        if decision.job in self.archived.jobs:
+            return await self._repeated_archived(request.team, decision.job, decision.job in self.archived.rejected)
         subject = subjects.job(request.team, decision.job)
         if await self._room.is_short() and await self._tools.ledger.last(subject) is None:
             self._counters["put_off"] += 1
@@ -223,16 +241,25 @@ class Door:
         try:
             sequence = await self.writer.append(Write(subject, decision.fact, 0, decision.traceparent))
         except Conflict:
-            return await self._repeated(subject, decision.job)
+            return await self._repeated(subject, request.team, decision.job)
         self._counters[decision.answer.verdict] += 1
         return msgspec.structs.replace(decision.answer, sequence=sequence)
 
-    async def _repeated(self, subject: str, job: str) -> m.Answer:
-        self._counters["repeated"] += 1
+    async def _repeated(self, subject: str, team: str, job: str) -> m.Answer:
         history = await self._told(subject)
         if not history:
             raise Conflict(f"{subject}: was there, and is not")
-        return core.repeated(job, history[0].fact, history[0].sequence)
+        sequence, first, *_ = history[0]
+        if isinstance(first, m.Archived):
+            return await self._repeated_archived(team, job, first.state == "rejected", sequence)
+        self._counters["repeated"] += 1
+        return core.repeated(job, first, sequence)
+
+    async def _repeated_archived(self, team: str, job: str, rejected: bool, sequence: int = 0) -> m.Answer:
+        self._counters["repeated"] += 1
+        if not rejected:
+            return m.Answer(verdict="repeated", job=job, sequence=sequence)
+        return core.repeated(job, await rejection(self._tools, team, job), sequence)
 
     async def _want(self, wanted: m.EnvironmentRequest, request: core.Incoming, job: str, traceparent: str) -> None:
         """The environment is wanted, once for all jobs; a failed one is wanted again, for a job that is not there yet.
@@ -277,6 +304,9 @@ class Door:
         beside = core.beside(control)
         for _ in range(CONFLICT_TRIES):
             history = await self._told(subject)
+            if not history and order.job in self.archived.jobs:
+                self._counters["refused"] += 1
+                return core.over(order.job, found)
             other = await self._told(subjects.job(order.team, beside)) if beside else []
             now = self._tools.clock.now()
             decision = core.decide_control(order, control, history, other, now, self._tools.config, found)
@@ -297,7 +327,8 @@ class Door:
 
     async def _told(self, subject: str) -> list[core.Told]:
         entries = await self._tools.ledger.history(subject)
-        return [core.Told(e.sequence, e.fact, e.traceparent, e.at) for e in entries if isinstance(e.fact, m.JobFact)]
+        about = m.JobFact | m.Archived
+        return [core.Told(e.sequence, e.fact, e.traceparent, e.at) for e in entries if isinstance(e.fact, about)]
 
     async def _tell(self, to: Subject, headers: Mapping[str, str], answer: m.Answer) -> None:
         """Answer where the client asked for it. It is durable by now, so an answer that gets lost is only silence."""

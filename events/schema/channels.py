@@ -127,8 +127,8 @@ CHANNELS: Final = (
         _address(subjects.job, "TEAM", "JOB"),
         streams.LEDGER.name,
         "submission, scheduling: one writer a type",
-        get_args(m.JobFact),
-        note="The truth about a job, in order.",
+        (*get_args(m.JobFact), m.Archived),
+        note="The truth about a job, in order; `archived` (by monitoring) takes the place of all before it.",
     ),
     Channel(
         "environment",
@@ -146,6 +146,7 @@ CHANNELS: Final = (
         "scheduling, capacity",
         get_args(m.NodeFact),
     ),
+    Channel("archive", subjects.ARCHIVE, streams.LEDGER.name, "monitoring", (m.ArchiveWritten,)),
     Channel("term", subjects.TERM, streams.LEDGER.name, "scheduling", get_args(m.TermFact)),
     Channel(
         "exchange",
@@ -187,6 +188,7 @@ CHANNELS: Final = (
     _ask("monitoring", "series", m.AskSeries, m.SeriesAnswer),
     _ask("monitoring", "latest", m.AskLatest, m.LatestAnswer),
     _ask("monitoring", "log", m.AskLog, m.LogAnswer),
+    _ask("monitoring", "archived", m.AskArchived, m.ArchivedAnswer),
     _ask("monitoring", "status", _NOTHING, _STATUS),
     _ask("environments", "view", m.AskEnvironment, m.EnvironmentView),
     _ask("environments", "log", m.AskEnvironment, _BUILD_LOG),

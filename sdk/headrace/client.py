@@ -43,7 +43,7 @@ class Client(Transport):
     def jobs(self, query: Query | None = None) -> dict[str, Any]:
         """A page: `jobs` (JobViews, newest first), and `next`, which is the `after` of the next page.
 
-        `query`: `state`, `user`, `limit`, `after`, `latest`.
+        `query`: `state`, `user`, `since`, `limit`, `after`, `latest`. `missing` says why archived jobs are not there.
         """
         return self.get("/v1/jobs", query)
 

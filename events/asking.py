@@ -12,7 +12,8 @@ import msgspec
 from events.connection import Connection, Subscription
 from events.messages import Refusal
 from events.replies import Message
-from events.wire import Asked, AskRefused, BusError, Delivery, NoAnswer, Refused, Unknown
+from events.subjects import BadName
+from events.wire import UNREADABLE, Asked, AskRefused, BusError, Delivery, NoAnswer, Refused, Unknown
 
 LOG: Final = logging.getLogger("headrace.bus")
 
@@ -71,7 +72,7 @@ async def ask(
     if (message.headers and _REFUSAL_HEADER in message.headers) or b'"refusal"' in answer[:200]:
         try:
             refusal = _REFUSAL.decode(answer)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return answer
         raise AskRefused(refusal)
     return answer
@@ -144,6 +145,8 @@ class Answering:
             refusal = Refusal(
                 status=503, message=str(error), hint="try again in a moment", retry_after_s=again_s(error)
             )
+        except BadName as error:  # of what was asked about
+            refusal = Refusal(status=400, message=str(error))
         except Exception:  # a question never ends its service
             LOG.exception("answering %s failed", message.subject)
             refusal = Refusal(status=500, message="the service failed to answer; its log says why")

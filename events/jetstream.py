@@ -16,7 +16,7 @@ import msgspec
 
 from events.connection import Connection
 from events.replies import Message
-from events.wire import NOT_THERE, Conflict, Delivery, Outgoing, Refused, Unknown
+from events.wire import NOT_THERE, UNREADABLE, Conflict, Delivery, Outgoing, Refused, Unknown
 
 API_S: Final = 5.0
 PUBLISH_S: Final = 5.0
@@ -82,7 +82,7 @@ def stored_at(message: Message, subject: str) -> _Ack:
         raise Refused(NOT_THERE, f"no stream takes {subject}")
     try:
         ack = _ACK.decode(message.data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Unknown(f"{subject}: not an acknowledgement: {error}") from error
     if ack.error is not None:
         raise _refusal(ack.error, subject)

@@ -21,6 +21,7 @@ from events.bus import Bus, CaughtUp, Conflict, Delivery, Outgoing, Refused, Unk
 from events.cloudevents import Envelope, to_headers
 from events.messages import AnyFact, Fact
 from events.streams import LEDGER
+from events.wire import UNREADABLE
 
 APPEND_TRIES: Final = 4
 """Of one append whose outcome stays unknown; each may take as long as a publish may."""
@@ -66,7 +67,7 @@ def entry(delivery: Delivery) -> Entry:
     """The fact in a message of LEDGER. Raises UnknownFact."""
     try:
         fact = _FACT.decode(delivery.body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise UnknownFact(delivery.sequence, delivery.subject, str(error)) from error
     traceparent = delivery.headers.get("traceparent", "")
     return Entry(delivery.sequence, delivery.subject, fact, delivery.at, traceparent)

@@ -18,20 +18,28 @@ _ALL_PLAIN = re.compile(r"[a-zA-Z0-9_-]+")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
 
+class BadName(ValueError):
+    """A name that cannot be part of a subject, with the reason."""
+
+
 def encode(name: str) -> str:
-    """A name as one token. Raises ValueError if it is empty or too long."""
+    """A name as one token. Raises BadName if it is empty or too long, or no text."""
     token = name if _ALL_PLAIN.fullmatch(name) else _escaped(name)
     if not token:
-        raise ValueError("an empty name cannot be part of a subject")
+        raise BadName("an empty name cannot be part of a subject")
     if len(token) > TOKEN_CHARACTERS_MAX:
-        raise ValueError(
+        raise BadName(
             f"a name may take {TOKEN_CHARACTERS_MAX} characters in a subject, {name[:40]!r}… takes {len(token)}"
         )
     return token
 
 
 def _escaped(name: str) -> str:
-    return "".join(chr(byte) if byte in _PLAIN else f"={byte:02X}" for byte in name.encode())
+    try:
+        content = name.encode()
+    except UnicodeEncodeError:
+        raise BadName("half of a surrogate pair cannot be part of a subject") from None
+    return "".join(chr(byte) if byte in _PLAIN else f"={byte:02X}" for byte in content)
 
 
 def decode(token: str) -> str:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
+import msgspec
+
 from events.cloudevents import Envelope, from_headers
 from events.messages import Refusal
 
@@ -30,6 +32,11 @@ NOT_THERE: Final = 503
 _TEMPORARY: Final = frozenset({NOT_THERE, 10008, 10009, 10023, 10118, 10176, 10210, 10211})
 """Not there; JetStream unavailable; cluster without a leader; no resources; a batch cut short (its leader changed) or
 too many of them at once. Of all of these nothing was written."""
+
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be: text that is not UTF-8, and depth, are errors of
+Python's own."""
 
 
 class BusError(Exception):

@@ -21,6 +21,7 @@ from events import messages as m
 from events import subjects
 from events.bus import NoAnswer
 from events.streams import LEDGER
+from events.wire import UNREADABLE
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class Gateway:
         said = await self.tools.bus.ask(subjects.ask(service, question), body, timeout_s=ASK_S)
         try:
             return msgspec.json.decode(said, type=answer)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise Failure(
                 502, f"{service} answered what this gateway cannot read", "are both of one version?"
             ) from error

@@ -20,6 +20,7 @@ from controlplane.gateway.views import JobView
 from events import messages as m
 from events import subjects
 from events.lifecycle import State
+from events.wire import UNREADABLE
 
 REQUEST_BYTES_MAX: Final = 512 * 1024
 LIMIT_MAX: Final = 500
@@ -183,7 +184,7 @@ def _fields(content: bytes) -> dict[str, Any]:
         return {}
     try:
         return msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         problem = m.Problem(path="$", message=f"must be an object: {error}")
         raise Failure(422, f"the body cannot be read: {error}", 'such as {"why": "wrong data"}', (problem,)) from error
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import uvicorn
 
 from controlplane import http
@@ -26,6 +25,7 @@ from controlplane.gateway.projection import FACTS_OF_JOBS, Projection
 from events.blobs import BlobError
 from events.bus import CaughtUp
 from events.ledger import UnknownFact
+from events.wire import UNREADABLE
 
 LOG: Final = logging.getLogger("headrace.gateway")
 
@@ -152,7 +152,7 @@ async def _restore(tools: Tools) -> Projection:
             continue  # of another ledger, which is gone
         try:
             return Projection.restore(await blobs.read(name))
-        except (BlobError, msgspec.DecodeError) as error:
+        except (BlobError, *UNREADABLE) as error:
             LOG.warning("snapshot %s cannot be read: %s", name, error)
     return Projection()
 

@@ -20,6 +20,7 @@ from events import streams, subjects
 from events.bus import Asked, AskRefused
 from events.ledger import UnknownFact
 from events.lifecycle import ENDS, Life, advance
+from events.wire import UNREADABLE
 
 LATE_S: Final = 60.0
 """How long after its end the door still takes an attempt's pushes: the last one is on its way."""
@@ -49,7 +50,7 @@ async def answer(writer: Writer, door: Door, port: int, following: Sequence[Foll
 def _read(asked: Asked, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(asked.body, type=kind)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise AskRefused(m.Refusal(status=400, message=str(error), hint=f"send a JSON {kind.__name__}")) from error
 
 

@@ -23,6 +23,7 @@ RUN_S_MAX = 300
         ("fuzz", "--minutes", "0.02"),
         ("kills", "--jobs", "3", "--seconds", "45"),
         ("attempts", "--attempts", "200"),
+        ("growth", "--jobs", "1200"),
     ],
     ids=lambda words: words[0],
 )

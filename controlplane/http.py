@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import h11
 from litestar.exceptions import ClientException
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CONNECTIONS_MAX: Final = 4096
@@ -83,26 +83,35 @@ class Impatient(H11Protocol):
 
 
 class Bounded:
-    """An application with so many places. `refused` counts who found none."""
+    """An application with so many places. `counts`: answers that were a no, a not now (503) or a failure of ours."""
 
     def __init__(self, app: Any, *, places: int = REQUESTS_MAX) -> None:
         self._app: ASGIApp = app
         self._places = places
         self._taken = 0
-        self.refused = 0
+        self.counts = {"refused": 0, "unavailable": 0, "failed": 0}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._taken >= self._places:
-            self.refused += 1
+            self.counts["unavailable"] += 1
             await send({"type": "http.response.start", "status": 503, "headers": list(_BUSY_HEADERS)})
             await send({"type": "http.response.body", "body": _BUSY_BODY, "more_body": False})
             return
         self._taken += 1
         try:
             has_body = scope.get("method", "") in _WITH_BODY
-            await self._app(scope, _in_time(receive) if has_body else receive, send)
+            await self._app(scope, _in_time(receive) if has_body else receive, self._counting(send))
         finally:
             self._taken -= 1
+
+    def _counting(self, send: Send) -> Send:
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                status = message["status"]
+                self.counts["refused" if status < 500 else "unavailable" if status == 503 else "failed"] += 1
+            await send(message)
+
+        return counting
 
 
 def _in_time(receive: Receive) -> Receive:

@@ -95,6 +95,8 @@ class Consumer:
             on_lost=lambda _: self._trouble.set(),
         )
         self.handled = 0
+        self.retried = 0
+        """Times that a message was put back, for whatever reason."""
         self.dead = 0
         """Messages given to the dead letters since the start."""
 
@@ -256,6 +258,7 @@ class Consumer:
         await self._again(held, BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
 
     async def _again(self, held: _Held, after_s: float) -> None:
+        self.retried += 1
         await self._finish(held, b'-NAK {"delay": %d}' % int(max(after_s, 0.001) * 1e9))
 
     async def _bury(self, held: _Held, reason: str, failures: int) -> None:

@@ -12,7 +12,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.types import Message, Receive, Scope, Send
 
-from controlplane.gateway import blobs, cluster, dead, environments, events, jobs, logs, metrics
+from controlplane.gateway import blobs, cluster, dead, environments, events, exposition, jobs, logs, metrics
 from controlplane.gateway.auth import Authentication
 from controlplane.gateway.context import Gateway
 from controlplane.gateway.contract import NoPages, bearer, description
@@ -50,6 +50,7 @@ HANDLED: Final = (
     blobs.is_there,
     environments.show_environment,
     environments.show_environment_log,
+    exposition.metrics,
     dead.list_dead,
     dead.show_dead,
     dead.replay_dead,
@@ -87,7 +88,9 @@ def build(gateway: Gateway) -> Bounded:
         logging_config=None,
         debug=False,
     )
-    return Bounded(Guard(app))
+    bounded = Bounded(Guard(app))
+    gateway.answered = bounded.counts
+    return bounded
 
 
 class Guard:

@@ -79,6 +79,16 @@ async def queues(gateway: Here, request: Caller) -> m.QueuesView:
 @get("/v1/status")
 async def status(gateway: Here) -> dict[str, Any]:
     """Every service with its counters, the bus, and the version."""
+    return {
+        "version": version(),
+        "bus": gateway.tools.bus.state,
+        "jobs": gateway.projection.count(),
+        "services": await statuses(gateway),
+    }
+
+
+async def statuses(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    """What each service says of itself, the gateway among them."""
     answers = await asyncio.gather(*(_status(gateway, name) for name in SERVICES))
     seen = gateway.projection
     own: dict[str, Any] = {
@@ -88,13 +98,8 @@ async def status(gateway: Here) -> dict[str, Any]:
         "dead": 0,
         **seen.outcomes,
     }
-    own |= {"dead_letters": await _dead_letters(gateway)}
-    return {
-        "version": version(),
-        "bus": gateway.tools.bus.state,
-        "jobs": gateway.projection.count(),
-        "services": {**dict(zip(SERVICES, answers, strict=True)), "gateway": own},
-    }
+    own |= {"dead_letters": await _dead_letters(gateway), **gateway.answered}
+    return {**dict(zip(SERVICES, answers, strict=True)), "gateway": own}
 
 
 @get("/v1/config")

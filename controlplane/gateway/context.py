@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
@@ -46,6 +47,8 @@ class Gateway:
         self.projection = projection
         self.is_closing = False
         self.is_caught_up = False
+        self.answered: Mapping[str, int] = {}
+        """How many answers were refusals, by their kind."""
         self.uploads = asyncio.Semaphore(UPLOADS_MAX)
 
     def close(self) -> None:

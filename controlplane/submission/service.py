@@ -216,6 +216,7 @@ class Door:
             "stale": 0,
             "forbidden": 0,
             "dead": sum(consumer.dead for consumer in self._consumers),
+            "retried": sum(consumer.retried for consumer in self._consumers),
             "batches": self.writer.batches,
             "conflicts": self.writer.conflicts,
             "archived_known": len(self.archived.jobs),

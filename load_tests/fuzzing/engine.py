@@ -19,6 +19,8 @@ from load_tests.fuzzing.parsers import Parser, parsers
 BYTES_MAX: Final = 16_384
 RSS_MIB_MAX: Final = 2048
 GROWTH_MIB_MAX: Final = 64.0
+INPUT_S_MAX: Final = 20
+"""For one input: what takes longer hangs, and is a finding."""
 SPARE_S: Final = 120.0
 """For the start of a process that imports everything, instrumented."""
 _TOKENS: Final = (b"\x00", b"\xff", b'"', b"{", b"[", b"}", b"]", b"-1", b"1e999", b"9" * 20, b"null", b"\n", b"../")
@@ -100,7 +102,7 @@ def _by_coverage(name: str, seconds: float) -> Fuzzed:
             (corpus / f"seed-{number}").write_bytes(seed)
         command = [sys.executable, "-m", "load_tests.fuzzing.guided", name, str(corpus)]
         command += [f"-max_total_time={max(1, int(seconds))}", f"-max_len={BYTES_MAX}", f"-rss_limit_mb={RSS_MIB_MAX}"]
-        command += ["-print_final_stats=1", f"-artifact_prefix={folder}/"]
+        command += ["-print_final_stats=1", f"-timeout={INPUT_S_MAX}", f"-artifact_prefix={folder}/"]
         done = subprocess.run(command, capture_output=True, timeout=seconds + SPARE_S, check=False)
         said = done.stderr.decode(errors="replace")
         crashes = [file.read_bytes() for file in Path(folder).iterdir() if file.is_file()]

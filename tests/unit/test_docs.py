@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from controlplane import http
 from controlplane.capacity import service as capacity
 from controlplane.config import Configuration
 from controlplane.embedded import plan
@@ -45,7 +46,8 @@ STATUS: tuple[Callable[..., Any], ...] = (
     writer.Writer.__init__,
     door.Door.__init__,
     capacity.serve,
-    cluster.status.fn,
+    cluster.statuses,
+    http.Bounded.__init__,
 )
 """The code that makes up what `hr.v1.ask.<service>.status` and the gateway answer."""
 NO_COUNTERS = {"node", "reason", "answers", "version", "bus", "services", "gateway"}

@@ -387,6 +387,19 @@ async def test_the_status_names_every_service_and_who_does_not_answer(stage: Sta
     assert services["scheduling"]["answers"] is False
 
 
+async def test_counters_of_all_services_are_there_for_prometheus(stage: Stage) -> None:
+    await stage.submit()
+    await stage.ada.get("/v1/jobs/nobody")
+    answer = await stage.ada.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    lines = answer.text.splitlines()
+    assert 'headrace_accepted{service="submission"} 1.0' in lines
+    assert 'headrace_up{service="scheduling"} 0.0' in lines
+    assert 'headrace_refused{service="gateway"} 1.0' in lines
+    async with client(stage.url, "") as stranger:
+        assert (await stranger.get("/metrics")).status_code == 401
+
+
 async def test_an_environment_is_shown_to_teams_that_want_it(stage: Stage) -> None:
     job = await stage.submit(environment={"python": "3.11", "roots": ["numpy"]})
     view = (await stage.ada.get(f"/v1/jobs/{job}")).json()["environment"]

@@ -110,11 +110,11 @@ async def test_requests_beyond_the_places_are_told_when_to_come_back_and_places_
     first = asyncio.ensure_future(bounded(scope, receive, send))
     await inside.wait()
     await bounded(scope, receive, send)
-    assert (sent[0]["status"], bounded.refused) == (503, 1)
+    assert (sent[0]["status"], bounded.counts["unavailable"]) == (503, 1)
     go.set()
     await first
     await bounded(scope, receive, send)
-    assert bounded.refused == 1
+    assert bounded.counts["unavailable"] == 1
 
 
 # -- a full store ------------------------------------------------------------------------------------------------------

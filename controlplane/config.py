@@ -14,9 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
+from events import streams
 from events.messages import Resources, Tier
 
 GIB: Final = 1024**3
+STREAM_BYTES_MIN: Final = 2 * 1024**2
 ENVIRONMENT_PREFIX: Final = "HEADRACE_"
 _NOT_SETTINGS: Final = frozenset({"STATE", "URL", "TOKEN"})
 """`HEADRACE_*` names that belong to the laptop's side."""
@@ -97,9 +99,32 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     leader_lease_s: float = 3.0
     control_wait_s: float = 600.0
     """How long a control waits for the submit that it overtook."""
+    archive_after_s: float = 7 * 86_400.0
+    """A job that has been over for so long is moved from the ledger to the archive. 0: never."""
+    remember_s: float = 7 * 86_400.0
+    """For how much longer the ledger keeps a mark in the place of a job that was archived."""
+    ledger_bytes_max: int = streams.LEDGER.bytes_max
+    """Of LEDGER, in the store of NATS. Nine tenths are for new jobs, the rest for what becomes of them."""
+    requests_bytes_max: int = streams.REQUESTS_BYTES_MAX
+    """Of the requests of each team that wait."""
+    metrics_bytes_max: int = streams.METRICS.bytes_max
+    logs_bytes_max: int = streams.LOGS.bytes_max
+    dead_bytes_max: int = streams.DEAD.bytes_max
     source_bytes_max: int = 500 * 1024**2
     environment_builds: bool = True
     """Whether a package without a wheel may be built while an environment is solved: its code runs in the service."""
+
+    @property
+    def streams(self) -> tuple[streams.Stream, ...]:
+        """Every stream of this installation, with its limit."""
+        limits = {
+            streams.LEDGER: self.ledger_bytes_max,
+            streams.METRICS: self.metrics_bytes_max,
+            streams.LOGS: self.logs_bytes_max,
+            streams.DEAD: self.dead_bytes_max,
+            **{streams.requests(team): self.requests_bytes_max for team in self.teams},
+        }
+        return tuple(msgspec.structs.replace(stream, bytes_max=limit) for stream, limit in limits.items())
 
     @property
     def blobs(self) -> str:
@@ -175,5 +200,12 @@ def _check(config: Configuration) -> None:
     for token, identity in config.tokens.items():
         if identity.team not in config.teams:
             raise ConfigurationError(f"tokens.{token[:8]}…: no team {identity.team!r}")
+    if config.archive_after_s < 0:
+        raise ConfigurationError("archive_after_s: a number of seconds, or 0 for never")
+    if config.remember_s < 1:
+        raise ConfigurationError("remember_s: at least one second, and better days: see docs/operating.md")
+    for name in ("ledger", "requests", "metrics", "logs", "dead"):
+        if getattr(config, f"{name}_bytes_max") < STREAM_BYTES_MIN:
+            raise ConfigurationError(f"{name}_bytes_max: at least {STREAM_BYTES_MIN}: the largest message has to fit")
     if not config.heartbeat_s < config.suspect_s:
         raise ConfigurationError("suspect_s: must be longer than heartbeat_s")

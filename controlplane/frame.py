@@ -42,4 +42,10 @@ class Tools(NamedTuple):
     ready: Callable[[], None]
 
 
+async def ensure_streams(bus: Bus, config: Configuration) -> None:
+    """Every service makes sure of all streams, so that they may start in any order. Raises Refused, Unknown."""
+    for stream in config.streams:
+        await bus.ensure(stream, replicas=config.replicas)
+
+
 Serve = Callable[[Tools], Coroutine[None, None, None]]

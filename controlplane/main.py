@@ -21,9 +21,8 @@ from typing import Final
 
 from controlplane import logs
 from controlplane.config import Configuration, ConfigurationError, load
-from controlplane.frame import LOG, Clock, Serve, Tools
+from controlplane.frame import LOG, Clock, Serve, Tools, ensure_streams
 from controlplane.health import Health
-from events import streams
 from events.blobs import Blobs
 from events.bus import Bus
 from events.ledger import Ledger
@@ -74,16 +73,10 @@ async def run(names: Sequence[str], config: Configuration) -> int:
         )
         health.watch(bus)
         try:
-            await _ensure_streams(bus, config)
+            await ensure_streams(bus, config)
             return await _serve(names, config, bus, instance, health, stop)
         finally:
             await bus.drain()
-
-
-async def _ensure_streams(bus: Bus, config: Configuration) -> None:
-    """Every process makes sure of all streams, so that services may start in any order."""
-    for stream in (*streams.SHARED, *(streams.requests(team) for team in config.teams)):
-        await bus.ensure(stream, replicas=config.replicas)
 
 
 async def _serve(

@@ -12,7 +12,8 @@ import msgspec
 from events.connection import Connection, Subscription
 from events.messages import Refusal
 from events.replies import Message
-from events.wire import Asked, AskRefused, BusError, Delivery, NoAnswer, Refused, Unknown
+from events.subjects import BadName
+from events.wire import UNREADABLE, Asked, AskRefused, BusError, Delivery, NoAnswer, Refused, Unknown
 
 LOG: Final = logging.getLogger("headrace.bus")
 
@@ -22,6 +23,10 @@ WAITING_MAX: Final = 2000
 """Questions that wait, on one bus, before more are refused; they would not be answered in time anyway."""
 HEARD_MAX: Final = 10_000
 """Messages that one listener has not handled yet; what comes then is dropped, which a listener must bear anyway."""
+MOMENT_S: Final = 1.0
+"""When to come again after trouble that passes by itself."""
+FULL_S: Final = 30.0
+"""When to come again where there was no room: somebody has to make some."""
 _REFUSAL: Final = msgspec.json.Decoder(Refusal)
 _REFUSAL_HEADER: Final = "hr-refusal"
 
@@ -67,10 +72,15 @@ async def ask(
     if (message.headers and _REFUSAL_HEADER in message.headers) or b'"refusal"' in answer[:200]:
         try:
             refusal = _REFUSAL.decode(answer)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return answer
         raise AskRefused(refusal)
     return answer
+
+
+def again_s(error: BusError) -> float:
+    """When to try again what the bus did not do."""
+    return FULL_S if isinstance(error, Refused) and error.full else MOMENT_S
 
 
 class Answering:
@@ -96,7 +106,9 @@ class Answering:
             if len(self._answering) < WAITING_MAX:
                 work = reply(message)
             else:
-                busy = Refusal(status=503, message="too many questions", hint="ask again in a moment")
+                busy = Refusal(
+                    status=503, message="too many questions", hint="ask again in a moment", retry_after_s=1.0
+                )
                 work = self._reply(message, msgspec.json.encode(busy), {_REFUSAL_HEADER: "1"})
             task = self._connection.tasks.spawn(work)
             self._answering.add(task)
@@ -130,7 +142,11 @@ class Answering:
         except AskRefused as error:
             refusal = error.refusal
         except BusError as error:
-            refusal = Refusal(status=503, message=str(error), hint="try again in a moment")
+            refusal = Refusal(
+                status=503, message=str(error), hint="try again in a moment", retry_after_s=again_s(error)
+            )
+        except BadName as error:  # of what was asked about
+            refusal = Refusal(status=400, message=str(error))
         except Exception:  # a question never ends its service
             LOG.exception("answering %s failed", message.subject)
             refusal = Refusal(status=500, message="the service failed to answer; its log says why")

@@ -31,6 +31,7 @@ from events.wire import (
     Refused,
     Retry,
     Unknown,
+    Usage,
 )
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Retry",
     "Subscription",
     "Unknown",
+    "Usage",
 ]
 
 LOG: Final = logging.getLogger("headrace.bus")
@@ -262,6 +264,24 @@ class Bus:
         if not found or found[-1].sequence < newest.sequence:  # a replica that is behind answered
             found = await jetstream.messages_by_leader(self._connection, stream, subject)
         return found
+
+    async def page(self, stream: str, subject: str, *, after: int, count: int, bytes_max: int) -> list[Delivery]:
+        """The next messages after a sequence whose subject fits; fewer than `count` are not the last ones."""
+        return await jetstream.page(self._connection, stream, subject, after, count=count, bytes_max=bytes_max)
+
+    async def message(self, stream: str, sequence: int) -> Delivery | None:
+        """The message of a sequence, or None."""
+        return await jetstream.message(self._connection, stream, sequence)
+
+    async def remove(self, stream: str, sequence: int) -> bool:
+        """Take one message out of a stream for good; False if it was not there."""
+        return await jetstream.remove(self._connection, stream, sequence)
+
+    async def usage(self, stream: str) -> Usage:
+        """How much a stream holds, and how much it may."""
+        info = await jetstream.api(self._connection, f"STREAM.INFO.{stream}")
+        state = info["state"]
+        return Usage(int(state["messages"]), int(state["bytes"]), int(info["config"]["max_bytes"]))
 
     async def last_sequence(self, stream: str) -> int:
         info = await jetstream.api(self._connection, f"STREAM.INFO.{stream}")

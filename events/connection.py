@@ -51,6 +51,13 @@ async def _cancellable(call: Awaitable[Any]) -> None:
         raise asyncio.CancelledError
 
 
+def _size(headers: dict[str, str] | None) -> int:
+    """Bytes that headers take on the wire: `NATS/1.0`, one a line, an empty line."""
+    if not headers:
+        return 0
+    return 12 + sum(len(name.encode()) + len(value.encode("utf-8", "replace")) + 4 for name, value in headers.items())
+
+
 class _Client(nats.aio.client.Client):  # type: ignore[misc]  # nats-py is untyped for us
     """nats-py's client with a faster parser of headers: a quarter of the CPU of consuming went there."""
 
@@ -175,11 +182,11 @@ class Connection:
 
     async def publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
         """Hand a message to the connection. Raises Refused for what no server would take, Unknown if it is closed."""
+        size, limit = len(body) + _size(headers), self._client.max_payload
+        if size > limit:  # nats-py counts the body alone; the server would close the connection on all of us
+            raise Refused(TOO_LARGE, f"{size} bytes for {subject}; the server takes {limit}")
         try:
             await _cancellable(self._client.publish(subject, body, reply=reply, headers=headers or None))
-        except nats.errors.MaxPayloadError:
-            limit = self._client.max_payload
-            raise Refused(TOO_LARGE, f"{len(body)} bytes for {subject}; the server takes {limit}") from None
         except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
             raise Refused(400, f"{subject!r}: {error}") from None
         except nats.errors.Error as error:  # closed, draining, buffer full

@@ -14,21 +14,23 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from events import jetstream, subjects
+from events import dead, jetstream
 from events.connection import Connection
 from events.pull import Pull
 from events.replies import Message
-from events.wire import TOO_LARGE, AckInfo, BusError, Delivery, Outgoing, Poison, Refused, Retry, ack_info
+from events.wire import TOO_LARGE, AckInfo, BusError, Delivery, Poison, Refused, Retry, ack_info
 
 LOG: Final = logging.getLogger("headrace.bus")
 
 Handler = Callable[[Delivery], Awaitable[None]]
 BatchHandler = Callable[[Sequence[Delivery]], Awaitable[None]]
-PublishDead = Callable[[Outgoing], Awaitable[int]]
 
 BACKOFF_S: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Before the second, third, … try of a message whose handler failed; the last stands for all further ones."""
 BUS_TROUBLE_S: Final = 1.0
+UNBURIED_S: Final = 10.0
+"""Before another try to bury a message. DEAD refuses when it is full, and the message stays where it is: until there
+is room again, so many of them cost so little."""
 RECOVER_S: Final = (0.05, 0.1, 0.3, 1.0, 2.0)
 FAILURES_KEPT: Final = 10_000
 DRAIN_S: Final = 20.0
@@ -37,9 +39,6 @@ HANDLING_S_MAX: Final = 3600.0
 """A message handled for longer is no longer reported in progress: its handler hangs."""
 ACK_PENDING_FACTOR: Final = 8
 """How many instances may share a durable before the server holds messages back."""
-
-REASON_MAX: Final = 1000
-"""Characters of the reason in a dead letter."""
 
 
 class _Held:
@@ -59,7 +58,7 @@ class Consumer:
     def __init__(
         self,
         connection: Connection,
-        publish: PublishDead,
+        publish: dead.Publish,
         *,
         stream: str,
         durable: str,
@@ -96,6 +95,8 @@ class Consumer:
             on_lost=lambda _: self._trouble.set(),
         )
         self.handled = 0
+        self.retried = 0
+        """Times that a message was put back, for whatever reason."""
         self.dead = 0
         """Messages given to the dead letters since the start."""
 
@@ -257,31 +258,18 @@ class Consumer:
         await self._again(held, BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
 
     async def _again(self, held: _Held, after_s: float) -> None:
+        self.retried += 1
         await self._finish(held, b'-NAK {"delay": %d}' % int(max(after_s, 0.001) * 1e9))
 
     async def _bury(self, held: _Held, reason: str, failures: int) -> None:
         """To the dead letters; only when it is safe there is it taken from its stream."""
         delivery = held.delivery
-        why = {
-            "hr-reason": reason.replace("\r", " ").replace("\n", " ")[:REASON_MAX],
-            "hr-stream": self._stream,
-            "hr-sequence": str(delivery.sequence),
-            "hr-tries": str(failures),
-        }
-        headers = {name: value for name, value in delivery.headers.items() if not name.lower().startswith("nats-")}
-        letter = Outgoing(subjects.dead(delivery.subject), delivery.body, headers | why)
-        bare = Outgoing(letter.subject, b"", why | {"hr-bytes": str(len(delivery.body))})
         try:
-            try:
-                await self._publish(letter)
-            except Refused as error:
-                if error.temporary:
-                    raise
-                await self._publish(bare)  # too large with the reason, or headers that nobody should have sent
+            await dead.bury(self._publish, delivery, stream=self._stream, reason=reason, tries=failures)
         except BusError as error:
             LOG.warning("no dead letter for %s: %s", delivery.subject, error)
             self._failures[delivery.sequence] = failures - 1
-            await self._again(held, BUS_TROUBLE_S)
+            await self._again(held, UNBURIED_S)
             return
         self.dead += 1
         LOG.error("dead letter: %s: %s", delivery.subject, reason)

@@ -16,7 +16,7 @@ import msgspec
 
 from events.connection import Connection
 from events.replies import Message
-from events.wire import NOT_THERE, Conflict, Delivery, Outgoing, Refused, Unknown
+from events.wire import NOT_THERE, UNREADABLE, Conflict, Delivery, Outgoing, Refused, Unknown
 
 API_S: Final = 5.0
 PUBLISH_S: Final = 5.0
@@ -29,6 +29,7 @@ BATCH_MAX: Final = 1000
 _WRONG_SEQUENCE: Final = 10071
 _WRITE_IN_FLIGHT: Final = 10164
 _NO_MESSAGE: Final = 10037
+_NO_SUCH_SEQUENCE: Final = 10043
 NO_STREAM: Final = 10059
 _EXPECT: Final = "Nats-Expected-Last-Subject-Sequence"
 _EXPECT_LAST: Final = "Nats-Expected-Last-Sequence"
@@ -81,7 +82,7 @@ def stored_at(message: Message, subject: str) -> _Ack:
         raise Refused(NOT_THERE, f"no stream takes {subject}")
     try:
         ack = _ACK.decode(message.data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Unknown(f"{subject}: not an acknowledgement: {error}") from error
     if ack.error is not None:
         raise _refusal(ack.error, subject)
@@ -174,19 +175,40 @@ async def _one(connection: Connection, stream: str, which: dict[str, Any]) -> De
     )
 
 
+async def message(connection: Connection, stream: str, sequence: int) -> Delivery | None:
+    """The message of a sequence; None if there is none (any more)."""
+    return await _one(connection, stream, {"seq": sequence})
+
+
+async def remove(connection: Connection, stream: str, sequence: int) -> bool:
+    """Take one message out of a stream; False if it was not there."""
+    try:
+        await api(connection, f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+    except Refused as error:
+        if error.code in (_NO_MESSAGE, _NO_SUCH_SEQUENCE):
+            return False
+        raise
+    return True
+
+
 async def messages_on(connection: Connection, stream: str, subject: str) -> list[Delivery]:
     """All messages on a literal subject, in order, as whatever replica answers has them."""
     found: list[Delivery] = []
     while True:
-        page = await _page(connection, stream, subject, found[-1].sequence if found else 0)
-        found += page
-        if len(page) < BATCH_MAX:
+        some = await page(connection, stream, subject, found[-1].sequence if found else 0)
+        found += some
+        if len(some) < BATCH_MAX:
             return found
 
 
-async def _page(connection: Connection, stream: str, subject: str, after: int) -> list[Delivery]:
-    """One direct get of many (ADR-31): messages stream in on an inbox until a message of status 204 ends them."""
-    page: list[Delivery] = []
+async def page(
+    connection: Connection, stream: str, subject: str, after: int, *, count: int = BATCH_MAX, bytes_max: int = 0
+) -> list[Delivery]:
+    """One direct get of many (ADR-31): messages stream in on an inbox until a message of status 204 ends them.
+
+    At most `count` messages, and, if `bytes_max` is given, no more once that many bytes have come.
+    """
+    found: list[Delivery] = []
     done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def arrived(message: Message) -> None:
@@ -194,7 +216,7 @@ async def _page(connection: Connection, stream: str, subject: str, after: int) -
         if not status:
             headers = message.headers
             sequence, at = int(headers["Nats-Sequence"]), seconds(headers["Nats-Time-Stamp"])
-            page.append(Delivery(headers["Nats-Subject"], message.data, headers, sequence=sequence, at=at))
+            found.append(Delivery(headers["Nats-Subject"], message.data, headers, sequence=sequence, at=at))
         elif not done.done():
             done.set_result(status)
 
@@ -202,7 +224,8 @@ async def _page(connection: Connection, stream: str, subject: str, after: int) -
     inbox = connection.inbox()
     subscription = await connection.subscribe(inbox, arrived, confirm=False)
     try:
-        request = {"batch": BATCH_MAX, "seq": after + 1, "next_by_subj": subject}
+        request = {"batch": count, "seq": after + 1, "next_by_subj": subject}
+        request |= {"max_bytes": bytes_max} if bytes_max else {}
         await connection.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), reply=inbox)
         async with asyncio.timeout(API_S):
             status = await done
@@ -212,17 +235,21 @@ async def _page(connection: Connection, stream: str, subject: str, after: int) -
         await subscription.close()
     if status not in ("204", "404"):
         raise Refused(int(status), f"cannot read {subject} from {stream}")
-    return page
+    return found
 
 
 def seconds(text: str) -> float:
-    """Seconds since the epoch of an RFC 3339 time with up to nine digits behind the point."""
+    """Seconds since the epoch of an RFC 3339 time with up to nine digits behind the point.
+
+    Rounded once, like the time in a delivery: the same message has the same time however it was read.
+    """
     head, _, rest = text.partition(".")
     if not rest:
         return datetime.fromisoformat(text).timestamp()
     digits = rest.rstrip("Z").split("+")[0].split("-")[0]
     zone = rest[len(digits) :]
-    return datetime.fromisoformat(head + zone).timestamp() + float("0." + digits)
+    whole = int(datetime.fromisoformat(head + zone).timestamp())
+    return (whole * 10**9 + int(digits.ljust(9, "0")[:9])) / 1e9
 
 
 def _headers(block: bytes) -> dict[str, str]:

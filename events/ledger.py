@@ -21,6 +21,7 @@ from events.bus import Bus, CaughtUp, Conflict, Delivery, Outgoing, Refused, Unk
 from events.cloudevents import Envelope, to_headers
 from events.messages import AnyFact, Fact
 from events.streams import LEDGER
+from events.wire import UNREADABLE
 
 APPEND_TRIES: Final = 4
 """Of one append whose outcome stays unknown; each may take as long as a publish may."""
@@ -39,6 +40,8 @@ class Write(NamedTuple):
     traceparent: str = ""
     ttl_s: int = 0
     """How long the ledger keeps it; 0: for good. Only for what says nothing once a later fact is there."""
+    replaces: bool = False
+    """It takes the place of every earlier fact on its subject, in the same moment. Only for what is kept elsewhere."""
 
 
 class Entry(NamedTuple):
@@ -64,7 +67,7 @@ def entry(delivery: Delivery) -> Entry:
     """The fact in a message of LEDGER. Raises UnknownFact."""
     try:
         fact = _FACT.decode(delivery.body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise UnknownFact(delivery.sequence, delivery.subject, str(error)) from error
     traceparent = delivery.headers.get("traceparent", "")
     return Entry(delivery.sequence, delivery.subject, fact, delivery.at, traceparent)
@@ -155,6 +158,8 @@ class Ledger:
         )
         if write.ttl_s:
             headers["Nats-TTL"] = f"{write.ttl_s}s"
+        if write.replaces:
+            headers["Nats-Rollup"] = "sub"
         return Outgoing(write.subject, _ENCODER.encode(write.fact), headers, write.expect), event_id
 
     async def _find(self, subject: str, event_id: str) -> int | None:

@@ -362,6 +362,43 @@ JobFact = (
 )
 
 
+# -- about the archive: the job's own subject, and hr.v1.archive -------------------------------------- monitoring --
+
+
+class Archived(Fact, frozen=True, kw_only=True, tag="archived"):
+    """All that the ledger knew of a job that is over is in the archive now; this stands in its place, for a while.
+
+    It replaced every earlier fact on the job's subject: whoever reads it may have missed any of them.
+    """
+
+    state: Literal["succeeded", "failed", "cancelled", "rejected"]
+    attempt: int = 0
+    archive: str = ""
+    """Name of the part of the archive that it is in."""
+
+
+class ArchiveWritten(Fact, frozen=True, kw_only=True, tag="archive_written"):
+    """A part of the archive: a Parquet blob with all that the ledger knew of some jobs. Kept for good.
+
+    Its ids are what a submit that comes again is known by when the ledger has forgotten the job.
+    """
+
+    name: str
+    """Of the blob."""
+    digest: str
+    size_bytes: int
+    jobs: bytes
+    """Base64 in JSON: the ids of its jobs, ascending, 8 bytes each: the 60 bits that the characters behind `j-` stand
+    for, big-endian."""
+    rejected: bytes = b""
+    """Of these the ones that were rejected, the same way."""
+    ended_from_at: float = 0.0
+    ended_to_at: float = 0.0
+
+
+ArchiveFact = Archived | ArchiveWritten
+
+
 # -- about an environment request: hr.v1.environment.<request digest> -------------------- submission · environments --
 
 
@@ -502,6 +539,8 @@ AnyFact = (
     | NodeGone
     | Led
     | Renewed
+    | Archived
+    | ArchiveWritten
 )
 """The union of all facts: what a reader of the whole ledger decodes."""
 
@@ -576,6 +615,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     status: int
     message: str
     hint: str = ""
+    retry_after_s: float = 0.0
+    """When the same question may be answered; 0: not said."""
 
 
 class AskJob(Value, frozen=True, kw_only=True):
@@ -742,6 +783,65 @@ class LogAnswer(Value, frozen=True, kw_only=True):
     """Of the stream as far as it is stored."""
     complete: bool = False
     """True when nothing will be added: a follower may stop at `size_bytes`."""
+
+
+class DeadLetter(Value, frozen=True, kw_only=True):
+    """A message in DEAD, as `GET /v1/admin/dead` lists it."""
+
+    sequence: int
+    """In DEAD: what it is called by."""
+    at: float
+    subject: str
+    """On which the message came; a replay publishes it there again."""
+    reason: str = ""
+    tries: int = 0
+    stream: str = ""
+    job: str = ""
+    """As its subject says; empty where it names none."""
+    id: str = ""
+    """Its own `ce-id`, else its place in its stream: a replay has the same, and counts once."""
+    size_bytes: int = 0
+
+
+class AskArchived(Value, frozen=True, kw_only=True):
+    """`hr.v1.ask.monitoring.archived`: jobs of the archive, the newest submit first."""
+
+    team: str
+    find: str = ""
+    """Only the job that this means: by its id, a name (its newest job), or the beginning of its id."""
+    states: tuple[str, ...] = ()
+    """Only those that ended so; empty: all."""
+    user: str = ""
+    since_at: float = 0.0
+    """Only those that were submitted since."""
+    limit: int = 50
+    after: str = ""
+    """Only those behind this job."""
+
+
+class ArchivedFact(Value, frozen=True, kw_only=True):
+    """A fact as it stood in the ledger."""
+
+    sequence: int
+    at: float
+    fact: msgspec.Raw
+    """Any fact about a job."""
+
+
+class ArchivedJob(Value, frozen=True, kw_only=True):
+    team: str
+    job: str
+    facts: tuple[ArchivedFact, ...]
+    latest: tuple[Latest, ...] = ()
+    """Newest value of each of its series, when it was archived."""
+
+
+class ArchivedAnswer(Value, frozen=True, kw_only=True):
+    jobs: tuple[ArchivedJob, ...] = ()
+    next: str = ""
+    """Give it as `after` for more; empty: there is no more."""
+    ambiguous: tuple[str, ...] = ()
+    """Several jobs begin so: some of their ids."""
 
 
 class Changed(Value, frozen=True, kw_only=True):

@@ -50,14 +50,14 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
             "duplicate_window": int(1e9),
         }
         if self.atomic:
-            config |= {"allow_atomic": True, "allow_msg_ttl": True}
+            config |= {"allow_atomic": True, "allow_msg_ttl": True, "allow_rollup_hdrs": True}
         if self.asynchronous:
             config["persist_mode"] = "async"
         return config
 
 
 LEDGER = Stream(
-    name="LEDGER", subjects=subjects.LEDGER, bytes_max=8 * GIB, on_full="new", atomic=True, archived_by="scheduling"
+    name="LEDGER", subjects=subjects.LEDGER, bytes_max=8 * GIB, on_full="new", atomic=True, archived_by="monitoring"
 )
 METRICS = Stream(
     name="METRICS",
@@ -77,7 +77,10 @@ LOGS = Stream(
     asynchronous=True,
     archived_by="monitoring",
 )
-DEAD = Stream(name="DEAD", subjects=(subjects.DEAD,), bytes_max=GIB // 4, on_full="old", age_s_max=30 * DAY_S)
+DEAD = Stream(name="DEAD", subjects=(subjects.DEAD,), bytes_max=GIB // 4, on_full="new", age_s_max=30 * DAY_S)
+"""Full, it refuses: a request that was acknowledged then stays in its REQUESTS, whose team is refused in the end."""
+
+REQUESTS_BYTES_MAX: Final = GIB // 4
 
 SHARED: Final = (LEDGER, METRICS, LOGS, DEAD)
 
@@ -92,7 +95,7 @@ def requests(team: str) -> Stream:
     return Stream(
         name=requests_stream_name(team),
         subjects=subjects.requests_of(team),
-        bytes_max=GIB // 4,
+        bytes_max=REQUESTS_BYTES_MAX,
         on_full="new",
         retention="workqueue",
         message_bytes_max=512 * 1024,

@@ -18,20 +18,28 @@ _ALL_PLAIN = re.compile(r"[a-zA-Z0-9_-]+")
 _ESCAPE = re.compile(r"=([0-9A-F]{2})")
 
 
+class BadName(ValueError):
+    """A name that cannot be part of a subject, with the reason."""
+
+
 def encode(name: str) -> str:
-    """A name as one token. Raises ValueError if it is empty or too long."""
+    """A name as one token. Raises BadName if it is empty or too long, or no text."""
     token = name if _ALL_PLAIN.fullmatch(name) else _escaped(name)
     if not token:
-        raise ValueError("an empty name cannot be part of a subject")
+        raise BadName("an empty name cannot be part of a subject")
     if len(token) > TOKEN_CHARACTERS_MAX:
-        raise ValueError(
+        raise BadName(
             f"a name may take {TOKEN_CHARACTERS_MAX} characters in a subject, {name[:40]!r}… takes {len(token)}"
         )
     return token
 
 
 def _escaped(name: str) -> str:
-    return "".join(chr(byte) if byte in _PLAIN else f"={byte:02X}" for byte in name.encode())
+    try:
+        content = name.encode()
+    except UnicodeEncodeError:
+        raise BadName("half of a surrogate pair cannot be part of a subject") from None
+    return "".join(chr(byte) if byte in _PLAIN else f"={byte:02X}" for byte in content)
 
 
 def decode(token: str) -> str:
@@ -71,7 +79,8 @@ JOBS = f"{ROOT}.job.*.*"
 ENVIRONMENTS = f"{ROOT}.environment.*"
 QUEUES = f"{ROOT}.queue.*.*"
 NODES = f"{ROOT}.node.*"
-LEDGER = (JOBS, ENVIRONMENTS, QUEUES, NODES, TERM)
+ARCHIVE = f"{ROOT}.archive"
+LEDGER = (JOBS, ENVIRONMENTS, QUEUES, NODES, TERM, ARCHIVE)
 
 
 def job(team: str, job_id: str) -> str:
@@ -146,3 +155,15 @@ DEAD = f"{ROOT}.dead.>"
 def dead(subject: str) -> str:
     """Where a message of `subject` goes that could not be processed."""
     return f"{ROOT}.dead.{subject.removeprefix(ROOT + '.')}"
+
+
+def undead(subject: str) -> str:
+    """The subject that a dead letter's stands for."""
+    return f"{ROOT}.{subject.removeprefix(ROOT + '.dead.')}"
+
+
+def may_come_in(subject: str) -> bool:
+    """Whether it is of REQUESTS, METRICS or LOGS: what a replay may write to. LEDGER is written under guards alone."""
+    names = subject.removeprefix(ROOT + ".").split(".")
+    kind = ".".join(names[:1] + names[2:3]) if names[0] == "from" else names[0]
+    return subject.startswith(ROOT + ".") and kind in ("submit", "control", "otlp", "from.metrics", "from.logs")

@@ -14,18 +14,29 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
+import msgspec
+
 from events.cloudevents import Envelope, from_headers
 from events.messages import Refusal
 
 TOO_LARGE: Final = 10054
 """JetStream's code of "message size exceeds maximum allowed", used for what the client itself holds back, too."""
 FORBIDDEN: Final = 403
+MALFORMED: Final = 400
+"""What no server would take: a subject or a header that is none."""
+_FULL: Final = frozenset({10023, 10047, 10077})
+"""No resources; the account's or the disk's storage is used up; the stream is at its limit."""
 NOT_THERE: Final = 503
 """Nobody listens: no stream takes this subject, or it has no leader just now."""
 
 _TEMPORARY: Final = frozenset({NOT_THERE, 10008, 10009, 10023, 10118, 10176, 10210, 10211})
 """Not there; JetStream unavailable; cluster without a leader; no resources; a batch cut short (its leader changed) or
 too many of them at once. Of all of these nothing was written."""
+
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be: text that is not UTF-8, and depth, are errors of
+Python's own."""
 
 
 class BusError(Exception):
@@ -52,6 +63,11 @@ class Refused(BusError):
     def temporary(self) -> bool:
         """Whether the same message may be taken a moment later."""
         return self.code in _TEMPORARY
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room: later there may be, when something was archived, handled or dropped."""
+        return self.code in _FULL
 
 
 class NoAnswer(BusError):
@@ -132,6 +148,11 @@ class Delivery:
             self._envelope = from_headers(self.headers)
         return self._envelope
 
+    @property
+    def place(self) -> str:
+        """Its place in its stream: the id of a message that has none, and the same at each delivery."""
+        return f"{self.sequence}@{self.at:.6f}"
+
     async def in_progress(self) -> None:
         """Tell the stream that this is still being handled."""
         if self._progress is not None:
@@ -142,6 +163,14 @@ class CaughtUp(NamedTuple):
     """In a tail: everything that the stream held at the start was given. `sequence` is the stream's last by then."""
 
     sequence: int
+
+
+class Usage(NamedTuple):
+    """How much a stream holds. `bytes_max` below 1: no limit of its own."""
+
+    messages: int
+    bytes: int
+    bytes_max: int
 
 
 class Asked(NamedTuple):

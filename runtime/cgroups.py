@@ -27,8 +27,10 @@ NEEDED: Final = ("memory", "pids")
 READ_BYTES_MAX: Final = 1024 * 1024
 REMOVE_TRIES: Final = (0.001, 0.004, 0.016, 0.064)
 """Pauses: a group is busy for a moment after its last process was reaped."""
-MEMBERS_ROUNDS_MAX: Final = 100
 PREFIX: Final = "headrace-"
+REST: Final = "headrace-rest"
+CLEAR_OUT_ROUNDS_MAX: Final = 10
+"""A process may fork while it is moved."""
 _TRIAL: Final = "try"
 _CLONE3: Final = 435
 _CLONE_INTO_CGROUP: Final = 0x200000000
@@ -273,8 +275,33 @@ def _works(place: Place) -> bool:
 def _enable(folder: str) -> None:
     """Have the controllers in the groups below. Raises OSError: not given to us, or a process is in this one."""
     there = _read(f"{folder}/cgroup.subtree_control").split()
-    if missing := [name for name in NEEDED if name not in there]:
-        _write(f"{folder}/cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
+    missing = " ".join(f"+{name}" for name in NEEDED if name not in there)
+    if not missing:
+        return
+    try:
+        _write(f"{folder}/cgroup.subtree_control", missing)
+    except OSError as error:
+        if error.errno != errno.EBUSY or _above(folder) != folder:
+            raise
+        _clear_out(folder)
+        _write(f"{folder}/cgroup.subtree_control", missing)
+
+
+def _clear_out(folder: str) -> None:
+    """Move all processes of a container's outermost group, which is all we see, into one below it: else a container
+    could have no bounded groups. Its limits hold as before. Raises OSError.
+    """
+    rest = f"{folder}/{REST}"
+    os.makedirs(rest, 0o755, exist_ok=True)
+    for _ in range(CLEAR_OUT_ROUNDS_MAX):
+        pids = _read(f"{folder}/cgroup.procs").split()
+        for pid in pids:
+            try:
+                _write(f"{rest}/cgroup.procs", pid)
+            except ProcessLookupError:
+                continue
+        if not pids:
+            return
 
 
 def _enters(group: Group) -> bool:

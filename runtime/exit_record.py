@@ -152,10 +152,32 @@ def was_launched(folder: str) -> bool:
     return os.path.exists(os.path.join(folder, LOCK))
 
 
+def sign_lock(lock: int) -> None:
+    """Write into a lock that is held who holds it."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+
+
+def holder(lock_file: str) -> int:
+    """The process that holds a lock and has signed it; 0: none."""
+    if not _is_locked(lock_file):
+        return 0
+    try:
+        with open(lock_file, "rb") as file:
+            signed = file.read(16)
+    except OSError:
+        return 0
+    return int(signed) if signed.isdigit() else 0
+
+
 def is_held(folder: str) -> bool:
     """Whether a supervisor holds this attempt's lock right now: the certain sign that it lives."""
+    return _is_locked(os.path.join(folder, LOCK))
+
+
+def _is_locked(lock_file: str) -> bool:
     try:
-        lock = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:

@@ -70,6 +70,7 @@ def main(folder: str) -> None:
     place = cgroups.choose(".")
     listener = _listen()
     _leave_parents()
+    exit_record.sign_lock(held)
     gc.freeze()  # what is there now stays in memory pages that all supervisors share
     Launcher(listener, held, place).serve()
 

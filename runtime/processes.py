@@ -188,6 +188,16 @@ def _parent(pid: str) -> int | None:
     return int(stat[stat.rindex(b")") + 2 :].split()[1])
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether somebody has stopped it (SIGSTOP): it lives and does nothing."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read(1024)
+    except OSError:
+        return False
+    return stat[stat.rindex(b")") + 2 :].startswith(b"T")
+
+
 def marked(entry: str) -> list[int]:
     """Every process whose environment at its start held exactly this `NAME=value`."""
     wanted = b"\0" + entry.encode() + b"\0"

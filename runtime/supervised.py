@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -13,14 +15,20 @@ from typing import Any, Final
 
 import msgspec
 
-from runtime import bounds, cgroups, exit_record, launcher
+from runtime import bounds, cgroups, exit_record, launcher, processes
 from runtime.exit_record import Record
+
+LOG: Final = logging.getLogger("headrace.runner")
 
 LAUNCHER_START_S_MAX: Final = 15.0
 HELLO_S_MAX: Final = 5.0
 LINE_BYTES_MAX: Final = 256 * 1024
 CONNECT_AGAIN_S: Final = (0.005, 1.0)
 """First and longest pause while a supervisor that lives does not listen: just forked, or just ending."""
+LOOK_S: Final = 5.0
+"""After such a silence it is looked whether who should speak was stopped: a job of the same user can do that."""
+WAKES_MAX: Final = 6
+"""A supervisor that is found stopped so often in a row is ended: it guards nothing."""
 
 _BOOT: Final = "import sys; sys.path.append(sys.argv[1]); from runtime.launcher import main; main(sys.argv[2])"
 """The standard library comes before our own folder on the path: nothing there can shadow it."""
@@ -69,6 +77,16 @@ async def connect(folder: Path, name: str) -> tuple[asyncio.StreamReader, asynci
         return await asyncio.open_unix_connection(f"/proc/self/fd/{opened}/{name}", limit=LINE_BYTES_MAX)
     finally:
         os.close(opened)
+
+
+def wake(lock_file: Path) -> int:
+    """Have the holder of this lock go on if it was stopped; gives its pid then, else 0."""
+    pid = exit_record.holder(str(lock_file))
+    if not pid or not processes.is_stopped(pid):
+        return 0
+    LOG.warning("process %d, which holds %s, was stopped; it goes on", pid, lock_file)
+    processes.send([pid], signal.SIGCONT)
+    return pid
 
 
 class Supervised:
@@ -123,7 +141,7 @@ class Supervised:
         assert self._streams is not None
         reader, _ = self._streams
         try:
-            while line := self._first or await reader.readline():
+            while line := self._first or await self._line(reader):
                 self._first = b""
                 status = msgspec.json.decode(line, type=Status)
                 if status.state == "ended":
@@ -133,6 +151,22 @@ class Supervised:
             pass  # cut off in the middle of a line: like any other end of a connection
         self._detach()
         return False
+
+    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+        """The next line. Nothing may be said for days; a supervisor that was stopped would keep neither time nor
+        stops, and is woken.
+        """
+        wakes = 0
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    return await reader.readline()
+            except TimeoutError:
+                pid = wake(self.folder / exit_record.LOCK)
+            wakes = wakes + 1 if pid else 0
+            if wakes > WAKES_MAX:
+                LOG.error("the supervisor in %s is stopped again and again, and is ended", self.folder)
+                processes.send([pid], signal.SIGKILL)
 
     def _record(self) -> Record:
         record = exit_record.read_record(str(self.folder))
@@ -158,6 +192,8 @@ class LauncherClient:
         """Have a launcher of our version; gives its pid. Every launch asked for before is visible afterwards."""
         async with self._one_at_a_time:
             hello = await self._ask({"do": "hello"})
+            if hello is None and wake(self._folder / launcher.LOCK):
+                hello = await self._ask({"do": "hello"})
             if hello is not None and hello.get("version") != launcher.version():
                 await self.retire()
                 hello = None
@@ -194,10 +230,7 @@ class LauncherClient:
                 streams = await self._request(name)
             except OSError as error:
                 raise LaunchFailed(f"the launcher cannot be reached: {error}") from error
-        try:
-            line = await streams[0].readline()
-        except OSError:
-            line = b""
+        line = await self._answer(streams[0])
         if line.startswith(b'{"error"'):
             streams[1].close()
             raise LaunchFailed(json.loads(line)["error"])
@@ -205,6 +238,17 @@ class LauncherClient:
             streams[1].close()
             raise LaunchFailed("the launcher died before it took the request")
         return Supervised(folder, streams, line)
+
+    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+        """The first line to a launch; empty if the launcher is gone."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    return await reader.readline()
+            except TimeoutError:
+                wake(self._folder / launcher.LOCK)
+            except OSError:
+                return b""
 
     async def _request(self, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         streams = await connect(self._folder, launcher.SOCKET)

@@ -27,7 +27,7 @@ import struct
 import time
 from typing import Any, Final, NoReturn
 
-from runtime import bounds, processes
+from runtime import bounds, exit_record, processes
 from runtime.cgroups import Place
 from runtime.exit_record import (
     CONTROL,
@@ -379,6 +379,7 @@ def peer_uid(connection: socket.socket) -> int:
 def supervise(folder: str, lock: int, first: socket.socket | None, place: Place | None) -> NoReturn:
     """Supervise the attempt in `folder`, whose lock is held; its group is made at `place`. Ends the process."""
     os.setsid()
+    exit_record.sign_lock(lock)
     os.chdir(folder)
     processes.become_guardian("hr-supervisor")
     reserved = reserve_record(".")

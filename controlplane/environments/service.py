@@ -31,6 +31,7 @@ from events.messages import (
     Fact,
     Refusal,
 )
+from events.wire import UNREADABLE
 
 LOG: Final = logging.getLogger("headrace.environments")
 FOLLOWED: Final = (subjects.ENVIRONMENTS, subjects.NODES)
@@ -252,7 +253,7 @@ class Service:
         try:
             digest = msgspec.json.decode(asked.body, type=AskEnvironment).environment
             view = self._core.view(digest)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise AskRefused(Refusal(status=400, message=f"not an AskEnvironment: {error}")) from error
         if view is None:
             raise AskRefused(Refusal(status=404, message=f"no environment {digest} was ever wanted"))

@@ -10,13 +10,14 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import Message, Receive, Scope, Send
 
-from controlplane.gateway import blobs, cluster, environments, events, jobs, logs, metrics
+from controlplane.gateway import blobs, cluster, dead, environments, events, exposition, jobs, logs, metrics
 from controlplane.gateway.auth import Authentication
 from controlplane.gateway.context import Gateway
 from controlplane.gateway.contract import NoPages, bearer, description
 from controlplane.gateway.failures import HANDLERS
+from controlplane.http import Bounded
 
 LOG: Final = logging.getLogger("headrace.gateway")
 
@@ -49,6 +50,11 @@ HANDLED: Final = (
     blobs.is_there,
     environments.show_environment,
     environments.show_environment_log,
+    exposition.metrics,
+    dead.list_dead,
+    dead.show_dead,
+    dead.replay_dead,
+    dead.drop_dead,
     description,
 )
 
@@ -62,7 +68,7 @@ _HEADERS: Final = (
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
-def build(gateway: Gateway) -> ASGIApp:
+def build(gateway: Gateway) -> Bounded:
     """The application over one gateway."""
     app = Litestar(
         route_handlers=list(HANDLED),
@@ -82,7 +88,9 @@ def build(gateway: Gateway) -> ASGIApp:
         logging_config=None,
         debug=False,
     )
-    return Guard(app)
+    bounded = Bounded(Guard(app))
+    gateway.answered = bounded.counts
+    return bounded
 
 
 class Guard:

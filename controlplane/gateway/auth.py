@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from litestar.connection import ASGIConnection
-from litestar.exceptions import NotAuthorizedException
+from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
+from litestar.handlers import BaseRouteHandler
 from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
 
 from controlplane.config import Identity
@@ -31,6 +32,14 @@ class Authentication(AbstractAuthenticationMiddleware):
         if identity is None:
             raise NotAuthorizedException("the token is unknown", extra={"hint": "ask your operator for a token"})
         return AuthenticationResult(user=identity, auth=None)
+
+
+def operators_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """A guard for what concerns all teams. Raises PermissionDeniedException."""
+    if not connection.user.operator:
+        raise PermissionDeniedException(
+            "only operators may do this", extra={"hint": "`operator = true` beside the token in the configuration"}
+        )
 
 
 def whose(token: str, tokens: Mapping[str, Identity]) -> Identity | None:

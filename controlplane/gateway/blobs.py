@@ -8,14 +8,15 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response, get, head, post, put
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath
 
 from controlplane.config import Identity
 from controlplane.gateway.context import Here
-from controlplane.gateway.contract import UploadOperation
+from controlplane.gateway.contract import MissingBlobs, MissingOperation, UploadOperation
 from controlplane.gateway.failures import Failure
 from events import messages as m
 from events.blobs import BlobMissing, is_digest
+from events.wire import UNREADABLE
 
 BLOB_BYTES_MAX: Final = 64 * 1024**2
 """Of one upload. Parts of a source are far smaller; it is its manifest that may grow."""
@@ -23,10 +24,6 @@ ASKED_MAX: Final = 50_000
 ASKED_BYTES_MAX: Final = 8 * 1024**2
 LOOKING_MAX: Final = 32
 _MEDIA: Final = "application/octet-stream"
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    digests: list[str]
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,9 +35,13 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
-@post("/v1/blobs/missing", status_code=200, request_max_body_size=ASKED_BYTES_MAX)
-async def missing(gateway: Here, data: JSONBody[Asked]) -> Missing:
+@post("/v1/blobs/missing", status_code=200, request_max_body_size=ASKED_BYTES_MAX, operation_class=MissingOperation)
+async def missing(gateway: Here, request: Request[Identity, Any, Any]) -> Missing:
     """Which of these blobs are not there yet, in the order of the question."""
+    try:
+        data = msgspec.json.decode(await request.body(), type=MissingBlobs)
+    except UNREADABLE as error:
+        raise Failure(400, f"the body cannot be read: {error}", 'such as {"digests": ["sha256:…"]}') from error
     if len(data.digests) > ASKED_MAX:
         raise Failure(413, f"{len(data.digests)} digests; at most {ASKED_MAX} are possible", "ask in parts")
     wrong = tuple(

@@ -13,6 +13,7 @@ from controlplane.config import Configuration, Identity
 from controlplane.gateway.context import Gateway, Here
 from controlplane.gateway.failures import Failure
 from events import messages as m
+from events import streams
 from events.bus import AskRefused, BusError
 
 SERVICES: Final = ("submission", "environments", "scheduling", "monitoring", "capacity")
@@ -78,15 +79,27 @@ async def queues(gateway: Here, request: Caller) -> m.QueuesView:
 @get("/v1/status")
 async def status(gateway: Here) -> dict[str, Any]:
     """Every service with its counters, the bus, and the version."""
-    answers = await asyncio.gather(*(_status(gateway, name) for name in SERVICES))
-    seen = gateway.projection
-    own = {"answers": True, "followed_to": seen.sequence, "followers": seen.followers, "dead": 0, **seen.outcomes}
     return {
         "version": version(),
         "bus": gateway.tools.bus.state,
         "jobs": gateway.projection.count(),
-        "services": {**dict(zip(SERVICES, answers, strict=True)), "gateway": own},
+        "services": await statuses(gateway),
     }
+
+
+async def statuses(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    """What each service says of itself, the gateway among them."""
+    answers = await asyncio.gather(*(_status(gateway, name) for name in SERVICES))
+    seen = gateway.projection
+    own: dict[str, Any] = {
+        "answers": True,
+        "followed_to": seen.sequence,
+        "followers": seen.followers,
+        "dead": 0,
+        **seen.outcomes,
+    }
+    own |= {"dead_letters": await _dead_letters(gateway), **gateway.answered}
+    return {**dict(zip(SERVICES, answers, strict=True)), "gateway": own}
 
 
 @get("/v1/config")
@@ -152,6 +165,14 @@ def _fits_on(wanted: m.Resources, free: m.Allocation) -> int:
         if needs > 0
     ]
     return min(counts, default=0)
+
+
+async def _dead_letters(gateway: Gateway) -> int | None:
+    """How many there are; None while the store does not say."""
+    try:
+        return (await gateway.tools.bus.usage(streams.DEAD.name)).messages
+    except BusError:
+        return None
 
 
 async def _status(gateway: Gateway, service: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
@@ -13,12 +14,15 @@ from litestar.di import NamedDependency
 
 from controlplane.config import Identity
 from controlplane.frame import Tools
+from controlplane.gateway import archive
 from controlplane.gateway.failures import Failure
 from controlplane.gateway.projection import Ambiguous, Projection
 from controlplane.gateway.views import JobRecord
+from events import messages as m
 from events import subjects
 from events.bus import NoAnswer
 from events.streams import LEDGER
+from events.wire import UNREADABLE
 
 T = TypeVar("T")
 
@@ -29,6 +33,8 @@ PAUSE_S: Final = 0.5
 SEEN_S: Final = 2.0
 """How long an answer waits until what it speaks of can be looked at here, too."""
 JOB_ID: Final = re.compile(r"j-[a-z2-7]{12}")
+TEXT_CHARACTERS_MAX: Final = 256
+"""Of what a job is looked for by."""
 UPLOADS_MAX: Final = 8
 """Blobs being taken in at once: each is held in memory until its digest is known to be right."""
 
@@ -41,6 +47,8 @@ class Gateway:
         self.projection = projection
         self.is_closing = False
         self.is_caught_up = False
+        self.answered: Mapping[str, int] = {}
+        """How many answers were refusals, by their kind."""
         self.uploads = asyncio.Semaphore(UPLOADS_MAX)
 
     def close(self) -> None:
@@ -50,25 +58,32 @@ class Gateway:
 
     async def job(self, caller: Identity, text: str) -> JobRecord:
         """A job of the caller's team. Raises Failure: what belongs to another team is not there."""
+        is_there = False
         if JOB_ID.fullmatch(text) and self.projection.job(caller.team, text) is None:
             last = await self.tools.bus.last(LEDGER.name, subjects.job(caller.team, text))
+            is_there = last is not None
             if last is not None:  # accepted by way of another gateway this very moment
                 await self.projection.reached(last.sequence, SEEN_S)
-        return self._found(caller, text)
-
-    def _found(self, caller: Identity, text: str) -> JobRecord:
         try:
             record = self.projection.find(caller.team, text)
         except Ambiguous as error:
-            some = ", ".join(f"`{job}`" for job in error.jobs[:5])
-            raise Failure(
-                409, f"`{text[:80]}` is the beginning of {len(error.jobs)} jobs", f"such as {some}"
-            ) from error
-        if record is None:
-            near = difflib.get_close_matches(text[:80], self.projection.names(caller.team), n=1)
-            hint = f"did you mean `{near[0]}`?" if near else "GET /v1/jobs lists the jobs of your team"
-            raise Failure(404, f"no job `{text[:80]}` in team `{caller.team}`", hint)
-        return record
+            raise _ambiguous(text, error.jobs) from error
+        return record if record is not None else await self._archived(caller, text, is_there=is_there)
+
+    async def _archived(self, caller: Identity, text: str, *, is_there: bool) -> JobRecord:
+        """A job that has left the ledger. Raises Failure."""
+        found = await archive.ask(self, m.AskArchived(team=caller.team, find=text[:TEXT_CHARACTERS_MAX]))
+        if found.jobs:
+            return found.jobs[0]
+        if found.ambiguous:
+            raise _ambiguous(text, list(found.ambiguous))
+        if found.silent and is_there:
+            raise Failure(503, f"job `{text}` is in the archive, which does not answer", "try again in a moment")
+        near = difflib.get_close_matches(text[:80], self.projection.names(caller.team), n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "GET /v1/jobs lists the jobs of your team"
+        if found.silent and not near:
+            hint = "the archive of older jobs does not answer just now; " + hint
+        raise Failure(404, f"no job `{text[:80]}` in team `{caller.team}`", hint)
 
     async def ask(self, service: str, question: str, asked: object, answer: type[T]) -> T:
         """Ask a service once. Raises NoAnswer, AskRefused, Failure."""
@@ -76,7 +91,7 @@ class Gateway:
         said = await self.tools.bus.ask(subjects.ask(service, question), body, timeout_s=ASK_S)
         try:
             return msgspec.json.decode(said, type=answer)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise Failure(
                 502, f"{service} answered what this gateway cannot read", "are both of one version?"
             ) from error
@@ -89,6 +104,11 @@ class Gateway:
             except NoAnswer:
                 await asyncio.sleep(PAUSE_S)
         return await self.tools.bus.ask(subject, body, headers=headers, timeout_s=ASK_S)
+
+
+def _ambiguous(text: str, jobs: list[str]) -> Failure:
+    some = ", ".join(f"`{job}`" for job in jobs[:5])
+    return Failure(409, f"`{text[:80]}` is the beginning of {len(jobs)} jobs", f"such as {some}")
 
 
 Here: TypeAlias = NamedDependency[Gateway]

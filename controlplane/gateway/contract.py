@@ -1,4 +1,5 @@
-"""What OpenAPI says of bodies that are read raw: submits and controls, whose mistakes submission tells all at once."""
+"""What OpenAPI says of bodies that are read raw: submission tells all their mistakes at once, and Litestar answers 500
+to text that is not UTF-8."""
 
 from __future__ import annotations
 
@@ -11,8 +12,15 @@ from litestar.openapi.spec import Components, OpenAPIMediaType, Operation, Reque
 
 from events import messages as m
 
+
+class MissingBlobs(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks which of these blobs are not there yet."""
+
+    digests: list[str]
+
+
 _TEMPLATE: Final = "#/components/schemas/{name}"
-_MESSAGES: Final = (m.Submit, m.Cancel, m.Hold, m.Release, m.Reprioritise, m.Move, m.Answer)
+_MESSAGES: Final = (m.Submit, m.Cancel, m.Hold, m.Release, m.Reprioritise, m.Move, m.Answer, MissingBlobs)
 
 
 @get("/openapi.json", opt={"public": True}, include_in_schema=False, media_type="application/json")
@@ -60,6 +68,14 @@ class ControlOperation(Operation):
 
     def __post_init__(self) -> None:
         self.request_body = _body("Cancel", "Hold", "Release", "Reprioritise", "Move", required=False)
+
+
+@dataclass
+class MissingOperation(Operation):
+    """Takes MissingBlobs."""
+
+    def __post_init__(self) -> None:
+        self.request_body = _body("MissingBlobs", required=True)
 
 
 @dataclass

@@ -11,6 +11,7 @@ anything else                500, and the log has the story
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,12 +20,14 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from events import messages as m
+from events.asking import MOMENT_S, again_s
 from events.blobs import BlobDamaged, BlobError, BlobMissing
 from events.bus import AskRefused, BusError, NoAnswer
 
 LOG: Final = logging.getLogger("headrace.gateway")
 
 AGAIN: Final = "try again in a moment"
+AGAIN_LATER: Final = "try again in half a minute; an operator can make room"
 _WORDS: Final = {
     404: ("there is nothing at this address", "GET /openapi.json lists what there is"),
     405: ("this address does not take this method", "GET /openapi.json lists what there is"),
@@ -48,8 +51,12 @@ def body(message: str, hint: str = "", problems: tuple[m.Problem, ...] = ()) -> 
     return {"error": {"message": message, "hint": hint, "problems": problems}}
 
 
-def _response(status: int, message: str, hint: str = "", problems: tuple[m.Problem, ...] = ()) -> Response[Any]:
+def _response(
+    status: int, message: str, hint: str = "", problems: tuple[m.Problem, ...] = (), *, retry_after_s: float = 0.0
+) -> Response[Any]:
     headers = {"www-authenticate": "Bearer"} if status == 401 else {}
+    if status in (429, 503, 504, 507):
+        headers["retry-after"] = str(math.ceil(retry_after_s or MOMENT_S))
     return Response(body(message, hint, problems), status_code=status, media_type="application/json", headers=headers)
 
 
@@ -76,7 +83,7 @@ def _on_failure(_: Request[Any, Any, Any], error: Failure) -> Response[Any]:
 def _on_refused(_: Request[Any, Any, Any], error: AskRefused) -> Response[Any]:
     refusal = error.refusal
     status = refusal.status if 400 <= refusal.status <= 599 else 503
-    return _response(status, refusal.message, refusal.hint)
+    return _response(status, refusal.message, refusal.hint, retry_after_s=refusal.retry_after_s)
 
 
 def _on_no_answer(_: Request[Any, Any, Any], error: NoAnswer) -> Response[Any]:
@@ -86,6 +93,9 @@ def _on_no_answer(_: Request[Any, Any, Any], error: NoAnswer) -> Response[Any]:
 
 def _on_bus(_: Request[Any, Any, Any], error: BusError) -> Response[Any]:
     LOG.warning("the bus: %s", error)
+    retry_after_s = again_s(error)
+    if retry_after_s > MOMENT_S:
+        return _response(503, "there is no room in the store", AGAIN_LATER, retry_after_s=retry_after_s)
     return _response(503, "the bus does not take it now", AGAIN)
 
 

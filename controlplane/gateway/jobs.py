@@ -10,13 +10,17 @@ from litestar import Request, Response, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from controlplane.config import Identity
+from controlplane.gateway import archive
+from controlplane.gateway.archive import Archive
 from controlplane.gateway.context import SEEN_S, Gateway, Here, traceparent
 from controlplane.gateway.contract import ControlOperation, SubmitOperation
 from controlplane.gateway.failures import Failure, body
+from controlplane.gateway.projection import Page
 from controlplane.gateway.views import JobView
 from events import messages as m
 from events import subjects
 from events.lifecycle import State
+from events.wire import UNREADABLE
 
 REQUEST_BYTES_MAX: Final = 512 * 1024
 LIMIT_MAX: Final = 500
@@ -33,10 +37,13 @@ Caller = Request[Identity, Any, Any]
 
 
 class JobsPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Newest first. `next`: give it as `after` for the next page; empty on the last one."""
+    """Newest first, those of the archive behind the others. `next`: give it as `after` for the next page."""
 
     jobs: list[JobView]
     next: str = ""
+    """Empty on the last page."""
+    missing: str = ""
+    """Why the jobs of the archive are not among these; empty: they are, or nobody asked for them."""
 
 
 @post("/v1/jobs", request_max_body_size=REQUEST_BYTES_MAX, status_code=201, operation_class=SubmitOperation)
@@ -85,16 +92,51 @@ async def list_jobs(
     limit: Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX)] = 50,
     after: FromQuery[str] = "",
     latest: FromQuery[bool] = False,
+    since: FromQuery[float] = 0.0,
 ) -> JobsPage:
-    """The jobs of the caller's team. `state`: one, or several separated by commas; `active` and `ended` are groups."""
+    """The jobs of the caller's team. `state`: one, or several separated by commas; `active` and `ended` are groups.
+
+    `since`: only those submitted since, in seconds since the epoch.
+    """
     states: frozenset[str] = frozenset()
     for word in filter(None, state_.split(",")):
         if word not in _STATES and word not in _GROUPS:
             raise Failure(400, f"no state `{word[:80]}`", f"there are {', '.join(sorted(_STATES))}, active, ended")
         states |= _GROUPS.get(word, frozenset({word}))
-    page = gateway.projection.page(request.user.team, states=states, user=user, limit=limit, after=after)
+    page = await _page(
+        gateway,
+        request.user.team,
+        states,
+        m.AskArchived(
+            team=request.user.team,
+            user=user,
+            since_at=since,
+            limit=limit,
+            after=after,
+            states=tuple(states & archive.ENDS),
+        ),
+    )
     views = [gateway.projection.view(record) for record in page.jobs]
-    return JobsPage(jobs=await _with_latest(gateway, views) if latest else views, next=page.next)
+    shown = await _with_latest(gateway, views) if latest else views
+    return JobsPage(jobs=shown, next=page.next, missing=page.silent)
+
+
+async def _page(gateway: Gateway, team: str, states: frozenset[str], asked: m.AskArchived) -> Archive:
+    """What is not archived first, then what is; a page may hold the end of the one and the beginning of the other."""
+    after, limit = asked.after, asked.limit
+    near = Page([], "")
+    if not after or gateway.projection.job(team, after) is not None:
+        near = gateway.projection.page(
+            team, states=states, user=asked.user, limit=limit, after=after, since=asked.since_at
+        )
+        after = ""
+    if near.next or (states and not asked.states):
+        return Archive(near.jobs, near.next)
+    if len(near.jobs) == limit:
+        return Archive(near.jobs, near.jobs[-1].job)
+    rest = msgspec.structs.replace(asked, limit=limit - len(near.jobs), after=after)
+    far = await archive.ask(gateway, rest)
+    return far._replace(jobs=near.jobs + far.jobs)
 
 
 @get("/v1/jobs/{job:str}")
@@ -142,7 +184,7 @@ def _fields(content: bytes) -> dict[str, Any]:
         return {}
     try:
         return msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         problem = m.Problem(path="$", message=f"must be an object: {error}")
         raise Failure(422, f"the body cannot be read: {error}", 'such as {"why": "wrong data"}', (problem,)) from error
 

@@ -18,6 +18,7 @@ from controlplane.gateway.views import JobRecord
 from events import messages as m
 from events import subjects
 from events.bus import AskRefused, BusError, Delivery
+from events.wire import UNREADABLE
 
 BUCKETS_MAX: Final = 5000
 NAMES_MAX: Final = 200
@@ -102,7 +103,7 @@ class _Notices:
 def _is_complete(delivery: Delivery) -> bool:
     try:
         return msgspec.json.decode(delivery.body, type=m.Changed).complete
-    except msgspec.DecodeError:  # of another version; its readers look by themselves, a little later
+    except UNREADABLE:  # of another version; its readers look by themselves, a little later
         return False
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -23,7 +23,7 @@ from events import messages as m
 from events.ledger import Entry
 
 ENDED_KEPT_MAX: Final = 100_000
-"""Jobs that are over; the oldest is forgotten first (the ledger and the archive keep it)."""
+"""Jobs that are over; the oldest is forgotten first. The archiver takes them out of the ledger long before, at half."""
 SCANNED_MAX: Final = 200_000
 """Jobs looked at for one page of a list; a rare state may need several pages."""
 PREFIX_CHARACTERS_MIN: Final = 4
@@ -62,9 +62,10 @@ class Projection:
         self._names: dict[tuple[str, str], str] = {}
         self._prefixes: dict[tuple[str, str], dict[str, None]] = {}
         self._environments: dict[str, EnvironmentRecord] = {}
-        self._ended: deque[tuple[str, str]] = deque()
-        self._wanted: set[tuple[str, str]] = set()
-        """(team, environment) of every job that was accepted."""
+        self._ended: dict[tuple[str, str], None] = {}
+        """The oldest end first."""
+        self._wanted: Counter[tuple[str, str]] = Counter()
+        """(team, environment) → how many of the jobs here want it."""
         self._watches: dict[str, set[asyncio.Event]] = {}
         self._expected: list[tuple[int, int, asyncio.Event]] = []
         """A heap of (sequence, a number of its own, who waits for it)."""
@@ -83,6 +84,8 @@ class Projection:
         match entry.fact:
             case m.EnvironmentWanted() | m.EnvironmentBuilding() | m.EnvironmentReady() | m.EnvironmentFailed() as fact:
                 self._apply_environment(entry, fact)
+            case m.Archived() as fact:
+                self._apply_archived(entry, fact)
             case fact if isinstance(fact, m.JobFact):
                 self._apply_job(entry, fact)
             case _:
@@ -97,19 +100,28 @@ class Projection:
         self.outcomes[outcome.value] += 1
         if outcome is not lifecycle.Outcome.APPLIED or life is None:
             return
+        was_over = record is not None and record.is_over
         if record is None:
             record = jobs[job] = JobRecord(job=job, team=team, life=life)
             self._prefixes.setdefault((team, job[:PREFIX_CHARACTERS_MIN]), {})[job] = None
         if isinstance(fact, m.Accepted) and fact.specification.environment:
-            self._wanted.add((team, fact.specification.environment))
-        was_over = record.is_over
+            self._wanted[team, fact.specification.environment] += 1
         record.tell(entry, life)
         if isinstance(fact, m.Accepted | m.Rejected) and record.name:
             self._names[team, record.name] = job
         if record.is_over and not was_over:
-            self._ended.append((team, job))
+            self._ended[team, job] = None
             if len(self._ended) > ENDED_KEPT_MAX:
-                self._forget(*self._ended.popleft())
+                self._forget(*next(iter(self._ended)))
+
+    def _apply_archived(self, entry: Entry, fact: m.Archived) -> None:
+        """The job is over, whatever was heard of it before, and the archive is asked about it from now on."""
+        _, team, job = subjects.tokens(entry.subject)
+        record = self._teams.get(team, {}).get(job)
+        if record is not None and not record.is_over:  # for those who follow it; the archive knows the rest
+            record.life = lifecycle.Life(lifecycle.State(fact.state), fact.attempt)
+            record.sequence = entry.sequence
+        self._forget(team, job)
 
     def _apply_environment(self, entry: Entry, fact: m.EnvironmentFact) -> None:
         digest = "sha256:" + subjects.tokens(entry.subject)[1]
@@ -127,9 +139,15 @@ class Projection:
                 record.state, record.reason = "failed", reason
 
     def _forget(self, team: str, job: str) -> None:
+        self._ended.pop((team, job), None)
         record = self._teams.get(team, {}).pop(job, None)
         if record is None:
             return
+        if record.environment:
+            pair = (team, record.environment)
+            self._wanted[pair] -= 1
+            if not self._wanted[pair]:
+                del self._wanted[pair]
         self._prefixes.get((team, job[:PREFIX_CHARACTERS_MIN]), {}).pop(job, None)
         if self._names.get((team, record.name)) == job:
             del self._names[team, record.name]
@@ -161,8 +179,8 @@ class Projection:
                 break
         return near
 
-    def page(self, team: str, *, states: frozenset[str], user: str, limit: int, after: str) -> Page:
-        """A page of a team's jobs, newest first, behind the job `after`."""
+    def page(self, team: str, *, states: frozenset[str], user: str, limit: int, after: str, since: float = 0.0) -> Page:
+        """A page of a team's jobs, newest first, behind the job `after`. `since`: of the submit, in seconds."""
         found: list[JobRecord] = []
         last = ""
         started = not after
@@ -173,6 +191,8 @@ class Projection:
             if len(found) == limit or scanned >= SCANNED_MAX:
                 return Page(found, last)
             last = job
+            if (record.submitted_at or 0.0) < since:
+                continue
             if (not states or record.life.state.value in states) and (not user or record.user == user):
                 found.append(record)
         return Page(found, "")
@@ -190,7 +210,7 @@ class Projection:
 
     def wants(self, team: str, environment: str) -> bool:
         """Whether a job of this team wants this environment."""
-        return (team, environment) in self._wanted
+        return self._wanted[team, environment] > 0
 
     def count(self) -> dict[str, int]:
         """Jobs by state, over all teams; for the status."""
@@ -257,10 +277,10 @@ class Projection:
             projection._teams.setdefault(record.team, {})[record.job] = record
             projection._prefixes.setdefault((record.team, record.job[:PREFIX_CHARACTERS_MIN]), {})[record.job] = None
             if record.environment:
-                projection._wanted.add((record.team, record.environment))
+                projection._wanted[record.team, record.environment] += 1
             if record.name:
                 projection._names[record.team, record.name] = record.job
         ended = [record for record in read.jobs if record.is_over]
         ended.sort(key=lambda record: record.sequence)
-        projection._ended.extend((record.team, record.job) for record in ended)
+        projection._ended = {(record.team, record.job): None for record in ended}
         return projection

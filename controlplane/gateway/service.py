@@ -15,17 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import uvicorn
 
-from controlplane.frame import Tools
+from controlplane import http
+from controlplane.frame import Tools, ensure_streams
 from controlplane.gateway import app
 from controlplane.gateway.context import Gateway
 from controlplane.gateway.projection import FACTS_OF_JOBS, Projection
 from events.blobs import BlobError
 from events.bus import CaughtUp
 from events.ledger import UnknownFact
-from events.streams import SHARED
+from events.wire import UNREADABLE
 
 LOG: Final = logging.getLogger("headrace.gateway")
 
@@ -33,7 +33,6 @@ SNAPSHOTS: Final = "snapshots/gateway/"
 SNAPSHOT_EVERY: Final = 20_000
 """Facts between two snapshots: about a second of replay."""
 SNAPSHOTS_KEPT: Final = 3
-CONNECTIONS_MAX: Final = 4096
 BACKLOG: Final = 1024
 GRACE_S: Final = 5.0
 """For answers under way when the gateway closes; streams of events end at once."""
@@ -41,8 +40,7 @@ GRACE_S: Final = 5.0
 
 async def serve(tools: Tools) -> None:
     """Listen once the ledger was read up to its end; until cancelled."""
-    for stream in SHARED:
-        await tools.bus.ensure(stream, replicas=tools.config.replicas)
+    await ensure_streams(tools.bus, tools.config)
     gateway = Gateway(tools, await _restore(tools))
     caught_up = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -83,7 +81,7 @@ def _server(gateway: Gateway) -> Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=CONNECTIONS_MAX,
+            http=http.Impatient,
             backlog=BACKLOG,
             timeout_graceful_shutdown=int(GRACE_S),
         )
@@ -154,7 +152,7 @@ async def _restore(tools: Tools) -> Projection:
             continue  # of another ledger, which is gone
         try:
             return Projection.restore(await blobs.read(name))
-        except (BlobError, msgspec.DecodeError) as error:
+        except (BlobError, *UNREADABLE) as error:
             LOG.warning("snapshot %s cannot be read: %s", name, error)
     return Projection()
 

@@ -9,6 +9,8 @@ from typing import Final, TypeVar, cast
 import msgspec
 
 from controlplane.monitoring import questions, records
+from controlplane.monitoring.archiver import answering
+from controlplane.monitoring.archiver.service import Archiver
 from controlplane.monitoring.core import JobKey
 from controlplane.monitoring.door import Door
 from controlplane.monitoring.follow import Follower
@@ -18,6 +20,7 @@ from events import streams, subjects
 from events.bus import Asked, AskRefused
 from events.ledger import UnknownFact
 from events.lifecycle import ENDS, Life, advance
+from events.wire import UNREADABLE
 
 LATE_S: Final = 60.0
 """How long after its end the door still takes an attempt's pushes: the last one is on its way."""
@@ -26,14 +29,15 @@ GROUP: Final = "monitoring"
 T = TypeVar("T")
 
 
-async def answer(writer: Writer, door: Door, port: int, following: Sequence[Follower]) -> None:
+async def answer(writer: Writer, door: Door, port: int, following: Sequence[Follower], archiver: Archiver) -> None:
     """Answer questions until cancelled."""
-    answers = _Answers(writer, door, port, following)
+    answers = _Answers(writer, door, port, following, archiver)
     bus = writer.tools.bus
     subscriptions = [
         await bus.answer(subjects.ask("monitoring", "series"), answers.series, group=GROUP),
         await bus.answer(subjects.ask("monitoring", "latest"), answers.latest, group=GROUP),
         await bus.answer(subjects.ask("monitoring", "log"), answers.log, group=GROUP),
+        await bus.answer(subjects.ask("monitoring", "archived"), answers.archived, group=GROUP),
         await bus.answer(subjects.ask("monitoring", "status"), answers.status, group=GROUP),
     ]
     try:
@@ -46,12 +50,15 @@ async def answer(writer: Writer, door: Door, port: int, following: Sequence[Foll
 def _read(asked: Asked, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(asked.body, type=kind)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise AskRefused(m.Refusal(status=400, message=str(error), hint=f"send a JSON {kind.__name__}")) from error
 
 
 class _Answers:
-    def __init__(self, writer: Writer, door: Door, port: int, following: Sequence[Follower]) -> None:
+    def __init__(
+        self, writer: Writer, door: Door, port: int, following: Sequence[Follower], archiver: Archiver
+    ) -> None:
+        self._archiver = archiver
         self._writer = writer
         self._door = door
         self._port = port
@@ -86,6 +93,9 @@ class _Answers:
             over = key in writer.core.jobs and writer.core.attempt_is_over(key, ask.attempt, now)
         return msgspec.json.encode(await writer.owner.run(writer.logs.read, ask, over=over))
 
+    async def archived(self, asked: Asked) -> bytes:
+        return msgspec.json.encode(await answering.answer(self._archiver, _read(asked, m.AskArchived)))
+
     async def status(self, asked: Asked) -> bytes:
         writer = self._writer
         places = {}
@@ -98,6 +108,7 @@ class _Answers:
             **writer.core.counts,
             **writer.counts,
             **self._door.counts,
+            **self._archiver.status(),
             "gaps": gaps,
             "jobs_open": len(writer.core.jobs),
             "caught_up": all(follower.caught_up.is_set() for follower in self._following),
@@ -111,7 +122,9 @@ class _Answers:
         writer = self._writer
         if key in writer.core.jobs or await writer.owner.run(questions.knows, writer.store, key):
             return
-        if await writer.tools.bus.last(streams.LEDGER.name, subjects.job(*key)) is None:
+        if await writer.tools.bus.last(streams.LEDGER.name, subjects.job(*key)) is not None:
+            return
+        if await self._archiver.attempts(key) is None:
             raise AskRefused(m.Refusal(status=404, message=f"there is no job {key[1]} in team {key[0]}"))
 
     async def _complete(self, key: JobKey) -> bool:
@@ -130,10 +143,15 @@ class _Answers:
         """
         life: Life | None = None
         try:
-            for entry in await self._writer.tools.ledger.history(subjects.job(*key)):
-                _, life = advance(life, cast(m.JobFact, entry.fact))
+            history = await self._writer.tools.ledger.history(subjects.job(*key))
         except UnknownFact:
             return False
+        if not history:
+            return await self._archiver.attempts(key) == 0
+        for entry in history:
+            if isinstance(entry.fact, m.Archived):
+                return entry.fact.attempt == 0
+            _, life = advance(life, cast(m.JobFact, entry.fact))
         return life is not None and life.state in ENDS and life.attempt == 0
 
 

@@ -27,6 +27,7 @@ from controlplane.monitoring.owner import Owner
 from controlplane.monitoring.store import Store, encode_ranges
 from events.blobs import BlobDamaged, Blobs
 from events.subjects import encode
+from events.wire import UNREADABLE
 
 FOLDER: Final = "sealed"
 MANIFEST: Final = "manifest.json"
@@ -170,7 +171,7 @@ async def manifests(blobs: Blobs) -> list[Manifest]:
         if name.endswith("/" + MANIFEST):
             try:
                 found.append(msgspec.json.decode(await blobs.read(name), type=Manifest))
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise BlobDamaged(f"{name}: {error}") from error
     return found
 

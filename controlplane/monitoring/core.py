@@ -104,6 +104,18 @@ class Core:
             self._over.add(key)
         return True
 
+    def on_archived(self, key: JobKey, fact: m.Archived, at: float) -> bool:
+        """The ledger keeps no fact about a job any more but this; gives whether it is news here that it is over."""
+        record = self.jobs.get(key)
+        if record is None or record.over_at is not None:
+            return False
+        record.state, record.attempt, record.over_at = fact.state, fact.attempt, at
+        for number in range(1, fact.attempt + 1):
+            attempt = record.attempts.setdefault(number, Attempt(silent=True))
+            attempt.over_at = at if attempt.over_at is None else attempt.over_at
+        self._over.add(key)
+        return True
+
     def on_spool(self, key: JobKey, attempt: int, spool: str, *, drained: bool) -> None:
         """Records of a spool were stored."""
         self._attempt(key, attempt).spools[spool] = drained

@@ -21,6 +21,7 @@ import uvicorn
 from litestar import Litestar, Request, Response, post
 from litestar.exceptions import ClientException, HTTPException
 
+from controlplane import http
 from controlplane.config import ConfigurationError
 from controlplane.monitoring import intake, otlp
 from events import otlp_token, subjects
@@ -33,7 +34,8 @@ PLAIN_BYTES_MAX: Final = 16 * 1024**2
 """Of a push once it is unpacked: what packs better than this is no metrics."""
 PUBLISH_BYTES_MAX: Final = 768 * 1024
 """Of one message; a stream takes a megabyte."""
-CONNECTIONS_MAX: Final = 2_000
+PUSHES_MAX: Final = 32
+"""At work at once: each holds its body, unpacked, and what was made of it."""
 IDLE_S: Final = 75
 """An SDK that pushes once a minute keeps its connection."""
 BACKLOG: Final = 512
@@ -202,11 +204,11 @@ class _Server(uvicorn.Server):
 async def listening(application: Litestar, sock: socket.socket) -> AsyncIterator[None]:
     """Serve while inside; at the end, answer what is being answered."""
     config = uvicorn.Config(
-        application,
+        http.Bounded(application, places=PUSHES_MAX),
         log_config=None,
         access_log=False,
         lifespan="off",
-        limit_concurrency=CONNECTIONS_MAX,
+        http=http.Impatient,
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=2,
         server_header=False,

@@ -154,12 +154,12 @@ class Logs:
         """What is stored of a stream."""
         output = self._outputs.get(key)
         if output is None:
-            row = self._store.db.execute(
+            rows = self._store.db.execute(
                 "SELECT ranges, size FROM output WHERE team = ? AND job = ? AND attempt = ? AND stream = ?", key
-            ).fetchone()
+            ).fetchall()
             while len(self._outputs) >= REMEMBERED_MAX:
                 self._outputs.pop(next(iter(self._outputs)))
-            output = self._outputs[key] = Output(decode_ranges(row[0]), row[1]) if row else Output()
+            output = self._outputs[key] = Output(decode_ranges(rows[0][0]), rows[0][1]) if rows else Output()
         return output
 
     def outputs(self, team: str, job: str) -> dict[OutputKey, Output]:
@@ -171,12 +171,12 @@ class Logs:
 
     def newest(self, team: str, job: str, stream: str) -> int:
         """The newest attempt that has output in this stream; 0: none has."""
-        row = self._store.db.execute(
+        rows = self._store.db.execute(
             "SELECT coalesce(max(attempt) FILTER (WHERE stream = ?), max(attempt), 0) FROM output"
             " WHERE team = ? AND job = ?",
             [stream, team, job],
-        ).fetchone()
-        return int(row[0])
+        ).fetchall()
+        return int(rows[0][0])
 
     def read(self, ask: m.AskLog, *, over: bool) -> m.LogAnswer:
         """Bytes of a stream from an offset on; `over`: nothing will be added, whatever is missing."""

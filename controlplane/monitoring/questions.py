@@ -33,8 +33,7 @@ class Bad(Exception):
 
 def knows(store: Store, key: JobKey) -> bool:
     """Whether anything of a job is stored."""
-    row = store.db.execute("SELECT 1 FROM series WHERE team = ? AND job = ? LIMIT 1", key).fetchone()
-    return row is not None
+    return bool(store.db.execute("SELECT 1 FROM series WHERE team = ? AND job = ? LIMIT 1", key).fetchall())
 
 
 def series(store: Store, ask: m.AskSeries) -> m.SeriesAnswer:
@@ -177,12 +176,12 @@ def latest(store: Store, ask: m.AskLatest) -> m.LatestAnswer:
 
 def totals(store: Store) -> tuple[int, dict[str, int]]:
     """How many points are stored, and what is missing."""
-    return int(store.db.execute("SELECT count(*) FROM points").fetchone()[0]), gaps(store)
+    return int(store.db.execute("SELECT count(*) FROM points").fetchall()[0][0]), gaps(store)
 
 
 def gaps(store: Store) -> dict[str, int]:
     """How many records are known to be missing, of how many spools and jobs."""
-    row = store.db.execute(
+    [row] = store.db.execute(
         "SELECT coalesce(sum(after - first), 0)::BIGINT, count(DISTINCT spool), count(DISTINCT (team, job)) FROM gaps"
-    ).fetchone()
+    ).fetchall()
     return {"records": row[0], "spools": row[1], "jobs": row[2]}

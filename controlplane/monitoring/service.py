@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from controlplane.frame import Tools
+from controlplane.frame import Tools, ensure_streams
 from controlplane.monitoring import answers, door
+from controlplane.monitoring.archiver.service import Archiver
 from controlplane.monitoring.follow import Follower, Handler
 from controlplane.monitoring.logs import Logs
 from controlplane.monitoring.owner import Owner, sole_writer
@@ -67,8 +68,7 @@ def folder(tools: Tools) -> Path:
 
 async def serve(tools: Tools) -> None:
     """Run until cancelled."""
-    for stream in (streams.METRICS, streams.LOGS, streams.DEAD, streams.LEDGER):
-        await tools.bus.ensure(stream, replicas=tools.config.replicas)
+    await ensure_streams(tools.bus, tools.config)
     tools.ready()  # a standby is ready: it has nothing to answer as long as the writer does
     async with sole_writer(folder(tools) / "lock"):
         owner = Owner()
@@ -85,15 +85,18 @@ async def _run(writer: Writer) -> None:
     tools = writer.tools
     await writer.open()
     following = followers(writer)
+    archiver = Archiver(tools, writer.store, writer.owner)
+    await archiver.open()
     sock = door.listener(tools.config.host, tools.config.otlp_port)
     entrance = door.Door(tools.config.otlp_secret.encode(), tools.bus.publish_many, answers.Closed(writer).asks)
     async with door.listening(entrance.application(), sock), asyncio.TaskGroup() as group:
         for follower in following:
             group.create_task(follower.run())
         group.create_task(writer.seal_for_ever())
+        group.create_task(archiver.run())
         port = sock.getsockname()[1]
         LOG.info("monitoring is the writer", extra={"otlp": f"http://{tools.config.host}:{port}"})
-        await answers.answer(writer, entrance, port, following)
+        await answers.answer(writer, entrance, port, following, archiver)
 
 
 def close(store: Store, logs: Logs) -> None:

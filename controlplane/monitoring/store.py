@@ -157,7 +157,7 @@ class Store:
         return self._number("SELECT coalesce(max(sequence), 0) FROM place WHERE stream = ?", [stream])
 
     def _number(self, query: str, parameters: Sequence[Any] = ()) -> int:
-        return int(self.db.execute(query, list(parameters)).fetchone()[0])
+        return int(self.db.execute(query, list(parameters)).fetchall()[0][0])
 
     def new_series(self, count: int) -> int:
         """Reserve ids; gives the first."""
@@ -196,8 +196,7 @@ class Store:
             f"SELECT name, attempt, ranges, ended FROM spool {where}", key
         ).fetchall():
             book.spools[name] = Spool(attempt, decode_ranges(ranges), ended)
-        row = self.db.execute(f"SELECT sealed FROM job {where}", key).fetchone()
-        book.sealed = row is not None and row[0]
+        book.sealed = any(row[0] for row in self.db.execute(f"SELECT sealed FROM job {where}", key).fetchall())
         book.origins = dict(self.db.execute(f"SELECT attempt, ns FROM origin {where}", key).fetchall())
         book.pushes = {row[0] for row in self.db.execute(f"SELECT push FROM door {where}", key).fetchall()}
         return book

@@ -15,10 +15,10 @@ from controlplane.monitoring.core import Core, JobKey, Record
 from controlplane.monitoring.logs import Logs
 from controlplane.monitoring.owner import Owner
 from controlplane.monitoring.store import Store
+from events import dead, streams, subjects
 from events import messages as m
-from events import subjects
 from events.blobs import BlobError
-from events.bus import BusError, Delivery, Outgoing
+from events.bus import BusError, Delivery, Refused
 from events.ledger import UnknownFact, entry
 
 LOG: Final = logging.getLogger("headrace.monitoring")
@@ -42,6 +42,7 @@ class Writer:
             "records_repeated": 0,
             "messages_refused": 0,
             "dead": 0,
+            "dead_dropped": 0,
             "sealed": 0,
             "unknown_facts": 0,
         }
@@ -57,8 +58,8 @@ class Writer:
 
     async def take_metrics(self, deliveries: Sequence[Delivery]) -> None:
         """Store a batch, then tell whom it concerns."""
-        parts, dead = await self.owner.run(intake.parts, deliveries, self.store)
-        await self._bury(dead)
+        parts, unreadable = await self.owner.run(intake.parts, deliveries, self.store)
+        await self._bury(streams.METRICS, unreadable)
         done = await self.owner.run(batch.commit, self.store, parts, sequence=deliveries[-1].sequence)
         self.counts["points"] += done.points
         self.counts["records_repeated"] += done.repeated
@@ -73,8 +74,8 @@ class Writer:
 
     async def take_logs(self, deliveries: Sequence[Delivery]) -> None:
         """Write a batch of output, then tell whom it concerns."""
-        chunks, dead = intake.chunks(deliveries)
-        await self._bury(dead)
+        chunks, unreadable = intake.chunks(deliveries)
+        await self._bury(streams.LOGS, unreadable)
         touched = await self.owner.run(self.logs.commit, chunks, sequence=deliveries[-1].sequence)
         await self._recall({(team, job) for (team, job, _, _), _ in touched})
         changes: dict[JobKey, set[str]] = {}
@@ -96,7 +97,11 @@ class Writer:
                 LOG.warning("skipped: %s", error)
                 continue
             _, team, job = subjects.tokens(delivery.subject)
-            if isinstance(fact, m.JobFact) and self.core.apply((team, job), fact, delivery.at):
+            if isinstance(fact, m.Archived):
+                news = self.core.on_archived((team, job), fact, delivery.at)
+            else:
+                news = isinstance(fact, m.JobFact) and self.core.apply((team, job), fact, delivery.at)
+            if news:
                 changed[team, job] = self.core.jobs[team, job]
         await self.owner.run(records.save, self.store, changed, ledger=deliveries[-1].sequence)
         over = [key for key in changed if self.core.is_over(key)]
@@ -128,15 +133,12 @@ class Writer:
         except BusError as error:  # only a hint to look; who missed it asks again by itself
             LOG.debug("not told: %s", error)
 
-    async def _bury(self, dead: Sequence[intake.Dead]) -> None:
+    async def _bury(self, stream: streams.Stream, unreadable: Sequence[intake.Dead]) -> None:
         """To the dead letters, before the batch is done with."""
-        for delivery, reason in dead:
-            headers = {name: value for name, value in delivery.headers.items() if not name.lower().startswith("nats-")}
-            headers |= {"hr-reason": reason.replace("\r", " ").replace("\n", " ")[:1000]}
-            headers |= {"hr-sequence": str(delivery.sequence)}
+        for delivery, reason in unreadable:
             LOG.warning("unreadable message on %s: %s", delivery.subject, reason)
-            await persist(self.tools, Outgoing(subjects.dead(delivery.subject), delivery.body, headers))
-            self.counts["dead"] += 1
+            kept = await _persist(self.tools, delivery, stream, reason)
+            self.counts["dead" if kept else "dead_dropped"] += 1
 
     # -- sealing -------------------------------------------------------------------------------------------------------
 
@@ -168,13 +170,19 @@ class Writer:
         self.counts["sealed"] += 1
 
 
-async def persist(tools: Tools, outgoing: Outgoing) -> None:
-    """Store a message, however long the bus takes."""
+async def _persist(tools: Tools, delivery: Delivery, stream: streams.Stream, reason: str) -> bool:
+    """Store a dead letter, however long the bus takes; False if DEAD has no room.
+
+    METRICS and LOGS are tails that forget: what is unreadable in them must not hold up all that is readable.
+    """
     while True:
         try:
-            await tools.bus.publish(outgoing)
+            await dead.bury(tools.bus.publish, delivery, stream=stream.name, reason=reason, tries=1)
         except BusError as error:
-            LOG.warning("%s: %s; trying again", outgoing.subject, error)
+            if isinstance(error, Refused) and (error.full or not error.temporary):
+                LOG.warning("dropped, no dead letter for %s: %s", delivery.subject, error)
+                return False
+            LOG.warning("no dead letter for %s: %s; trying again", delivery.subject, error)
             await asyncio.sleep(RETRY_S)
         else:
-            return
+            return True

@@ -13,16 +13,17 @@ from typing import Any, Final
 import msgspec
 
 from controlplane.config import Configuration
-from controlplane.frame import Tools
-from controlplane.scheduling import keeping
+from controlplane.frame import Tools, ensure_streams
+from controlplane.scheduling import keeping, reports
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import Broken, Round, Settings
 from controlplane.scheduling.leader import Deposed, Standstill, Term
 from events import messages as m
-from events import streams, subjects
+from events import subjects
 from events.asking import Answerer
 from events.bus import Asked, AskRefused, Conflict, Refused, Subscription, Unknown
 from events.ledger import CaughtUp, UnknownFact
+from events.wire import UNREADABLE
 
 LOG: Final = logging.getLogger("headrace.scheduling")
 
@@ -61,7 +62,7 @@ def build(config: Configuration) -> Core:
 async def serve(tools: Tools) -> None:
     """Run until cancelled."""
     status = _Status()
-    await tools.bus.ensure(streams.LEDGER, replicas=tools.config.replicas)
+    await ensure_streams(tools.bus, tools.config)
     subscription = await tools.bus.answer(
         subjects.ask("scheduling", "status"), status.answer, group="scheduling-status"
     )
@@ -300,10 +301,12 @@ class Instance:
     async def _on_exchange(self, asked: Asked) -> bytes:
         try:
             exchange = _EXCHANGE.decode(asked.body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise AskRefused(m.Refusal(status=400, message=f"not an exchange: {error}")) from error
         if subjects.exchange(exchange.node) != asked.subject:
             raise AskRefused(m.Refusal(status=403, message=f"{asked.subject} may not speak for node {exchange.node}"))
+        if cannot_be := reports.problem(exchange):
+            raise AskRefused(m.Refusal(status=400, message=f"not an exchange: {cannot_be}"))
         now = self._tools.clock.now()
         if not self._core.hear(exchange, now):
             raise AskRefused(m.Refusal(status=503, message="nobody leads here", hint="ask again in a moment"))
@@ -313,7 +316,7 @@ class Instance:
     async def _on_why(self, asked: Asked) -> bytes:
         try:
             question = _ASK_JOB.decode(asked.body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise AskRefused(m.Refusal(status=400, message=f"not a question about a job: {error}")) from error
         why = self._core.why(question.team, question.job, self._tools.clock.now())
         if why is None:

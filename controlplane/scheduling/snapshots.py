@@ -16,6 +16,7 @@ from controlplane.scheduling.nodes import Node
 from controlplane.scheduling.truth import Truth
 from events import messages as m
 from events.lifecycle import Life, State
+from events.wire import UNREADABLE
 
 VERSION: Final = 2
 
@@ -93,7 +94,7 @@ def decode(content: bytes) -> Truth:
     """The truth in a snapshot. Raises ValueError if it is none, or one of another version."""
     try:
         snapshot = _DECODER.decode(content)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ValueError(f"not a snapshot of the scheduler: {error}") from error
     if snapshot.version != VERSION:
         raise ValueError(f"a snapshot of version {snapshot.version}, this reads {VERSION}")

@@ -78,6 +78,10 @@ class Truth:
         fact = entry.fact
         if isinstance(fact, m.JobFact):
             self._apply_to_job(entry, fact)
+        elif isinstance(fact, m.Archived):
+            self._forget_archived(entry)
+        elif isinstance(fact, m.ArchiveWritten):
+            self.counts.applied += 1
         elif isinstance(fact, m.NodeFact):
             self._apply_to_node(entry, fact)
         elif isinstance(fact, m.EnvironmentFact):
@@ -274,6 +278,15 @@ class Truth:
         if job.specification.environment:
             del self.environment(_hex(job.specification.environment)).jobs[job.key]
         self._remember(job.subject, job.life)
+
+    def _forget_archived(self, entry: FactEntry) -> None:
+        """The job is over, whatever was heard of it before: what came in between is not in the ledger any more."""
+        self.counts.applied += 1
+        job = self.jobs.get(entry.subject)
+        if job is not None:
+            self.forget(job)
+            self._end(job)
+        self.ended.pop(entry.subject, None)
 
     def _remember(self, subject: str, life: Life) -> None:
         self.ended[subject] = self._shared(life)

@@ -83,7 +83,7 @@ class Told(NamedTuple):
     """One fact on a job's subject, with its place, its trace and its time."""
 
     sequence: int
-    fact: m.JobFact
+    fact: m.JobFact | m.Archived
     traceparent: str = ""
     at: float = 0.0
 
@@ -250,8 +250,17 @@ def life_of(history: Sequence[Told]) -> Life | None:
     """Where a job stands after these facts."""
     life: Life | None = None
     for told in history:
-        _, life = lifecycle.advance(life, told.fact)
+        if isinstance(told.fact, m.Archived):
+            life = Life(State(told.fact.state), told.fact.attempt)
+        else:
+            _, life = lifecycle.advance(life, told.fact)
     return life
+
+
+def over(job: str, found: Findings) -> m.Answer:
+    """The answer to a control of a job that has been over for so long that only the archive knows it."""
+    found.problem("$", "the job is over, and in the archive", "submit it again under another id")
+    return refused(job, found)
 
 
 def _not_there(order: Ordered, now: float, config: Configuration, found: Findings) -> Wait | m.Answer:

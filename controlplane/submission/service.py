@@ -13,13 +13,15 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from controlplane.frame import Tools
+from controlplane.frame import Tools, ensure_streams
 from controlplane.submission import core
+from controlplane.submission.archived import Archived, rejection
 from controlplane.submission.reading import Findings
+from controlplane.submission.room import FULL_S, Room
 from controlplane.submission.writer import Writer
 from events import messages as m
 from events import streams, subjects
-from events.bus import Asked, AskRefused, Conflict, Consumer, Delivery, Poison, Retry, Subscription
+from events.bus import Asked, AskRefused, CaughtUp, Conflict, Consumer, Delivery, Poison, Retry, Subscription
 from events.identity import environment_digest
 from events.ledger import Write
 
@@ -50,13 +52,16 @@ async def serve(tools: Tools) -> None:
     await door.set_up()
     async with asyncio.TaskGroup() as group:
         writing = group.create_task(door.writer.run())
+        remembering = group.create_task(door.remember())
         try:
+            await door.remembers.wait()
             await door.open()
             tools.ready()
             await asyncio.Event().wait()
         finally:
             await door.close()
             writing.cancel()
+            remembering.cancel()
 
 
 class Door:
@@ -65,6 +70,10 @@ class Door:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self.writer = Writer(tools.ledger)
+        self.archived = Archived()
+        self.remembers = asyncio.Event()
+        """Every archived job of before the start is known: no submit of one is taken for a new one."""
+        self._room = Room(tools.bus, tools.clock.now)
         self._counters: Counter[str] = Counter()
         self._ready: OrderedDict[str, float] = OrderedDict()
         self._done: OrderedDict[tuple[str, int, float], None] = OrderedDict()
@@ -77,13 +86,20 @@ class Door:
     async def set_up(self) -> None:
         """Every stream, and the configured queues as facts: those that are there already stay as they are."""
         bus, config = self._tools.bus, self._tools.config
-        for stream in (*streams.SHARED, *(streams.requests(team) for team in config.teams)):
-            await bus.ensure(stream, replicas=config.replicas)
+        await ensure_streams(bus, config)
         for team, settings in config.teams.items():
             for queue in settings.queues:
                 with contextlib.suppress(Conflict):
                     fact = m.QueueSet(by="configuration")
                     await self._tools.ledger.append(Write(subjects.queue(team, queue), fact, 0))
+
+    async def remember(self) -> None:
+        """Learn which jobs are in the archive, for ever."""
+        async for item in self._tools.ledger.tail(after=0, subjects=(subjects.ARCHIVE,)):
+            if isinstance(item, CaughtUp):
+                self.remembers.set()
+            elif isinstance(item.fact, m.ArchiveWritten):
+                self.archived.apply(item.fact)
 
     async def open(self) -> None:
         bus = self._tools.bus
@@ -136,7 +152,7 @@ class Door:
                 body=delivery.body,
                 at=delivery.at,
                 event_id=envelope.id,
-                place=f"{delivery.sequence}@{delivery.at:.6f}",
+                place=delivery.place,
                 traceparent=envelope.traceparent,
             )
         )
@@ -160,18 +176,19 @@ class Door:
 
     async def on_asked_submit(self, asked: Asked) -> bytes:
         to, envelope = _asked_of(asked.subject), asked.envelope
-        answer = await self._submit(
-            core.Incoming(
-                team=to.team,
-                user=to.user,
-                body=asked.body,
-                at=self._tools.clock.now(),
-                event_id=envelope.id,
-                place=uuid.uuid4().hex,
-                traceparent=envelope.traceparent,
-            )
+        request = core.Incoming(
+            team=to.team,
+            user=to.user,
+            body=asked.body,
+            at=self._tools.clock.now(),
+            event_id=envelope.id,
+            place=uuid.uuid4().hex,
+            traceparent=envelope.traceparent,
         )
-        return msgspec.json.encode(answer)
+        try:
+            return msgspec.json.encode(await self._submit(request))
+        except Retry as error:
+            raise _later(error) from error
 
     async def on_asked_control(self, asked: Asked) -> bytes:
         to = _asked_of(asked.subject)
@@ -187,7 +204,7 @@ class Door:
         try:
             return msgspec.json.encode(await self._control(order))
         except Retry as error:
-            raise AskRefused(m.Refusal(status=503, message=str(error), hint="try again in a moment")) from error
+            raise _later(error) from error
 
     async def on_asked_status(self, asked: Asked) -> bytes:
         """Counters since this instance started; `forbidden` is a bug of ours and stays 0."""
@@ -199,9 +216,11 @@ class Door:
             "stale": 0,
             "forbidden": 0,
             "dead": sum(consumer.dead for consumer in self._consumers),
+            "retried": sum(consumer.retried for consumer in self._consumers),
             "batches": self.writer.batches,
             "conflicts": self.writer.conflicts,
-            **{name: counts[name] for name in ("accepted", "rejected", "controlled", "refused", "waited")},
+            "archived_known": len(self.archived.jobs),
+            **{name: counts[name] for name in ("accepted", "rejected", "controlled", "refused", "waited", "put_off")},
         }
         return msgspec.json.encode(status)
 
@@ -212,22 +231,36 @@ class Door:
         if decision.fact is None:
             self._counters["refused"] += 1
             return decision.answer
+        if decision.job in self.archived.jobs:
+            return await self._repeated_archived(request.team, decision.job, decision.job in self.archived.rejected)
+        subject = subjects.job(request.team, decision.job)
+        if await self._room.is_short() and await self._tools.ledger.last(subject) is None:
+            self._counters["put_off"] += 1
+            raise Retry(FULL_S, f"the ledger is {self._room.percent} % full: new jobs wait until some are archived")
         if isinstance(decision, core.Accept) and decision.environment is not None:
             await self._want(decision.environment, request, decision.job, decision.traceparent)
-        subject = subjects.job(request.team, decision.job)
         try:
             sequence = await self.writer.append(Write(subject, decision.fact, 0, decision.traceparent))
         except Conflict:
-            return await self._repeated(subject, decision.job)
+            return await self._repeated(subject, request.team, decision.job)
         self._counters[decision.answer.verdict] += 1
         return msgspec.structs.replace(decision.answer, sequence=sequence)
 
-    async def _repeated(self, subject: str, job: str) -> m.Answer:
-        self._counters["repeated"] += 1
+    async def _repeated(self, subject: str, team: str, job: str) -> m.Answer:
         history = await self._told(subject)
         if not history:
             raise Conflict(f"{subject}: was there, and is not")
-        return core.repeated(job, history[0].fact, history[0].sequence)
+        sequence, first, *_ = history[0]
+        if isinstance(first, m.Archived):
+            return await self._repeated_archived(team, job, first.state == "rejected", sequence)
+        self._counters["repeated"] += 1
+        return core.repeated(job, first, sequence)
+
+    async def _repeated_archived(self, team: str, job: str, rejected: bool, sequence: int = 0) -> m.Answer:
+        self._counters["repeated"] += 1
+        if not rejected:
+            return m.Answer(verdict="repeated", job=job, sequence=sequence)
+        return core.repeated(job, await rejection(self._tools, team, job), sequence)
 
     async def _want(self, wanted: m.EnvironmentRequest, request: core.Incoming, job: str, traceparent: str) -> None:
         """The environment is wanted, once for all jobs; a failed one is wanted again, for a job that is not there yet.
@@ -272,6 +305,9 @@ class Door:
         beside = core.beside(control)
         for _ in range(CONFLICT_TRIES):
             history = await self._told(subject)
+            if not history and order.job in self.archived.jobs:
+                self._counters["refused"] += 1
+                return core.over(order.job, found)
             other = await self._told(subjects.job(order.team, beside)) if beside else []
             now = self._tools.clock.now()
             decision = core.decide_control(order, control, history, other, now, self._tools.config, found)
@@ -292,7 +328,8 @@ class Door:
 
     async def _told(self, subject: str) -> list[core.Told]:
         entries = await self._tools.ledger.history(subject)
-        return [core.Told(e.sequence, e.fact, e.traceparent, e.at) for e in entries if isinstance(e.fact, m.JobFact)]
+        about = m.JobFact | m.Archived
+        return [core.Told(e.sequence, e.fact, e.traceparent, e.at) for e in entries if isinstance(e.fact, about)]
 
     async def _tell(self, to: Subject, headers: Mapping[str, str], answer: m.Answer) -> None:
         """Answer where the client asked for it. It is durable by now, so an answer that gets lost is only silence."""
@@ -318,6 +355,12 @@ def _subject_of(subject: str, first: int) -> Subject:
         raise Poison(f"{subject}: would be spelled {spelled}")
     team, user, *job = names[first:]
     return Subject(team, user, job[0] if job else "")
+
+
+def _later(error: Retry) -> AskRefused:
+    """To who asks: not now, and when."""
+    hint = f"try again in {error.after_s:.0f} s" if error.after_s > 1 else "try again in a moment"
+    return AskRefused(m.Refusal(status=503, message=str(error), hint=hint, retry_after_s=error.after_s))
 
 
 def _asked_of(subject: str) -> Subject:

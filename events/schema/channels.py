@@ -91,6 +91,7 @@ _DEAD: Final = Raw(
         "hr-stream": "The stream that it was in.",
         "hr-sequence": "Its sequence there.",
         "hr-tries": "How often it was tried.",
+        "hr-place": "Its place there, which is its id if it has no `ce-id`.",
         "hr-bytes": "Size of the body, where it had to be left out.",
     },
 )
@@ -126,8 +127,8 @@ CHANNELS: Final = (
         _address(subjects.job, "TEAM", "JOB"),
         streams.LEDGER.name,
         "submission, scheduling: one writer a type",
-        get_args(m.JobFact),
-        note="The truth about a job, in order.",
+        (*get_args(m.JobFact), m.Archived),
+        note="The truth about a job, in order; `archived` (by monitoring) takes the place of all before it.",
     ),
     Channel(
         "environment",
@@ -145,6 +146,7 @@ CHANNELS: Final = (
         "scheduling, capacity",
         get_args(m.NodeFact),
     ),
+    Channel("archive", subjects.ARCHIVE, streams.LEDGER.name, "monitoring", (m.ArchiveWritten,)),
     Channel("term", subjects.TERM, streams.LEDGER.name, "scheduling", get_args(m.TermFact)),
     Channel(
         "exchange",
@@ -186,6 +188,7 @@ CHANNELS: Final = (
     _ask("monitoring", "series", m.AskSeries, m.SeriesAnswer),
     _ask("monitoring", "latest", m.AskLatest, m.LatestAnswer),
     _ask("monitoring", "log", m.AskLog, m.LogAnswer),
+    _ask("monitoring", "archived", m.AskArchived, m.ArchivedAnswer),
     _ask("monitoring", "status", _NOTHING, _STATUS),
     _ask("environments", "view", m.AskEnvironment, m.EnvironmentView),
     _ask("environments", "log", m.AskEnvironment, _BUILD_LOG),

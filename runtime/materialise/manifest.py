@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from events.blobs import is_digest
+from events.wire import UNREADABLE
 from runtime.materialise.errors import SourceFailed
 
 BYTES_MAX: Final = 64 * 1024**2
@@ -59,7 +60,7 @@ def read(content: bytes) -> Manifest:
         raise SourceFailed(f"the manifest has {len(content)} bytes, more than {BYTES_MAX}")
     try:
         manifest = _DECODER.decode(content)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise SourceFailed(f"the source's manifest cannot be read: {error}") from error
     if manifest.version != 1:
         raise SourceFailed(f"the source's manifest has version {manifest.version}; this node reads version 1")

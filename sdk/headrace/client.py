@@ -43,7 +43,7 @@ class Client(Transport):
     def jobs(self, query: Query | None = None) -> dict[str, Any]:
         """A page: `jobs` (JobViews, newest first), and `next`, which is the `after` of the next page.
 
-        `query`: `state`, `user`, `limit`, `after`, `latest`.
+        `query`: `state`, `user`, `since`, `limit`, `after`, `latest`. `missing` says why archived jobs are not there.
         """
         return self.get("/v1/jobs", query)
 
@@ -85,6 +85,30 @@ class Client(Transport):
     def follow_metrics(self, job: str, *, on_retry: OnRetry | None = None) -> Iterator[Event]:
         """Events `latest`, about one a second while there is something new."""
         return self.events(_path(job, "metrics", "follow"), on_retry=on_retry)
+
+    # -- for operators --------------------------------------------------------------------------------------------
+
+    def dead_letters(self) -> Iterator[dict[str, Any]]:
+        """What could not be processed, the oldest first."""
+        after = 0
+        while True:
+            page = self.get("/v1/admin/dead", {"after": after})
+            yield from page.get("letters") or ()
+            after = int(page.get("next") or 0)
+            if not after:
+                return
+
+    def dead_letter(self, sequence: int) -> dict[str, Any]:
+        """One of them, with the message in it."""
+        return self.get(f"/v1/admin/dead/{sequence}")
+
+    def replay_dead(self, sequence: int) -> dict[str, Any]:
+        """Publishes the message again, under its own id, and takes it from the dead letters."""
+        return self.post(f"/v1/admin/dead/{sequence}/replay", {})
+
+    def drop_dead(self, sequence: int) -> None:
+        """Takes it from the dead letters for good."""
+        self.request("DELETE", f"/v1/admin/dead/{sequence}")
 
     # -- blobs ---------------------------------------------------------------------------------------------------
 

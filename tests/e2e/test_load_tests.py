@@ -20,7 +20,10 @@ RUN_S_MAX = 300
         ("pipeline", "--jobs", "100", "--slurm-jobs", "0"),
         ("logging_overhead", "--no-peers", "--no-stack"),
         ("monitoring", "--points", "500000"),
+        ("fuzz", "--minutes", "0.02"),
         ("kills", "--jobs", "3", "--seconds", "45"),
+        ("attempts", "--attempts", "200"),
+        ("growth", "--jobs", "1200"),
     ],
     ids=lambda words: words[0],
 )

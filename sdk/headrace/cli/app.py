@@ -85,6 +85,14 @@ class Command(click.Command):
         self.params += [option for option in global_options() if own.isdisjoint(option.opts)]
 
 
+class Group(click.Group):
+    """A command with commands of its own; both take the global options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += global_options()
+
+
 pass_app = click.make_pass_decorator(App, ensure=True)
 
 

@@ -10,6 +10,7 @@ import click
 
 from headrace.cli import road, text
 from headrace.cli.app import App, Command, job_argument, pass_app
+from headrace.cli.options import seconds
 from headrace.cli.printer import Stream, columns
 from headrace.cli.table import Cell, Column, table
 from headrace.client import Client
@@ -45,23 +46,29 @@ HEADINGS = (
 @click.option("--all", "everything", is_flag=True, help="All of them, not only the newest.")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), metavar="STATE", help=STATES_HELP)
 @click.option("--user", metavar="NAME", help="Only of this user.")
+@click.option("--since", metavar="TIME", callback=seconds, help="Only those submitted in the last 90s, 12h, 30d.")
 @click.option("--limit", type=click.IntRange(min=1), default=LIMIT, show_default=True, help="At most so many.")
 @pass_app
-def jobs(app: App, everything: bool, states: tuple[str, ...], user: str | None, limit: int) -> None:
+def jobs(
+    app: App, everything: bool, states: tuple[str, ...], user: str | None, since: float | None, limit: int
+) -> None:
     """List jobs, the newest first. METRIC is the newest value of one of its metrics, or the reason of its end.
 
     To name the state folder here: headrace --state FOLDER jobs.
     """
     client = app.client()
     most = None if everything else limit
-    found = _pages(client, {"state": ",".join(states), "user": user}, most)
+    query = {"state": ",".join(states), "user": user, "since": time.time() - since if since is not None else None}
+    found = _pages(app, client, query, most)
     if app.printer.json:
         for view in found:
             app.printer.object(view)
         return
     rows = list(found)
     if not rows:
-        app.printer.note("no jobs" + (" like that" if states or user else "; headrace run -- COMMAND starts one"))
+        app.printer.note(
+            "no jobs" + (" like that" if states or user or since else "; headrace run -- COMMAND starts one")
+        )
         return
     now = time.time()
     cells = [_row(view, now) for view in rows]
@@ -177,7 +184,7 @@ def ran(view: JobView, now: float) -> float | None:
     return max(0.0, (view.get("finished_at") or now) - begin) if begin else None
 
 
-def _pages(client: Client, query: dict[str, Any], most: int | None) -> Iterator[JobView]:
+def _pages(app: App, client: Client, query: dict[str, Any], most: int | None) -> Iterator[JobView]:
     """Jobs page by page, so that the first lines come at once however many there are."""
     after, given = "", 0
     while most is None or given < most:
@@ -186,6 +193,8 @@ def _pages(client: Client, query: dict[str, Any], most: int | None) -> Iterator[
         found = page.get("jobs") or []
         yield from (cast(JobView, view) for view in found)
         given, after = given + len(found), str(page.get("next") or "")
+        if page.get("missing") and (most is None or given < most):
+            app.printer.warning("older jobs are missing: the archive does not answer", "try again in a moment")
         if not after:
             return
 

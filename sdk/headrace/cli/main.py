@@ -43,6 +43,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "up": ("stack", "Start Headrace on this machine."),
         "down": ("stack", "Stop Headrace on this machine, and every job on it."),
         "status": ("stack", "Say whether the server is up, and how it is."),
+        "admin": ("admin", "Look after the installation: for operators."),
         "completion": ("completion", "Print the completion script of a shell."),
     },
 }

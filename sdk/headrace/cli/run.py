@@ -12,6 +12,7 @@ from headrace import errors, local, state, submission
 from headrace.cli import text
 from headrace.cli.app import App, Command, pass_app
 from headrace.cli.live import Live
+from headrace.cli.options import seconds
 from headrace.cli.road import Line
 from headrace.client import Client
 
@@ -33,14 +34,6 @@ def pairs(context: click.Context, parameter: click.Parameter, values: tuple[str,
             raise click.BadParameter(f"{value!r} is not NAME=VALUE")
         said[name] = content
     return said
-
-
-def seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """A duration such as `2h`."""
-    try:
-        return submission.seconds(value, str(parameter.name))
-    except errors.UsageError as error:
-        raise click.BadParameter(f"{error.message.partition(': ')[2]}; {error.hint}") from error
 
 
 def complete_tier(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -17,6 +17,8 @@ from headrace.cli.table import Cell, Column, table
 from headrace.client import Client
 
 NOT_RUNNING = 1
+COUNTERS_FROM = 23
+"""Columns before the counters: the longest name of a service, its state, and the gaps."""
 
 
 @click.command(cls=Command, short_help="Start Headrace on this machine.")
@@ -78,7 +80,7 @@ def status(app: App) -> int:
     app.printer.data(
         f"{app.printer.out.paint('up', 'green')}  {endpoint.url}{since}, version {found.get('version', '?')}"
     )
-    rows = [_service(name, service) for name, service in _services(found)]
+    rows = [row for name, service in _services(found) for row in _service(name, service, columns())]
     if rows:
         headings = (Column("SERVICE", least=10), Column("STATE"), Column("COUNTERS", least=20))
         for line in table(headings, rows, width=columns(), paint=app.printer.out.paint):
@@ -102,13 +104,25 @@ def _services(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(str(each.get("service") or each.get("name")), each) for each in services]
 
 
-def _service(name: str, service: Any) -> list[Cell | str]:
+def _service(name: str, service: Any, width: int) -> list[list[Cell | str]]:
+    """A service's rows: all counters that are not 0, on as many lines as they need, whole ones only."""
     said = service if isinstance(service, Mapping) else {"state": service}
     answers = said.get("answers", True)
-    counters = {key: value for key, value in said.items() if type(value) is int and value}
-    shown = ", ".join(f"{key} {text.count(value)}" for key, value in counters.items())
+    counters = [f"{key} {text.count(value)}" for key, value in said.items() if type(value) is int and value]
     word = Cell("answers", "green") if answers else Cell("silent", "red")
-    return [name, word, str(said.get("error") or shown)]
+    first, *more = _wrapped([str(said["error"])] if said.get("error") else counters, width - COUNTERS_FROM)
+    return [[name, word, first], *(["", "", line] for line in more)]
+
+
+def _wrapped(items: Sequence[str], width: int) -> list[str]:
+    """The items between commas, in lines of at most this width (or of one item); at least one line."""
+    lines: list[str] = []
+    for item in items:
+        if lines and text.width(f"{lines[-1]}, {item},") <= width:
+            lines[-1] += f", {item}"
+        else:
+            lines[-1:] = [*(f"{line}," for line in lines[-1:]), item]
+    return lines or [""]
 
 
 def _refuse_remote(command: str) -> None:

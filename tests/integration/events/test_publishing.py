@@ -137,6 +137,16 @@ async def test_a_message_over_the_servers_limit_is_refused_before_it_is_sent(bus
     assert not refused.value.temporary
 
 
+async def test_headers_count_where_the_server_says_how_large_a_message_may_be(bus: Bus) -> None:
+    """The server closes the connection on a message that is too large: all that was under way would be lost."""
+    limit = 1024**2
+    for body, headers in ((limit - 5, {"a": "b"}), (limit - 9000, {"hr-reason": "x" * 9000})):
+        with pytest.raises(Refused) as refused:
+            await bus.publish(a_message(body=bytes(body))._replace(headers=headers))
+        assert refused.value.code == TOO_LARGE
+    assert bus.state == "connected"
+
+
 async def test_a_message_over_its_streams_limit_is_refused(bus: Bus) -> None:
     with pytest.raises(Refused) as refused:
         await bus.publish(a_message(subjects.submit("vision", "ada"), body=bytes(600 * 1024)))

@@ -7,106 +7,27 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
-from controlplane.config import Configuration, Identity
-from controlplane.frame import Tools
 from controlplane.gateway import metrics
 from controlplane.gateway import service as gateway_service
 from controlplane.submission import service as submission_service
 from events import messages as m
 from events import subjects
 from events.bus import Asked
-from events.ledger import Write
+from tests.integration.gateway.conftest import SUBMIT, WAIT_S, Stage, client, configuration, error, sha
 from tests.support.malformed_submits import MALFORMED
 from tests.support.nats import NatsServer
 from tests.support.serving import serving
-from tests.support.submitting import CONFIG
 
-SUBMIT: dict[str, Any] = {"entrypoint": ["python", "train.py"], "name": "train"}
-WAIT_S = 20.0
 END = m.AttemptEnd(cause="exited", ended_at=9.0, started_at=5.0, exit_code=0)
 PLACED = m.Placed(
     term=1, attempt=1, allocations=(m.Allocation(node="n1", cpus=1, memory_bytes=1),), why="first in line"
 )
-
-
-def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def configuration(state: Path) -> Configuration:
-    return msgspec.structs.replace(
-        CONFIG,
-        state=str(state),
-        gateway_port=0,
-        nats_password="hush",
-        tokens={
-            _sha("ada-token"): Identity(team="vision", user="ada"),
-            _sha("bob-token"): Identity(team="speech", user="bob"),
-            _sha("ops-token"): Identity(team="vision", user="ops", operator=True),
-        },
-    )
-
-
-class Stage(NamedTuple):
-    """A gateway with its door behind it, and clients of two teams and of an operator."""
-
-    tools: Tools
-    url: str
-    ada: httpx.AsyncClient
-    bob: httpx.AsyncClient
-    ops: httpx.AsyncClient
-
-    async def submit(self, **fields: Any) -> str:
-        answer = await self.ada.post("/v1/jobs", json=SUBMIT | fields)
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["job"])
-
-    async def fact(self, job: str, fact: m.JobFact) -> None:
-        """What scheduling would write."""
-        subject = subjects.job("vision", job)
-        last = await self.tools.ledger.last(subject)
-        await self.tools.ledger.append(Write(subject, fact, last.sequence if last else 0))
-
-    async def answers(self, service: str, question: str, answer: object) -> None:
-        async def handler(_: Asked) -> bytes:
-            return msgspec.json.encode(answer)
-
-        await self.tools.bus.answer(subjects.ask(service, question), handler)
-
-
-@pytest.fixture
-async def stage(nats: NatsServer, tmp_path: Path) -> AsyncIterator[Stage]:
-    config = configuration(tmp_path / "state")
-    blobs = tmp_path / "blobs"
-    async with (
-        serving(submission_service.serve, nats, config, blobs=blobs, instance="door"),
-        serving(gateway_service.serve, nats, config, blobs=blobs, instance="gateway") as tools,
-    ):
-        url = json.loads((tmp_path / "state" / "gateway.json").read_text())["url"]
-        clients = [client(url, f"{name}-token") for name in ("ada", "bob", "ops")]
-        yield Stage(tools, url, *clients)
-        for each in clients:
-            await each.aclose()
-
-
-def client(url: str, token: str) -> httpx.AsyncClient:
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    return httpx.AsyncClient(base_url=url, headers=headers, timeout=WAIT_S)
-
-
-def error(response: httpx.Response) -> dict[str, Any]:
-    """The one form of a failure."""
-    told: dict[str, Any] = response.json()["error"]
-    assert set(told) == {"message", "hint", "problems"}
-    assert told["message"]
-    assert "Traceback" not in response.text
-    return told
 
 
 async def follow(http: httpx.AsyncClient, path: str, last_id: str = "") -> AsyncIterator[tuple[str, str, Any]]:
@@ -454,7 +375,7 @@ async def test_queues_are_those_of_the_team(stage: Stage) -> None:
 async def test_the_configuration_is_shown_without_its_secrets(stage: Stage) -> None:
     response = await stage.ada.get("/v1/config")
     assert "hush" not in response.text
-    assert _sha("ada-token") not in response.text
+    assert sha("ada-token") not in response.text
     assert set(response.json()["teams"]) == {"vision"}
     assert set((await stage.ops.get("/v1/config")).json()["teams"]) == {"vision", "speech"}
 
@@ -464,6 +385,19 @@ async def test_the_status_names_every_service_and_who_does_not_answer(stage: Sta
     services = (await stage.ada.get("/v1/status")).json()["services"]
     assert services["submission"]["accepted"] == 1
     assert services["scheduling"]["answers"] is False
+
+
+async def test_counters_of_all_services_are_there_for_prometheus(stage: Stage) -> None:
+    await stage.submit()
+    await stage.ada.get("/v1/jobs/nobody")
+    answer = await stage.ada.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    lines = answer.text.splitlines()
+    assert 'headrace_accepted{service="submission"} 1.0' in lines
+    assert 'headrace_up{service="scheduling"} 0.0' in lines
+    assert 'headrace_refused{service="gateway"} 1.0' in lines
+    async with client(stage.url, "") as stranger:
+        assert (await stranger.get("/metrics")).status_code == 401
 
 
 async def test_an_environment_is_shown_to_teams_that_want_it(stage: Stage) -> None:

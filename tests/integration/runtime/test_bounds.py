@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -189,3 +190,18 @@ async def test_an_empty_folder_that_another_launcher_took_away_is_made_again(gro
     assert place.group(job.folder.name).members() == [status.pid]
     job.supervised.stop("stopped", "cancelled")
     await job.end()
+
+
+async def test_a_group_that_is_killed_is_closed_to_new_processes(grouped: Node) -> None:
+    place = grouped.launcher.place
+    assert place is not None
+    if place.kind != "cgroup1":
+        pytest.skip("version 2 kills all at once")
+    group = place.group("j-9.1")
+    group.make(memory_bytes=0, pids_max=0)
+    group.kill()
+    inside = f"open('{place.folders[1]}/j-9.1/tasks', 'w').write('0')"
+    code = f"import os\n{inside}\ntry: os.fork()\nexcept BlockingIOError: print('refused')"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert (await process.communicate())[0] == b"refused\n"
+    assert group.remove()

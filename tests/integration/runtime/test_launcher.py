@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import launcher
+from runtime import launcher, supervised
 from runtime.supervised import LauncherClient, LaunchFailed, Standing, Supervised, standing
 from tests.support.attempts import (
     Node,
@@ -69,6 +69,16 @@ async def test_a_killed_one_is_started_again_and_attempts_do_not_notice(node: No
     assert lives(status.pid)
     job.supervised.stop("stopped", "cancelled")
     await job.end()
+
+
+async def test_a_stopped_one_is_woken(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised, "LOOK_S", 0.2)
+    monkeypatch.setattr(supervised, "HELLO_S_MAX", 0.2)
+    pid = await node.launcher.ensure()
+    os.kill(pid, signal.SIGSTOP)
+    assert await node.launcher.ensure() == pid
+    os.kill(pid, signal.SIGSTOP)
+    assert (await (await node.sh("exit 6")).end()).exit_code == 6
 
 
 async def test_a_name_that_leads_elsewhere_is_refused(node: Node) -> None:

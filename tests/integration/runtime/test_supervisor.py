@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime import bounds
-from runtime.supervised import LaunchFailed, Standing, standing
+from runtime import bounds, supervised
+from runtime.supervised import LaunchFailed, Standing, SupervisorLost, standing
 from tests.support.attempts import Node, gone, line_in, lives, supervisor_of
 
 IGNORES_SIGTERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); "
@@ -186,6 +186,47 @@ async def test_a_killed_supervisor_takes_the_entrypoint_along(node: Node) -> Non
     # What the entrypoint had started is left to the runner's sweep.
     assert lives(child)
     assert bounds.sweep(f"HEADRACE_SCRATCH={job.folder}/scratch", node.group_of(job), wait_s=5) == 0
+    assert not lives(child)
+
+
+async def test_a_stopped_job_is_ended_with_its_grace(node: Node) -> None:
+    job = await node.sh("trap 'echo saved; exit 7' TERM; echo up; while :; do sleep 0.01; done")
+    await line_in(job.folder / "stdout")
+    status = await job.until("running")
+    os.kill(status.pid, signal.SIGSTOP)
+    job.supervised.stop("stopped", "cancelled")
+    record = await job.end()
+    assert (record.cause, record.exit_code) == ("stopped", 7)
+    assert "saved" in job.output()
+
+
+async def test_a_stopped_supervisor_is_woken_and_keeps_its_time(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised, "LOOK_S", 0.3)
+    job = await node.sh("sleep 1000", time_limit_s=0.1)
+    status = await job.until("running")
+    os.kill(supervisor_of(status.pid), signal.SIGSTOP)
+    record = await job.end()
+    assert (record.cause, [status.state for status in job.statuses][-1]) == ("time_limit", "stopping")
+
+
+async def test_a_job_that_stops_its_supervisor_again_and_again_is_ended(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "LOOK_S", 0.05)
+    job = await node.python(
+        "import os, signal\nprint(os.getpid(), flush=True)\nwhile True: os.kill(os.getppid(), signal.SIGSTOP)"
+    )
+    pid = int(await line_in(job.folder / "stdout"))
+    with pytest.raises(SupervisorLost):
+        await job.end()
+    await gone(pid)
+
+
+async def test_a_nohup_child_is_ended_with_its_attempt(node: Node) -> None:
+    job = await node.sh("nohup sh -c 'echo $$ > child; exec sleep 1000' >/dev/null 2>&1 & sleep 1000", grace_s=0.1)
+    child = int(await line_in(job.folder / "scratch" / "child"))
+    job.supervised.stop("stopped", "cancelled")
+    await job.end()
     assert not lives(child)
 
 

@@ -202,6 +202,15 @@ def test_status_says_up_or_not(terminal: Terminal, gateway: FakeGateway) -> None
         SERVICE     STATE    COUNTERS
         monitoring  silent   no answer in 2 s
         submission  answers  applied 12, repeated 1""")
+    many = dict.fromkeys(("applied", "repeated", "stale", "forbidden", "rounds", "jobs", "nodes", "term"), 1234567)
+    gateway.pages["/v1/status"] = {"version": "0.1.0", "services": {"environments": many, "gateway": {"dead": 2}}}
+    assert terminal.run("status") == dedent("""\
+        up  http://[ADDRESS], version 0.1.0
+        SERVICE       STATE    COUNTERS
+        environments  answers  applied 1,234,567, repeated 1,234,567, stale 1,234,567,
+                               forbidden 1,234,567, rounds 1,234,567, jobs 1,234,567,
+                               nodes 1,234,567, term 1,234,567
+        gateway       answers  dead 2""")
     gateway.stop()
     assert terminal.run("status").startswith("exit status 1\nunreachable  http://[ADDRESS] cannot be reached")
 

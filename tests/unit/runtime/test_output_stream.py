@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
-from runtime.output import Stream
+from runtime.output import READ_BYTES, Stream
 
 
 @pytest.fixture
@@ -60,3 +61,11 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "stdout").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
         Stream(str(tmp_path / "stdout"), bytes_max=100)
+
+
+def test_a_stream_that_never_ends_takes_only_its_turn(tmp_path: Path) -> None:
+    stream = Stream(str(tmp_path / "stdout"), bytes_max=1 << 30)
+    fcntl.fcntl(stream.writer, fcntl.F_SETPIPE_SZ, 4 * READ_BYTES)
+    os.write(stream.writer, b"x" * 4 * READ_BYTES)
+    stream.pump(reads_max=2)
+    assert stream.kept_bytes == 2 * READ_BYTES

@@ -1,0 +1,136 @@
+"""What the two doors that speak HTTP share: bounds on connections, on requests at work, on how long a client takes.
+
+A client that says nothing, or stops in the middle of a request, is let go; who comes while all places are taken is told
+so, with the time to come back (`retry-after`), and costs no more than that answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Final
+
+import h11
+from litestar.exceptions import ClientException
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+CONNECTIONS_MAX: Final = 4096
+"""Open at once, of each door: an idle one costs about 20 KB."""
+REQUESTS_MAX: Final = 1024
+"""At work at once, streams of events among them."""
+HEAD_S: Final = 20.0
+"""For the head of a request, from the connection or from its first byte on."""
+BODY_S: Final = 30.0
+"""Between two parts of a body."""
+BUSY_S: Final = 2
+"""When to come again, if all places were taken."""
+
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+_BUSY: Final = {
+    "error": {
+        "message": "all places are taken just now",
+        "hint": f"try again in {BUSY_S} s",
+        "problems": [],
+    }
+}
+_BUSY_BODY: Final = json.dumps(_BUSY).encode()
+_BUSY_HEADERS: Final = (
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(_BUSY_BODY)).encode()),
+    (b"retry-after", str(BUSY_S).encode()),
+    (b"connection", b"close"),
+)
+_BUSY_RAW: Final = b"".join(
+    (
+        b"HTTP/1.1 503 Service Unavailable\r\n",
+        *(b"%s: %s\r\n" % header for header in _BUSY_HEADERS),
+        b"\r\n",
+        _BUSY_BODY,
+    )
+)
+
+
+class Impatient(H11Protocol):
+    """uvicorn's protocol, which by itself would wait for the head of a request for ever, and on any number of them."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.write(_BUSY_RAW)
+            transport.close()
+            return
+        self._late = self.loop.call_later(HEAD_S, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if not is_idle or self.conn.their_state is not h11.IDLE:
+            self._in_time()
+        elif self._late is None:  # a part of a head
+            self._late = self.loop.call_later(HEAD_S, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+class Bounded:
+    """An application with so many places. `counts`: answers that were a no, a not now (503) or a failure of ours."""
+
+    def __init__(self, app: Any, *, places: int = REQUESTS_MAX) -> None:
+        self._app: ASGIApp = app
+        self._places = places
+        self._taken = 0
+        self.counts = {"refused": 0, "unavailable": 0, "failed": 0}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._taken >= self._places:
+            self.counts["unavailable"] += 1
+            await send({"type": "http.response.start", "status": 503, "headers": list(_BUSY_HEADERS)})
+            await send({"type": "http.response.body", "body": _BUSY_BODY, "more_body": False})
+            return
+        self._taken += 1
+        try:
+            has_body = scope.get("method", "") in _WITH_BODY
+            await self._app(scope, _in_time(receive) if has_body else receive, self._counting(send))
+        finally:
+            self._taken -= 1
+
+    def _counting(self, send: Send) -> Send:
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                status = message["status"]
+                self.counts["refused" if status < 500 else "unavailable" if status == 503 else "failed"] += 1
+            await send(message)
+
+        return counting
+
+
+def _in_time(receive: Receive) -> Receive:
+    """The same, but a body that stops, or ends too early, is the client's mistake."""
+    whole = False
+
+    async def receive_in_time() -> Any:
+        nonlocal whole
+        if whole:  # what comes now is the end of the connection, whenever that is
+            return await receive()
+        try:
+            async with asyncio.timeout(BODY_S):
+                message: Any = await receive()
+        except TimeoutError:
+            hint = {"hint": "send it in one go"}
+            raise ClientException(f"the body stopped for {BODY_S:.0f} s", status_code=408, extra=hint) from None
+        if message["type"] == "http.disconnect":
+            raise ClientException("the connection was closed before the body was whole")
+        whole = not message.get("more_body", False)
+        return message
+
+    return receive_in_time

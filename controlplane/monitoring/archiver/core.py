@@ -1,0 +1,96 @@
+"""Which jobs leave the ledger, and when. Pure: no I/O, no clock.
+
+A job that has been over for `after_s` is due; sooner, if more than ENDED_MAX ended jobs lie in the ledger: so it stays
+bounded on a busy day, too, and with it whoever reads it. Due jobs are gathered until there are enough for a part of
+the archive, or the oldest has waited for `gather_s`.
+
+A job whose place another one took up (`moved` before or after it) stays until that one has left the ledger: who reads
+the ledger from its beginning must find the place that the move speaks of.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from controlplane.monitoring.core import JobKey
+from events import messages as m
+
+JOBS_MAX: Final = 999
+"""In one part: with the fact about the part itself they make one atomic round."""
+ENDED_MAX: Final = 50_000
+EARLY_S: Final = 60.0
+"""However many there are, a job is left alone for so long."""
+GATHER_S_MAX: Final = 6 * 3600.0
+"""So a quiet team makes some 1,500 parts a year, and a busy one as many as it has thousands of jobs."""
+
+
+class Ended(NamedTuple):
+    """The newest fact of a job that seems to be over: a cancel of a running job does, too, until its facts are read."""
+
+    at: float
+    sequence: int
+
+
+class Core:
+    """The jobs that are over and still in the ledger. `after_s` 0: none is ever due."""
+
+    def __init__(self, *, after_s: float) -> None:
+        self._after_s = after_s
+        self._gather_s = min(GATHER_S_MAX, after_s / 4)
+        self.ended: dict[JobKey, Ended] = {}
+        """The oldest end first."""
+        self._took: dict[JobKey, set[JobKey]] = {}
+        """Job → those whose place it took up."""
+        self._holders: dict[JobKey, set[JobKey]] = {}
+        """The same from the other side: who stands in the way of a job's leaving."""
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def on_end(self, key: JobKey, sequence: int, at: float) -> None:
+        """A fact that may be a job's last."""
+        self.ended.pop(key, None)
+        self.ended[key] = Ended(at, sequence)
+
+    def on_moved(self, key: JobKey, fact: m.Moved) -> None:
+        other = (key[0], fact.before or fact.after)
+        if other[1]:
+            self._took.setdefault(key, set()).add(other)
+            self._holders.setdefault(other, set()).add(key)
+
+    def on_archived(self, key: JobKey) -> None:
+        """The job has left the ledger."""
+        self.ended.pop(key, None)
+        for other in self._took.pop(key, ()):
+            holders = self._holders[other]
+            holders.discard(key)
+            if not holders:
+                del self._holders[other]
+
+    def on_not_over(self, key: JobKey) -> None:
+        """It is not over after all; when it is, that is another fact."""
+        self.ended.pop(key, None)
+
+    # -- what follows --------------------------------------------------------------------------------------------------
+
+    def due(self, now: float) -> list[JobKey]:
+        """The jobs of the next part, the oldest end first; none while more should be gathered."""
+        if not self._after_s:
+            return []
+        found: list[JobKey] = []
+        oldest = now
+        crowd = len(self.ended) - ENDED_MAX
+        for place, (key, ended) in enumerate(self.ended.items()):
+            due_at = ended.at + (min(EARLY_S, self._after_s) if place < crowd else self._after_s)
+            if due_at > now or len(found) == JOBS_MAX:
+                break
+            if key not in self._holders:
+                found.append(key)
+                oldest = min(oldest, due_at)
+        return found if len(found) == JOBS_MAX or oldest + self._gather_s <= now else []
+
+    def wake_at(self) -> float | None:
+        """When `due` may have something to say though nothing happens."""
+        if not self._after_s:
+            return None
+        free = next((ended for key, ended in self.ended.items() if key not in self._holders), None)
+        return free.at + self._after_s + self._gather_s if free is not None else None

@@ -1,0 +1,59 @@
+"""What a node may say of itself at all. Pure.
+
+A number that JSON can hold may still be one that nothing here can: infinitely many CPUs, 10^12
+GPUs, memory that no snapshot can keep. One node that lies so would end the leader; it is refused instead.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from events import messages as m
+
+CPUS_MAX: Final = 100_000
+GPUS_MAX: Final = 1024
+BYTES_MAX: Final = 2**60
+ATTEMPTS_MAX: Final = 10_000
+ATTEMPT_MAX: Final = 1_000_000
+ITEMS_MAX: Final = 256
+NAME_CHARACTERS_MAX: Final = 256
+MESSAGE_CHARACTERS_MAX: Final = 10_000
+MOMENT_MAX: Final = 2**36
+"""Seconds since the epoch: some two thousand years."""
+EXIT_CODE_MAX: Final = 2**31
+
+
+def problem(exchange: m.Exchange) -> str:
+    """The first thing in a node's report that cannot be, with its path; empty if all of it can."""
+    capacity = exchange.capacity
+    ranges: list[tuple[str, float, float]] = [
+        ("$.capacity.cpus", capacity.cpus, CPUS_MAX),
+        ("$.capacity.memory_bytes", capacity.memory_bytes, BYTES_MAX),
+        ("$.capacity.gpus", capacity.gpus, GPUS_MAX),
+        ("$.capacity.pythons", len(capacity.pythons), ITEMS_MAX),
+        ("$.capacity.labels", len(capacity.labels), ITEMS_MAX),
+        ("$.attempts", len(exchange.attempts), ATTEMPTS_MAX),
+        ("$.boot", len(exchange.boot), NAME_CHARACTERS_MAX),
+        ("$.runner", len(exchange.runner), NAME_CHARACTERS_MAX),
+    ]
+    for index, live in enumerate(exchange.attempts[:ATTEMPTS_MAX]):
+        path = f"$.attempts[{index}]"
+        ranges += [(f"{path}.ref.attempt", live.ref.attempt, ATTEMPT_MAX)]
+        ranges += [(f"{path}.started_at", live.started_at or 0, MOMENT_MAX)]
+        ranges += _end(f"{path}.end", live.end) if live.end is not None else []
+    found = next((each for each in ranges if not 0 <= each[1] <= each[2]), None)
+    return f"{found[0]}: {found[1]:g} is out of range: from 0 to {found[2]:g}" if found else ""
+
+
+def _end(path: str, end: m.AttemptEnd) -> list[tuple[str, float, float]]:
+    return [
+        (f"{path}.ended_at", end.ended_at, MOMENT_MAX),
+        (f"{path}.started_at", end.started_at or 0, MOMENT_MAX),
+        (f"{path}.exit_code", abs(end.exit_code or 0), EXIT_CODE_MAX),
+        (f"{path}.signal", end.signal or 0, ITEMS_MAX),
+        (f"{path}.message", len(end.message), MESSAGE_CHARACTERS_MAX),
+        (f"{path}.usage.cpu_s", end.usage.cpu_s, MOMENT_MAX),
+        (f"{path}.usage.memory_bytes_max", end.usage.memory_bytes_max, BYTES_MAX),
+        (f"{path}.output_bytes", len(end.output_bytes), ITEMS_MAX),
+        *((f"{path}.output_bytes", size, BYTES_MAX) for size in end.output_bytes.values()),
+    ]

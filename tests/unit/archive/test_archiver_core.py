@@ -1,0 +1,75 @@
+"""Which jobs leave the ledger, and when: values in, values out."""
+
+from __future__ import annotations
+
+import pytest
+
+from controlplane.monitoring.archiver import core
+from controlplane.monitoring.archiver.core import ENDED_MAX, JOBS_MAX, Core
+from events import messages as m
+
+A, B, C = ("t", "a"), ("t", "b"), ("t", "c")
+
+
+def a_core(after_s: float = 100.0) -> Core:
+    return Core(after_s=after_s)
+
+
+def test_a_job_is_due_when_it_has_been_over_for_long_enough_and_others_had_time_to_join() -> None:
+    archiver = a_core()
+    archiver.on_end(A, 1, at=0.0)
+    archiver.on_end(B, 2, at=20.0)
+    assert archiver.wake_at() == 125.0
+    assert archiver.due(124.9) == []
+    assert archiver.due(125.0) == [A, B]
+
+
+def test_a_full_part_does_not_wait_for_others() -> None:
+    archiver = a_core()
+    for number in range(JOBS_MAX + 5):
+        archiver.on_end(("t", f"j{number}"), number, at=0.0)
+    assert archiver.due(100.0) == [("t", f"j{number}") for number in range(JOBS_MAX)]
+
+
+def test_too_many_ended_jobs_leave_sooner_but_not_within_their_first_minute() -> None:
+    archiver = a_core(after_s=86_400.0)
+    for number in range(ENDED_MAX + JOBS_MAX):
+        archiver.on_end(("t", f"j{number}"), number, at=0.0)
+    assert archiver.due(core.EARLY_S - 1) == []
+    assert len(archiver.due(core.EARLY_S)) == JOBS_MAX
+
+
+def test_an_end_that_was_none_is_forgotten_until_the_next_one() -> None:
+    archiver = a_core()
+    archiver.on_end(A, 1, at=0.0)
+    archiver.on_not_over(A)
+    assert (archiver.due(1e6), archiver.wake_at()) == ([], None)
+    archiver.on_end(A, 2, at=50.0)
+    assert archiver.due(1e6) == [A]
+
+
+@pytest.mark.parametrize("move", [m.Moved(by="u", before="a"), m.Moved(by="u", after="a")])
+def test_a_job_whose_place_was_taken_up_stays_until_the_others_are_gone(move: m.Moved) -> None:
+    archiver = a_core()
+    archiver.on_moved(B, move)
+    archiver.on_moved(C, m.Moved(by="u", before="b"))
+    for number, key in enumerate((A, B, C)):
+        archiver.on_end(key, number, at=0.0)
+    assert archiver.due(1e6) == [C]
+    archiver.on_archived(C)
+    assert archiver.due(1e6) == [B]
+    archiver.on_archived(B)
+    assert archiver.due(1e6) == [A]
+
+
+def test_a_job_of_another_team_holds_nobody() -> None:
+    archiver = a_core()
+    archiver.on_moved(("other", "b"), m.Moved(by="u", before="a"))
+    archiver.on_end(A, 1, at=0.0)
+    assert archiver.due(1e6) == [A]
+
+
+def test_nothing_is_due_where_archiving_is_off() -> None:
+    archiver = a_core(after_s=0.0)
+    archiver.on_end(A, 1, at=0.0)
+    assert (archiver.due(1e9), archiver.wake_at()) == ([], None)

@@ -12,7 +12,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.types import Message, Receive, Scope, Send
 
-from controlplane.gateway import blobs, cluster, dead, environments, events, exposition, jobs, logs, metrics
+from controlplane.gateway import admin, blobs, cluster, dead, environments, events, exposition, jobs, logs, metrics
 from controlplane.gateway.auth import Authentication
 from controlplane.gateway.context import Gateway
 from controlplane.gateway.contract import NoPages, bearer, description
@@ -44,6 +44,7 @@ HANDLED: Final = (
     cluster.config,
     cluster.healthz,
     cluster.readyz,
+    admin.run_check,
     blobs.missing,
     blobs.upload,
     blobs.download,

@@ -47,6 +47,7 @@ class Gateway:
         self.projection = projection
         self.is_closing = False
         self.is_caught_up = False
+        self.is_checking = False
         self.answered: Mapping[str, int] = {}
         """How many answers were refusals, by their kind."""
         self.uploads = asyncio.Semaphore(UPLOADS_MAX)

@@ -170,6 +170,10 @@ class Projection:
             raise Ambiguous(near)
         return jobs.get(near[0]) if near else None
 
+    def jobs(self) -> Iterator[JobRecord]:
+        """All jobs of all teams."""
+        return (record for jobs in self._teams.values() for record in jobs.values())
+
     def names(self, team: str) -> list[str]:
         """Some names and ids of a team's jobs, the newest first, for hints."""
         near: list[str] = []

@@ -189,3 +189,25 @@ def _to_node(record: _Node) -> Node:
         draining_by=record.draining_by,
         gone_why=record.gone_why,
     )
+
+
+def described(content: bytes) -> dict[str, object]:
+    """What a snapshot says, by name: to compare two of them.
+
+    Instead of the ranks of waiting jobs their order: a place between two jobs that have left the ledger may be another
+    number when it is found again, but never another place.
+    """
+    snapshot = _DECODER.decode(content)
+    said: dict[str, object] = {"term": snapshot.term}
+    said |= {job.subject: msgspec.structs.replace(job, rank=("", "")) for job in snapshot.jobs}
+    said |= {subject: tuple(life) for subject, *life in snapshot.ended}
+    said |= {f"queue {team}/{name}": (settings, sequence) for team, name, settings, sequence in snapshot.queues}
+    said |= {f"environment {digest}": tuple(rest) for digest, *rest in snapshot.environments}
+    said |= {f"node {node.name}": node for node in snapshot.nodes}
+    waiting: dict[str, list[tuple[int, Fraction, str]]] = {}
+    for job in snapshot.jobs:
+        if job.state == State.QUEUED.value:
+            rank = Fraction(*(int(part, 16) for part in job.rank))
+            queue = f"{job.specification.team}/{job.specification.queue}"
+            waiting.setdefault(f"order in {queue}", []).append((-job.priority, rank, job.subject))
+    return said | {name: tuple(subject for *_, subject in sorted(jobs)) for name, jobs in waiting.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from headrace.cli.admin_check import check
 from headrace.cli.admin_dead import dead
 from headrace.cli.app import Group
 
@@ -14,3 +15,4 @@ def admin() -> None:
 
 
 admin.add_command(dead)
+admin.add_command(check)

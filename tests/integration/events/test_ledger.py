@@ -171,3 +171,26 @@ async def test_what_a_later_version_adds_to_a_fact_is_passed_over(ledger: Ledger
     found = await ledger.last(NODE)
     assert found is not None
     assert found.fact == CORDONED
+
+
+async def test_what_replaces_takes_the_place_of_all_before_it_and_is_forgotten_in_time(ledger: Ledger) -> None:
+    """A whole round of them, each under its guard: on three servers as on one."""
+    jobs = [subjects.job("vision", f"j-old-{number}") for number in range(50)]
+    last = dict.fromkeys(jobs, 0)
+    for fact in (m.Held(by="a"), m.Released(by="b")):
+        first = await ledger.commit([Write(job, fact, last[job]) for job in jobs])
+        last = {job: first + place for place, job in enumerate(jobs)}
+    mark = m.Archived(state="succeeded", attempt=1)
+    stale = [Write(job, mark, last[job] - (job == jobs[-1]), ttl_s=1, replaces=True) for job in jobs]
+    with pytest.raises(Conflict):
+        await ledger.commit(stale)
+    assert [len(await ledger.history(job)) for job in jobs] == [2] * len(jobs)
+    first = await ledger.commit([Write(job, mark, last[job], ttl_s=1, replaces=True) for job in jobs])
+    for place, job in enumerate(jobs):
+        [entry] = await ledger.history(job)
+        assert (entry.sequence, entry.fact) == (first + place, mark)
+    with pytest.raises(Conflict):
+        await ledger.append(Write(jobs[0], m.Held(by="c"), 0))
+    async with asyncio.timeout(30):
+        while await ledger.last(jobs[0]) is not None:  # noqa: ASYNC110  the server tells nobody
+            await asyncio.sleep(0.1)

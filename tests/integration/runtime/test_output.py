@@ -52,7 +52,8 @@ async def test_a_flood_on_one_stream_does_not_keep_back_the_other(node: Node) ->
 
 
 async def test_what_a_child_writes_after_the_entrypoints_end_is_kept(node: Node) -> None:
-    job = await node.sh("(trap '' TERM; sleep 0.3; echo late) & echo first", grace_s=5)
+    child = "(trap '' TERM; touch ready; sleep 0.3; echo late) &"
+    job = await node.sh(f"{child} while [ ! -e ready ]; do sleep 0.01; done; echo first", grace_s=5)
     record = await job.end()
     assert (record.exit_code, content(job.folder)) == (0, b"first\nlate\n")
 

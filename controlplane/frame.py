@@ -6,17 +6,22 @@ then it stops taking in, finishes what it holds and returns. `controlplane.main`
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 from controlplane.config import Configuration
 from events.blobs import Blobs
-from events.bus import Bus
+from events.bus import Bus, Refused, Unknown
 from events.ledger import Ledger
 
+T = TypeVar("T")
 LOG: Final = logging.getLogger("headrace")
+START_PAUSE_S: Final = 2.0
+"""Between two tries of a step of the start."""
 
 
 class Clock:
@@ -43,9 +48,19 @@ class Tools(NamedTuple):
 
 
 async def ensure_streams(bus: Bus, config: Configuration) -> None:
-    """Every service makes sure of all streams, so that they may start in any order. Raises Refused, Unknown."""
+    """Every service makes sure of all streams, so that they may start in any order."""
     for stream in config.streams:
-        await bus.ensure(stream, replicas=config.replicas)
+        await patiently(partial(bus.ensure, stream, replicas=config.replicas), f"stream {stream.name}")
+
+
+async def patiently(step: Callable[[], Coroutine[None, None, T]], what: str) -> T:
+    """Do a step of a service's start, again until the bus takes it: no leader, a full disk, nothing is for ever."""
+    while True:
+        try:
+            return await step()
+        except (Refused, Unknown) as error:
+            LOG.warning("waits to start", extra={"for": what, "why": str(error)})
+            await asyncio.sleep(START_PAUSE_S)
 
 
 Serve = Callable[[Tools], Coroutine[None, None, None]]

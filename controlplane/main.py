@@ -21,7 +21,7 @@ from typing import Final
 
 from controlplane import logs
 from controlplane.config import Configuration, ConfigurationError, load
-from controlplane.frame import LOG, Clock, Serve, Tools, ensure_streams
+from controlplane.frame import LOG, Clock, Serve, Tools
 from controlplane.health import Health
 from events.blobs import Blobs
 from events.bus import Bus
@@ -73,7 +73,6 @@ async def run(names: Sequence[str], config: Configuration) -> int:
         )
         health.watch(bus)
         try:
-            await ensure_streams(bus, config)
             return await _serve(names, config, bus, instance, health, stop)
         finally:
             await bus.drain()

@@ -16,7 +16,7 @@ import msgspec
 
 from controlplane.environments import core as c
 from controlplane.environments.resolver import Interrupted, Resolver, Solved
-from controlplane.frame import Tools
+from controlplane.frame import Tools, ensure_streams
 from events import subjects
 from events.blobs import BlobError, BlobMissing
 from events.bus import Asked, AskRefused, BusError, CaughtUp, Conflict, NoAnswer
@@ -86,6 +86,7 @@ class Service:
 
     async def run(self) -> None:
         bus = self._tools.bus
+        await ensure_streams(bus, self._tools.config)
         answers = [
             await bus.answer(subjects.ask("environments", "status"), self._status, group="environments"),
             await bus.answer(subjects.ask("environments", "view"), self._view, group="environments"),

@@ -8,12 +8,13 @@ import logging
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from controlplane.frame import Tools, ensure_streams
+from controlplane.frame import Tools, ensure_streams, patiently
 from controlplane.submission import core
 from controlplane.submission.archived import Archived, rejection
 from controlplane.submission.reading import Findings
@@ -89,9 +90,9 @@ class Door:
         await ensure_streams(bus, config)
         for team, settings in config.teams.items():
             for queue in settings.queues:
+                write = Write(subjects.queue(team, queue), m.QueueSet(by="configuration"), 0)
                 with contextlib.suppress(Conflict):
-                    fact = m.QueueSet(by="configuration")
-                    await self._tools.ledger.append(Write(subjects.queue(team, queue), fact, 0))
+                    await patiently(partial(self._tools.ledger.append, write), f"queue {queue} of team {team}")
 
     async def remember(self) -> None:
         """Learn which jobs are in the archive, for ever."""

@@ -63,7 +63,7 @@ def _fault(rng: random.Random, at_s: float, *, servers: int, nodes: int) -> Faul
     node = f"n{rng.randint(1, nodes)}"
     service = rng.choice(SERVICES)
     nats = f"nats-{rng.randint(1, servers)}"
-    length_s = rng.choice((1.0, 3.0, 8.0, 20.0)) * rng.uniform(0.7, 1.3)
+    length_s = rng.choice((1.0, 3.0, 8.0, 20.0, 40.0)) * rng.uniform(0.7, 1.3)
     match rng.choices(KINDS, WEIGHTS)[0]:
         case "kill":
             return Fault(at_s, "kill", rng.choice((service, service, f"runner-{node}", nats)))

@@ -34,7 +34,7 @@ NODE_DISK: Final = 64 * 1024**2
 NATS_DISK: Final = 256 * 1024**2
 NATS_PROMISED: Final = 1024**4
 """What a server believes to have, so that the streams' limits fit and its disk can be full all the same."""
-TIMES: Final = {"heartbeat_s": 0.5, "suspect_s": 2.0, "lease_s": 6.0, "leader_lease_s": 2.0}
+TIMES: Final = {"heartbeat_s": 0.5, "suspect_s": 2.0, "lease_s": 4.0, "leader_lease_s": 2.0}
 TEAM, USER, TOKEN = "red", "ada", "campaign-token"
 GIB: Final = 1024**3
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN_S_MAX = 300
+RUN_S_MAX = 280
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ RUN_S_MAX = 300
         ("monitoring", "--points", "500000"),
         ("fuzz", "--minutes", "0.02"),
         ("kills", "--jobs", "3", "--seconds", "45"),
+        ("faults", "--seeds", "2", "--minutes", "0.3", "--quiet"),
         ("attempts", "--attempts", "200"),
         ("growth", "--jobs", "1200"),
     ],

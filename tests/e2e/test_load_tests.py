@@ -21,6 +21,7 @@ RUN_S_MAX = 300
         ("logging_overhead", "--no-peers", "--no-stack"),
         ("monitoring", "--points", "500000"),
         ("fuzz", "--minutes", "0.02"),
+        ("overload", "--submits", "300"),
         ("kills", "--jobs", "3", "--seconds", "45"),
         ("attempts", "--attempts", "200"),
         ("growth", "--jobs", "1200"),

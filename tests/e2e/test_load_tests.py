@@ -21,6 +21,7 @@ RUN_S_MAX = 280
         ("logging_overhead", "--no-peers", "--no-stack"),
         ("monitoring", "--points", "500000"),
         ("fuzz", "--minutes", "0.02"),
+        ("overload", "--submits", "300"),
         ("kills", "--jobs", "3", "--seconds", "45"),
         ("faults", "--seeds", "2", "--minutes", "0.3", "--quiet"),
         ("attempts", "--attempts", "200"),

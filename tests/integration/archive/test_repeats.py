@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +12,13 @@ import msgspec
 import pytest
 
 from controlplane.config import Configuration
+from controlplane.frame import Clock, Tools
 from controlplane.monitoring.service import serve as monitoring_serve
 from controlplane.submission.service import serve as submission_serve
 from events import messages as m
 from events import subjects
-from events.bus import AskRefused, Bus
+from events.blobs import Blobs
+from events.bus import AskRefused, Bus, CaughtUp, NoAnswer
 from events.ledger import Ledger, Write
 from tests.support.archiving import TEAM, a_life
 from tests.support.monitoring import SECRET, eventually
@@ -100,6 +103,34 @@ async def test_a_door_that_starts_later_knows_every_archived_job(world: World) -
         ):
             answers = [await world.submit(id="a") for _ in range(8)]  # whichever of the two takes it
     assert {(answer.verdict, answer.job) for answer in answers} == {("repeated", first.job)}
+
+
+async def test_a_door_opens_only_when_it_knows_every_archived_job(bus: Bus, tmp_path: Path) -> None:
+    told, ready = asyncio.Event(), asyncio.Event()
+
+    class Slow(Ledger):
+        async def tail(self, *, after: int, subjects: Any = ()) -> AsyncGenerator[Any, None]:
+            await told.wait()
+            yield CaughtUp(0)
+            await asyncio.Event().wait()
+
+    ledger = Slow(bus, source="test")
+    tools = Tools(CONFIG, bus, ledger, Blobs.at(f"file://{tmp_path}/blobs"), Clock(), "slow", ready.set)
+    task = asyncio.create_task(submission_serve(tools))
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                await ready.wait()
+        subject = subjects.ask("submission", "submit", TEAM, "ada")
+        with pytest.raises(NoAnswer):
+            await bus.ask(subject, json.dumps(SUBMIT).encode())
+        told.set()
+        async with asyncio.timeout(20):
+            await ready.wait()
+        assert await bus.ask(subject, json.dumps(SUBMIT).encode())
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def test_a_mistake_that_comes_again_is_rejected_for_the_same_reason(world: World) -> None:

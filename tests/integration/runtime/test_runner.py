@@ -330,6 +330,20 @@ async def test_a_second_runner_of_a_folder_is_refused(world: World) -> None:
         await Runner(world.settings, world.leader.bus, world.layer, world.shipping).run()
 
 
+async def test_a_disk_that_takes_no_note_does_not_end_the_runner(world: World) -> None:
+    """Found by the campaign: a full disk did. Folders stand where the notes of lease and term would be written."""
+    await world.leader.until(lambda: bool(world.leader.exchanges))
+    await world.stop()
+    for note in (world.folder.lease, world.folder.seen):
+        note.unlink(missing_ok=True)
+        note.mkdir()
+    await world.start()
+    launch = a_launch("j-full", "pass")
+    await world.leader.want(launch)
+    assert (await world.leader.end_of(launch.ref)).exit_code == 0
+    await world.until_forgotten(launch)
+
+
 async def test_a_node_that_is_not_suspected_goes_on_without_a_leader(world: World) -> None:
     """And one that is suspected ends its attempts when its lease is over."""
     await world.stop()

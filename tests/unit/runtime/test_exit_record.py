@@ -68,3 +68,13 @@ def test_a_lease_that_was_never_noted_is_none(tmp_path: Path) -> None:
     assert exit_record.lease_cleared_at(path) is None
     exit_record.renew_lease(path, 12.25)
     assert exit_record.lease_cleared_at(path) == 12.25
+
+
+def test_a_lease_is_noted_in_place_so_that_a_full_disk_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "lease"
+    exit_record.renew_lease(str(path), 9.5)
+    before = path.stat()
+    exit_record.renew_lease(str(path), 123456789.25)
+    after = path.stat()
+    assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
+    assert exit_record.lease_cleared_at(str(path)) == 123456789.25

@@ -88,6 +88,7 @@ def judge(
         *(problem for job, history in jobs.items() for problem in _life(job, history)),
         *(problem for job, notes in records.items() for problem in _witnessed(job, jobs.get(job, []), notes)),
         *_gpus(facts),
+        *_terms(facts),
         *_cancels(jobs, cancelled),
     ]
 
@@ -169,6 +170,17 @@ def _gpus(facts: list[Fact]) -> list[str]:
         elif fact.type in LIVE_ENDS:
             for key in held.pop(job, ()):
                 holders.pop(key, None)
+    return problems
+
+
+def _terms(facts: list[Fact]) -> list[str]:
+    """Whoever decides has the newest term at the moment when his fact is stored."""
+    problems, current = [], 0
+    for fact in facts:
+        if fact.type == "led":
+            current = fact.sequence
+        elif "term" in fact.body and fact.body["term"] != current:
+            problems.append(f"{fact.subject}: {fact.type} of term {fact.body['term']} in term {current}")
     return problems
 
 

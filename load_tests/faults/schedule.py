@@ -14,6 +14,8 @@ SERVICES: Final = (
     *("submission-1", "submission-2", "environments-1", "environments-2", "scheduling-1", "scheduling-2"),
     *("monitoring-1", "gateway-1", "gateway-2"),
 )
+LEADERS: Final = ("scheduling-1", "scheduling-2", "scheduling-1", "scheduling-2")
+"""Drawn more often than the others: of two only one leads."""
 LINKS: Final = ("cut", "slow", "silent", "mute", "deaf")
 """Of a connection: refused and broken · delayed · nothing passes, and nobody says so · only one way passes."""
 QUIET_S: Final = 5.0
@@ -61,7 +63,7 @@ def draw(seed: int, *, seconds: float, servers: int, nodes: int, kinds: Sequence
 
 def _fault(rng: random.Random, at_s: float, *, servers: int, nodes: int) -> Fault:
     node = f"n{rng.randint(1, nodes)}"
-    service = rng.choice(SERVICES)
+    service = rng.choice((*SERVICES, *LEADERS))
     nats = f"nats-{rng.randint(1, servers)}"
     length_s = rng.choice((1.0, 3.0, 8.0, 20.0, 40.0)) * rng.uniform(0.7, 1.3)
     match rng.choices(KINDS, WEIGHTS)[0]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Final
 
-from events import asking, jetstream, tail
+from events import asking, copying, jetstream, tail
 from events.asking import Answerer, Answering
 from events.connection import Connection, Subscription
 from events.consumer import DRAIN_S, BatchHandler, Consumer, Handler
+from events.copying import Copied
 from events.replies import Message
 from events.streams import Stream
 from events.wire import (
@@ -282,6 +283,18 @@ class Bus:
         info = await jetstream.api(self._connection, f"STREAM.INFO.{stream}")
         state = info["state"]
         return Usage(int(state["messages"]), int(state["bytes"]), int(info["config"]["max_bytes"]))
+
+    async def save(self, stream: str, write: Callable[[bytes], object]) -> Copied:
+        """A stream as bytes, as it is now; see `events/copying.py`. Raises Refused, Unknown."""
+        return await copying.save(self._connection, stream, write)
+
+    async def restore(self, stream: str, copied: Copied, chunks: Iterable[bytes]) -> None:
+        """A stream from its bytes. Raises Refused if there is one of that name, Unknown."""
+        await copying.restore(self._connection, stream, copied, chunks)
+
+    async def remove_stream(self, stream: str) -> None:
+        """Delete a stream with all that it holds; again is nothing. Raises Refused, Unknown."""
+        await copying.remove(self._connection, stream)
 
     async def last_sequence(self, stream: str) -> int:
         info = await jetstream.api(self._connection, f"STREAM.INFO.{stream}")

@@ -96,7 +96,7 @@ def foreground(folder: Path) -> NoReturn:
     require()
     state.prepare(folder)
     os.chdir(folder)
-    os.execve(sys.executable, _command(folder), _environ())
+    os.execve(sys.executable, _command(folder), environ())
 
 
 def stop(folder: Path) -> bool:
@@ -192,7 +192,7 @@ def _command(folder: Path) -> list[str]:
     return [sys.executable, "-P", "-m", "controlplane.embedded", "--state", str(folder)]
 
 
-def _environ() -> dict[str, str]:
+def environ() -> dict[str, str]:
     """Ours, with paths that mean the same in another folder, and with the server's code where it is not installed."""
     paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     found = importlib.util.find_spec("controlplane")
@@ -213,7 +213,7 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             cwd=folder,
-            env=_environ(),
+            env=environ(),
             start_new_session=True,
         )
 

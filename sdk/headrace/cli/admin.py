@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from headrace.cli.admin_backup import backup, restore
 from headrace.cli.admin_check import check
 from headrace.cli.admin_dead import dead
 from headrace.cli.app import Group
@@ -16,3 +17,5 @@ def admin() -> None:
 
 admin.add_command(dead)
 admin.add_command(check)
+admin.add_command(backup)
+admin.add_command(restore)

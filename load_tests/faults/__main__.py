@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--evidence", type=Path, default=Path(tempfile.gettempdir()) / "headrace-faults")
     parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a world that is given up leaves no process behind
     verdicts, failed = [], []
     for seed in range(options.seed, options.seed + options.seeds):
         verdict = one(seed, options)

@@ -145,27 +145,29 @@ class _Stage:
         self._verdict.lost = sum(fact.type == "lost" for fact in facts)
         ends = [fact for fact in facts if fact.type == "finished" and fact.body.get("outcome") == "succeeded"]
         self.say(f"  {self._verdict.jobs} jobs, {self._verdict.attempts} attempts, {len(ends)} succeeded")
+        end = time.monotonic() + SHIPPED_S
         for fact in ends:
             job, attempt = fact.subject.split(".")[-1], int(fact.body["attempt"])
-            self._verdict.violations += await self._output(job, attempt, records.get(job, []))
+            self._verdict.violations += await self._output(job, attempt, records.get(job, []), end)
 
-    async def _output(self, job: str, attempt: int, notes: list[judge.Note]) -> list[str]:
+    async def _output(self, job: str, attempt: int, notes: list[judge.Note], end: float) -> list[str]:
         """Asked again until it is whole, or too late."""
-        end = time.monotonic() + SHIPPED_S
         while True:
-            output = await self._log(job, attempt)
+            output = await self._log(job, attempt, "stdout")
             _, answer = await self._get(f"/v1/jobs/{job}/metrics?names=value&buckets=5000")
             series = [each for each in (answer or {}).get("series", []) if each.get("attempt", 1) == attempt]
             points = sum(each.get("count", 0) for each in series)
-            problems = judge.judge_output(job, attempt, notes, output, points, (answer or {}).get("complete", False))
+            problems = judge.judge_output(job, attempt, notes, output, points)
+            if problems and judge.DROPS in await self._log(job, attempt, "stderr"):
+                problems = judge.judge_output(job, attempt, notes, output, None)
             if not problems or time.monotonic() > end:
                 return problems
             await asyncio.sleep(LOOK_S)
 
-    async def _log(self, job: str, attempt: int) -> str:
+    async def _log(self, job: str, attempt: int, stream: str) -> str:
         text = ""
         while True:
-            status, part = await self._get(f"/v1/jobs/{job}/log?attempt={attempt}&offset={len(text)}")
+            status, part = await self._get(f"/v1/jobs/{job}/log?attempt={attempt}&stream={stream}&offset={len(text)}")
             if status != 200 or not part:
                 return text
             text += part if isinstance(part, str) else part.decode("utf-8", "replace")

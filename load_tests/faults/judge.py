@@ -18,6 +18,8 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 CLOCK_S: Final = 0.05
 """Two readings of the machine's one clock by different processes may differ by so much."""
 ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "rejected"})
+DROPS: Final = "headrace.log drops metrics"
+"""Said on stderr by a job whose node's disk is full."""
 LIVE_ENDS: Final = frozenset({"finished", "lost", "requeued"})
 """Facts by which an attempt is over."""
 
@@ -196,13 +198,13 @@ def _cancels(jobs: dict[str, list[Fact]], cancelled: Iterable[tuple[str, float]]
     return problems
 
 
-def judge_output(job: str, attempt: int, notes: list[Note], output: str, points: int, complete: bool) -> list[str]:
-    """A whole run: every line once and in order, every point."""
+def judge_output(job: str, attempt: int, notes: list[Note], output: str, points: int | None) -> list[str]:
+    """A whole run: every line once and in order, every point (None: it was told that points are dropped)."""
     wrote = sum(note.word == "line" and note.attempt == attempt for note in notes)
     expected = "".join(f"line {attempt} {number}\n" for number in range(wrote))
     problems = []
     if output != expected:
         problems.append(f"{job}: output of attempt {attempt}: {len(output)} bytes, {len(expected)} were written")
-    if points != wrote:
-        problems.append(f"{job}: {points} points of attempt {attempt}, {wrote} were logged (complete: {complete})")
+    if points not in (wrote, None):
+        problems.append(f"{job}: {points} points of attempt {attempt}, {wrote} were logged")
     return problems

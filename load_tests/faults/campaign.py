@@ -73,7 +73,7 @@ class _Stage:
 
     async def _nodes(self, gateway: str) -> list[Any]:
         status, answer = await asyncio.to_thread(call, gateway, "GET", "/v1/nodes")
-        nodes: list[Any] = [node for node in answer["nodes"] if node["state"] == "ready"] if status == 200 else []
+        nodes: list[Any] = [node for node in answer.get("nodes", []) if node["state"] == "ready"] if status == 200 else []
         return nodes
 
     # -- the phases ----------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class _Stage:
             status, answer = await asyncio.to_thread(call, gateway, "GET", f"/v1/jobs{query}&after={after}")
             if status != 200:
                 return [{"state": f"the gateway answered {status}"}]
-            found += answer["jobs"]
+            found += answer.get("jobs", [])
             after = answer.get("next") or ""
             if not after:
                 return found

@@ -73,8 +73,8 @@ class _Stage:
 
     async def _nodes(self, gateway: str) -> list[Any]:
         status, answer = await asyncio.to_thread(call, gateway, "GET", "/v1/nodes")
-        nodes: list[Any] = [node for node in answer.get("nodes", []) if node["state"] == "ready"] if status == 200 else []
-        return nodes
+        nodes: list[Any] = answer.get("nodes", []) if status == 200 else []
+        return [node for node in nodes if node["state"] == "ready"]
 
     # -- the phases ----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ A complete job is sealed. Points that still come after that open it again, and i
 
 from __future__ import annotations
 
+import heapq
 from typing import Final, NamedTuple
 
 import msgspec
@@ -65,6 +66,9 @@ class Core:
         self.counts: dict[str, int] = {outcome.value: 0 for outcome in Outcome}
         self._sealing: set[JobKey] = set()
         self._over: set[JobKey] = set()
+        self._agenda: list[tuple[float, JobKey]] = []
+        """When each job that is over may be sealed: a heap, so that news about one job cost nothing for the others.
+        What has changed since is looked up when its turn comes."""
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -73,6 +77,7 @@ class Core:
         self.jobs[key] = record
         if record.over_at is not None:
             self._over.add(key)
+        self._plan(key)
 
     def forget(self, key: JobKey) -> None:
         """Nothing more has to be done about a job."""
@@ -102,6 +107,7 @@ class Core:
         if life.state in ENDS:
             record.over_at = at
             self._over.add(key)
+        self._plan(key)
         return True
 
     def on_archived(self, key: JobKey, fact: m.Archived, at: float) -> bool:
@@ -114,21 +120,25 @@ class Core:
             attempt = record.attempts.setdefault(number, Attempt(silent=True))
             attempt.over_at = at if attempt.over_at is None else attempt.over_at
         self._over.add(key)
+        self._plan(key)
         return True
 
     def on_spool(self, key: JobKey, attempt: int, spool: str, *, drained: bool) -> None:
         """Records of a spool were stored."""
         self._attempt(key, attempt).spools[spool] = drained
+        self._plan(key)
 
     def on_output(self, key: JobKey, attempt: int, stream: str, *, whole: bool) -> None:
         """Bytes of an output stream were stored."""
         self._attempt(key, attempt).outputs[stream] = whole
+        self._plan(key)
 
     def on_late(self, key: JobKey) -> None:
         """Something was stored of a job; if it is sealed, or just being sealed, the seal may not hold all."""
         record = self.jobs.get(key)
         if record is not None and (record.sealed_at is not None or key in self._sealing):
             record.late = True
+            self._plan(key)
 
     def on_sealed(self, key: JobKey, now: float) -> Record:
         """A seal was written. Gives the record to keep; the job is forgotten here unless something came meanwhile."""
@@ -137,12 +147,14 @@ class Core:
         record.sealed_at = now
         if not record.late:
             self.forget(key)
+        self._plan(key)
         return record
 
     def on_seal_failed(self, key: JobKey, now: float) -> None:
         """The blob store was not there: try again, later."""
         self._sealing.discard(key)
         self.jobs[key].sealed_at, self.jobs[key].late = now, True
+        self._plan(key)
 
     def _attempt(self, key: JobKey, number: int) -> Attempt:
         return self.jobs.setdefault(key, Record()).attempts.setdefault(number, Attempt())
@@ -172,25 +184,40 @@ class Core:
 
     def decide(self, now: float) -> list[Seal]:
         """The seals that are due. Each is answered by `on_sealed` or `on_seal_failed`."""
-        due = [key for key, at in self._due() if at <= now]
-        for key in due:
+        due: list[Seal] = []
+        while (at := self.wake_at()) is not None and at <= now:
+            _, key = heapq.heappop(self._agenda)
             self._sealing.add(key)
             self.jobs[key].late = False
-        return [Seal(key) for key in due]
+            due.append(Seal(key))
+        return due
 
     def wake_at(self) -> float | None:
         """When `decide` has something to say though nothing happens."""
-        return min((at for _, at in self._due()), default=None)
+        while self._agenda:
+            at, key = self._agenda[0]
+            due_at = self._due_at(key)
+            if due_at == at:
+                return at
+            heapq.heappop(self._agenda)
+            if due_at is not None:
+                heapq.heappush(self._agenda, (due_at, key))
+        return None
 
-    def _due(self) -> list[tuple[JobKey, float]]:
-        found = []
-        for key in self._over - self._sealing:
-            record = self.jobs[key]
-            at = _complete_at(record)
-            if at is None or (record.sealed_at is not None and not record.late):
-                continue
-            found.append((key, at if record.sealed_at is None else max(at, record.sealed_at + RESEAL_S)))
-        return found
+    def _plan(self, key: JobKey) -> None:
+        due_at = self._due_at(key)
+        if due_at is not None:
+            heapq.heappush(self._agenda, (due_at, key))
+
+    def _due_at(self, key: JobKey) -> float | None:
+        """When a job is to be sealed, as far as is known now; None: it need not be."""
+        if key not in self._over or key in self._sealing:
+            return None
+        record = self.jobs[key]
+        at = _complete_at(record)
+        if at is None or (record.sealed_at is not None and not record.late):
+            return None
+        return at if record.sealed_at is None else max(at, record.sealed_at + RESEAL_S)
 
     def check(self) -> None:
         """Raise if the core contradicts itself."""
@@ -203,6 +230,9 @@ class Core:
             raise AssertionError("the index of jobs that are over is wrong")
         if not self._sealing <= self._over:
             raise AssertionError("a job is being sealed that is not over")
+        due = [at for key in self.jobs if (at := self._due_at(key)) is not None]
+        if self.wake_at() != min(due, default=None):
+            raise AssertionError(f"the agenda begins at {self.wake_at()}, the first seal is due at {min(due)}")
 
 
 def _complete_at(record: Record) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from controlplane.monitoring.core import RESEAL_S, SILENT_S, WAIT_S_MAX, Core, Seal
 from events import messages as m
@@ -123,3 +125,71 @@ def test_numbers_that_come_before_the_placement_are_kept_for_it() -> None:
 def test_facts_of_a_job_that_was_never_placed_are_not_kept() -> None:
     core = a_core(accepted("j-1"), m.CancelRequested(by="ada"))
     assert core.jobs == {}
+
+
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from(["placed", "finished", "spool", "output", "late", "decide", "sealed", "failed", "archived"]),
+        st.integers(0, 3),
+        st.booleans(),
+        st.floats(0, 100),
+    ),
+    max_size=60,
+)
+
+
+@given(MOVES)
+def test_the_next_seal_is_known_whatever_happens_in_whatever_order(moves: list[tuple[str, int, bool, float]]) -> None:
+    core, now = Core(), 0.0
+    sealing: set[tuple[str, str]] = set()
+    for what, number, yes, passes in moves:
+        key = ("vision", f"j-{number}")
+        now += passes
+        if what in ("placed", "finished"):
+            core.apply(key, placed() if what == "placed" else finished(), now)
+        elif what == "spool":
+            core.on_spool(key, 1, "a", drained=yes)
+        elif what == "output":
+            core.on_output(key, 1, "stdout" if yes else "stderr", whole=True)
+        elif what == "late":
+            core.on_late(key)
+        elif what == "archived":
+            core.on_archived(key, m.Archived(state="succeeded", attempt=1), now)
+        elif what == "decide":
+            due = {key for key, at in list_of_due(core).items() if at <= now}
+            assert {seal.key for seal in core.decide(now)} == due
+            sealing |= due
+        elif sealing:
+            one = sorted(sealing)[0]
+            sealing.discard(one)
+            if what == "sealed":
+                core.on_sealed(one, now)
+            else:
+                core.on_seal_failed(one, now)
+        core.check()
+
+
+def list_of_due(core: Core) -> dict[tuple[str, str], float]:
+    """The same without an agenda."""
+    return {key: at for key in core.jobs if (at := core._due_at(key)) is not None}
+
+
+def test_news_about_a_job_cost_the_same_however_many_others_wait() -> None:
+    core = Core()
+    for number in range(20_000):
+        key = ("vision", f"j-{number}")
+        core.apply(key, placed(), 100.0)
+        core.apply(key, finished(), 100.0 + number)
+    looked = 0
+    real = core._due_at
+
+    def counting(key: tuple[str, str]) -> float | None:
+        nonlocal looked
+        looked += 1
+        return real(key)
+
+    core._due_at = counting  # type: ignore[method-assign]
+    core.on_output(("vision", "j-0"), 1, "stdout", whole=True)
+    assert core.decide(100.0) == []
+    core.wake_at()
+    assert looked < 10

@@ -23,7 +23,7 @@ RUN_S_MAX = 280
         ("fuzz", "--minutes", "0.02"),
         ("overload", "--submits", "300"),
         ("kills", "--jobs", "3", "--seconds", "45"),
-        ("faults", "--seeds", "2", "--minutes", "0.15", "--quiet"),
+        ("faults", "--seeds", "2", "--minutes", "0.3", "--quiet"),
         ("attempts", "--attempts", "200"),
         ("growth", "--jobs", "1200"),
     ],

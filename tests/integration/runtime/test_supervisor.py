@@ -213,10 +213,11 @@ async def test_a_job_that_stops_its_supervisor_again_and_again_is_ended(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised, "LOOK_S", 0.05)
-    job = await node.python(
-        "import os, signal\nprint(os.getpid(), flush=True)\nwhile True: os.kill(os.getppid(), signal.SIGSTOP)"
+    job = await node.python(  # by a file: a supervisor that is stopped at once copies no output any more
+        "import os, signal\nprint(os.getpid(), file=open('pid', 'w'), flush=True)\n"
+        "while True: os.kill(os.getppid(), signal.SIGSTOP)"
     )
-    pid = int(await line_in(job.folder / "stdout"))
+    pid = int(await line_in(job.folder / "scratch" / "pid"))
     with pytest.raises(SupervisorLost):
         await job.end()
     await gone(pid)

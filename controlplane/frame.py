@@ -24,15 +24,33 @@ START_PAUSE_S: Final = 2.0
 """Between two tries of a step of the start."""
 
 
-class Clock:
-    """Seconds since the epoch that never go back: what the shell hands to a core as `now`."""
+SLEW_MAX: Final = 500e-6
+"""How fast a clock follows a wall clock that was set: the most that Linux's own `adjtimex(2)` does."""
 
-    def __init__(self) -> None:
-        self._last = 0.0
+
+def _since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Clock:
+    """Seconds since the epoch, in even steps: what the shell hands to a core as `now`.
+
+    Leases are counted by it, so it never jumps: when the machine's wall clock is set, it follows slowly, 500 µs a
+    second. `steady` counts a machine's sleep as well.
+    """
+
+    def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = _since_boot) -> None:
+        self._wall = wall
+        self._steady = steady
+        self._now, self._read_at = wall(), steady()
 
     def now(self) -> float:
-        self._last = max(self._last, time.time())
-        return self._last
+        read_at = self._steady()
+        passed = read_at - self._read_at
+        self._now, self._read_at = self._now + passed, read_at
+        behind = self._wall() - self._now
+        self._now += max(-SLEW_MAX * passed, min(behind, SLEW_MAX * passed))
+        return self._now
 
 
 class Tools(NamedTuple):

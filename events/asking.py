@@ -107,7 +107,7 @@ class Answering:
                 work = reply(message)
             else:
                 busy = Refusal(
-                    status=503, message="too many questions", hint="ask again in a moment", retry_after_s=1.0
+                    status=503, message="too many questions", hint="ask again in a moment", retry_after_s=MOMENT_S
                 )
                 work = self._reply(message, msgspec.json.encode(busy), {_REFUSAL_HEADER: "1"})
             task = self._connection.tasks.spawn(work)

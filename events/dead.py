@@ -45,12 +45,16 @@ async def bury(publish: Publish, delivery: Delivery, *, stream: str, reason: str
 
 
 def _letter(delivery: Delivery, why: dict[str, str]) -> Outgoing:
-    kept = {
+    return Outgoing(subjects.dead(delivery.subject), delivery.body, _kept(delivery) | why)
+
+
+def _kept(delivery: Delivery) -> dict[str, str]:
+    """The headers that came with a message: none of the server's, and none of ours."""
+    return {
         name: value
         for name, value in delivery.headers.items()
         if not name.lower().startswith("nats-") and name.lower() not in _OURS
     }
-    return Outgoing(subjects.dead(delivery.subject), delivery.body, kept | why)
 
 
 def _why(delivery: Delivery, stream: str, reason: str, tries: int) -> dict[str, str]:
@@ -89,11 +93,7 @@ def replayed(delivery: Delivery) -> Outgoing:
         raise NoReplay(f"its {said.size_bytes} bytes were not kept: they did not fit into a letter")
     if not subjects.may_come_in(said.subject):
         raise NoReplay(f"{said.subject} is no subject of requests, metrics or output: nobody outside may write there")
-    headers = {
-        name: value
-        for name, value in delivery.headers.items()
-        if name.lower() not in _OURS and not name.lower().startswith("nats-")
-    }
+    headers = _kept(delivery)
     if not lower.get(_ID) and said.id:
         headers[_ID] = said.id
     return Outgoing(said.subject, delivery.body, headers)

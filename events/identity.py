@@ -11,11 +11,11 @@ import msgspec
 from events.messages import EnvironmentRequest
 
 JOB_ID_CHARACTERS = 12
+"""Of base 32: 60 bits. Two of a million jobs of one team share an id with a probability of one in two million."""
 PACKED_BYTES = 8
 _JOB_ID = re.compile(r"j-[a-z2-7]{12}")
 _BYTES = 10
 """Of the hash: what the characters are made of, and some more, so that base 32 needs no padding."""
-"""Of base 32: 60 bits. Two of a million jobs of one team share an id with a probability of one in two million."""
 
 
 def job_id(*, team: str, user: str, client_id: str) -> str:

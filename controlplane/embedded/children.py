@@ -56,10 +56,6 @@ class Born(msgspec.Struct, frozen=True):
     ticks: int
 
 
-class ChildFailed(Exception):
-    """A child cannot be brought up. The message names it and its log."""
-
-
 class Children:
     """The running children of one stack."""
 

@@ -122,7 +122,7 @@ def children(plan: Plan) -> list[Child]:
     services = [
         Child(name=group[0] if plan.split else "services", command=(*base, *group, *options)) for group in groups
     ]
-    environment = ray_environment(plan)
+    environment = ray_environment(plan.secrets.ray_token)
     return [
         nats_child(plan),
         Child(name="ray", command=ray_command(plan), environment=environment, ready_port=plan.ports.ray, stop_s=2.0),
@@ -179,11 +179,11 @@ def ray_command(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def ray_environment(plan: Plan) -> dict[str, str]:
+def ray_environment(token: str) -> dict[str, str]:
     """What Ray's processes and whoever connects to them have in common."""
     return {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": plan.secrets.ray_token,
+        "RAY_AUTH_TOKEN": token,
         "RAY_memory_monitor_refresh_ms": "0",  # it would end the runner first: attempts are bounded by us
         "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # a head that died is not waited for: all of Ray starts anew
         "RAY_worker_niceness": "0",  # 15 by default: attempts would start late, and inherit it

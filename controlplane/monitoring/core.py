@@ -230,9 +230,9 @@ class Core:
             raise AssertionError("the index of jobs that are over is wrong")
         if not self._sealing <= self._over:
             raise AssertionError("a job is being sealed that is not over")
-        due = [at for key in self.jobs if (at := self._due_at(key)) is not None]
-        if self.wake_at() != min(due, default=None):
-            raise AssertionError(f"the agenda begins at {self.wake_at()}, the first seal is due at {min(due)}")
+        first = min((at for key in self.jobs if (at := self._due_at(key)) is not None), default=None)
+        if self.wake_at() != first:
+            raise AssertionError(f"the agenda begins at {self.wake_at()}, the first seal is due at {first}")
 
 
 def _complete_at(record: Record) -> float | None:

@@ -16,8 +16,6 @@ SHARE_MAX: Final = 0.9
 """Of the ledger, that new jobs may fill."""
 LOOK_S: Final = 1.0
 """How long an answer of the store is believed: in a second some MB can be written, which a reserve has to bear."""
-FULL_S: Final = 30.0
-"""When to come again: finished jobs are archived at such a pace."""
 
 
 class Room:

@@ -18,10 +18,11 @@ from controlplane.frame import Tools, ensure_streams, patiently
 from controlplane.submission import core
 from controlplane.submission.archived import Archived, rejection
 from controlplane.submission.reading import Findings
-from controlplane.submission.room import FULL_S, Room
+from controlplane.submission.room import Room
 from controlplane.submission.writer import Writer
 from events import messages as m
 from events import streams, subjects
+from events.asking import FULL_S
 from events.bus import Asked, AskRefused, CaughtUp, Conflict, Consumer, Delivery, Poison, Retry, Subscription
 from events.identity import environment_digest
 from events.ledger import Write

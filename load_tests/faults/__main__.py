@@ -28,8 +28,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=2.0, help="of faults, a seed")
     parser.add_argument("--servers", type=int, choices=(1, 3), default=1, help="NATS servers")
     parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--ray", action="store_true", help="runners live in a Ray cluster of as many raylets")
     parser.add_argument("--kinds", default="", help="only these faults, separated by commas")
     parser.add_argument("--tree", type=Path, default=REPOSITORY, help="the code under test: another checkout")
+    parser.add_argument("--previous", type=Path, help="a checkout of another release, for upgrades in the middle")
     parser.add_argument("--evidence", type=Path, default=Path(tempfile.gettempdir()) / "headrace-faults")
     parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args()
@@ -46,6 +48,7 @@ def main() -> int:
         "servers": options.servers,
         "minutes": options.minutes,
         "nodes": options.nodes,
+        "ray": options.ray,
         "faults": sum(injected.values()),
         "by_kind": dict(sorted(injected.items())),
         "jobs": sum(verdict.jobs for verdict in verdicts),
@@ -63,17 +66,31 @@ def main() -> int:
 
 def one(seed: int, options: argparse.Namespace) -> campaign.Verdict:
     kinds = tuple(filter(None, options.kinds.split(",")))
-    draw = schedule.draw(seed, seconds=options.minutes * 60, servers=options.servers, nodes=options.nodes, kinds=kinds)
+    draw = schedule.draw(
+        seed,
+        seconds=options.minutes * 60,
+        servers=options.servers,
+        nodes=options.nodes,
+        kinds=kinds,
+        ray=options.ray,
+    )
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hrf-", ignore_cleanup_errors=True) as folder:
         world = Path(folder) / "w"
         verdict = campaign.Verdict(draw)
         try:
-            asyncio.run(campaign.run(verdict, world, tree=options.tree.absolute(), quiet=options.quiet))
+            played = campaign.run(
+                verdict,
+                world,
+                tree=options.tree.absolute(),
+                previous=options.previous and options.previous.absolute(),
+                quiet=options.quiet,
+            )
+            asyncio.run(played)
         except BaseExceptionGroup as error:
             verdict.violations.append(f"the campaign itself failed: {error!r} {error.exceptions!r}")
         except TimeoutError:
-            verdict.violations.append(f"the world was not ready in {campaign.READY_S:.0f} s")
+            verdict.violations.append("the world was not ready in its time")
         if verdict.violations:
             campaign.keep_evidence(world, options.evidence / f"seed-{seed}")
     print(

@@ -15,9 +15,13 @@ import nats
 import nats.errors
 import nats.js.errors
 
-from load_tests.faults.world import TEAM, TOKEN, USER, World
+from load_tests.faults.world import PYTHON, TEAM, TOKEN, USER, World
 
 CALL_S: Final = 6.0
+SECONDS: Final = {0.3: 4, 1.0: 4, 2.0: 4, 6.0: 3, 15.0: 2, 40.0: 1}
+"""How long jobs run, and how often. A node that is cut off is given up after some 17 s: some must outlast that."""
+PACKAGES: Final = ("iniconfig==2.0.0", "idna==3.7", "toolz==0.12.1")
+"""Small ones: some jobs want an environment of one of them."""
 KNOWN: Final = (200, 201, 202, 404, 409, 422, 429, 503, 507)
 """What a gateway may answer, ever. Anything else is a fault of ours."""
 
@@ -54,7 +58,8 @@ class Clients:
 
     async def _operate(self) -> None:
         rng, self.calls = self._rng, self.calls + 1
-        kind = rng.choices(("http", "nats", "again", "cancel", "hold", "priority"), (45, 20, 12, 12, 5, 6))[0]
+        kinds = {"http": 45, "nats": 20, "again": 12, "cancel": 12, "hold": 5, "reprioritise": 4, "move": 4}
+        kind = rng.choices(list(kinds), list(kinds.values()))[0]
         if kind in ("http", "nats"):
             self._ids.append(f"f{self._seed}-{len(self._ids)}")
             await (self._by_http if kind == "http" else self._by_nats)(self._ids[-1])
@@ -66,15 +71,17 @@ class Clients:
     def _submit(self, name: str) -> dict[str, Any]:
         """The same id is always the same request."""
         rng = random.Random(f"{self._seed}-{name}")
-        seconds = rng.choice((0.3, 1.0, 2.0, 6.0, 15.0))
+        seconds = rng.choices(list(SECONDS), list(SECONDS.values()))[0]
         code = 3 if rng.random() < 0.08 else 0
         program = self._world.tree / "load_tests" / "faults" / "witness.py"
         witness = [str(program), str(self._world.witness), str(seconds), str(code)]
+        environment = {"python": PYTHON, "roots": [rng.choice(PACKAGES)]} if rng.random() < 0.1 else None
         return {
             "type": "submit",
             "id": name,
             "name": name,
-            "entrypoint": [sys.executable, *witness],
+            "entrypoint": ["python" if environment else sys.executable, *witness],
+            "environment": environment,
             "tier": rng.choices(("cpu", "gpu1", "gpu2"), (5, 3, 1))[0],
             "grace_s": 1.0,
             "attempts_max": 50,
@@ -93,7 +100,7 @@ class Clients:
         try:
             connection = await nats.connect(
                 self._world.nats_url.split(","),
-                user="headrace",
+                user=self._world.user,
                 password=self._world.password,
                 connect_timeout=2,
                 max_reconnect_attempts=2,
@@ -121,8 +128,10 @@ class Clients:
             await self._call("POST", f"/v1/jobs/{job}/hold", {})
             await asyncio.sleep(self._rng.uniform(0.5, 4.0))
             await self.release(job)
+        elif kind == "move":
+            await self._call("POST", f"/v1/jobs/{job}/move", {"before": self._rng.choice(list(self.jobs.values()))})
         else:
-            await self._call("POST", f"/v1/jobs/{job}/reprioritise", {"priority": self._rng.randint(-5, 5)})
+            await self._call("POST", f"/v1/jobs/{job}/{kind}", {"priority": self._rng.randint(-5, 5)})
 
     async def release(self, job: str, *, tries: int = 10) -> None:
         """Until somebody answered: a job that stays held is not the scheduler's fault."""

@@ -17,6 +17,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._moves = asyncio.Event()
+        self._moves.set()
         self.mode = ""
         self.port = 0
 
@@ -33,8 +35,9 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def set(self, mode: str) -> None:
-        """`cut`, `slow`, `silent`, `mute` (the process is not heard), `deaf` (it hears nothing), or empty."""
+        """`cut`, `slow`, `silent`, `mute` (the process is not heard), `deaf` (it hears nothing), `stuck`, or empty."""
         was, self.mode = self.mode, mode
+        self._moves.clear() if mode == "stuck" else self._moves.set()
         if mode == "cut" or was in ("silent", "mute", "deaf"):
             self.drop()  # what was swallowed is gone: a line that lost bytes must not go on
 
@@ -59,6 +62,8 @@ class Proxy:
         self._tasks |= set(pumps)
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            return  # the world ends: Python 3.11 prints a traceback for a handler that ends cancelled
         finally:
             for pump in pumps:
                 pump.cancel()
@@ -70,6 +75,7 @@ class Proxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, swallowed: str) -> None:
         try:
             while data := await reader.read(CHUNK):
+                await self._moves.wait()  # until then the sender's window fills up
                 if self.mode == "slow":
                     await asyncio.sleep(SLOW_S)
                 if self.mode in ("silent", swallowed):

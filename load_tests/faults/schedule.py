@@ -12,12 +12,15 @@ from typing import Final, NamedTuple
 
 SERVICES: Final = (
     *("submission-1", "submission-2", "environments-1", "environments-2", "scheduling-1", "scheduling-2"),
-    *("monitoring-1", "gateway-1", "gateway-2"),
+    *("monitoring-1", "monitoring-2", "gateway-1", "gateway-2"),
 )
 LEADERS: Final = ("scheduling-1", "scheduling-2", "scheduling-1", "scheduling-2")
 """Drawn more often than the others: of two only one leads."""
-LINKS: Final = ("cut", "slow", "silent", "mute", "deaf")
-"""Of a connection: refused and broken · delayed · nothing passes, and nobody says so · only one way passes."""
+LINKS: Final = ("cut", "slow", "silent", "mute", "deaf", "stuck")
+"""Of a connection: refused and broken · delayed · nothing passes, and nobody says so · only one way passes · nobody
+reads at the other end."""
+LIMITED: Final = ("LEDGER", "REQUESTS_red")
+"""Streams that refuse when they are full; of the others the oldest is forgotten (`load_tests.overload`)."""
 QUIET_S: Final = 5.0
 """At the start, before the first fault."""
 
@@ -42,46 +45,60 @@ class Draw(NamedTuple):
     seconds: float
     servers: int
     nodes: int
+    ray: bool
     pause_s: float
     """Mean pause between two operations of the clients."""
+    archive_after_s: float
+    """0: never."""
     faults: tuple[Fault, ...]
 
 
-def draw(seed: int, *, seconds: float, servers: int, nodes: int, kinds: Sequence[str] = ()) -> Draw:
+def draw(seed: int, *, seconds: float, servers: int, nodes: int, kinds: Sequence[str] = (), ray: bool = False) -> Draw:
     """The world of a seed. `kinds`: only faults of these kinds."""
     rng = random.Random(seed)
-    pause_s = rng.choice((0.3, 0.6, 1.2))
+    pause_s = rng.choice((0.5, 0.8, 1.5))
     mean_s = rng.choice((1.5, 3.0, 6.0))
+    archive_after_s = rng.choice((0.0, 0.0, 10.0))
     faults: list[Fault] = []
     at_s = QUIET_S
     while (at_s := at_s + rng.expovariate(1 / mean_s)) < seconds:
-        fault = _fault(rng, at_s, servers=servers, nodes=nodes)
+        fault = _fault(rng, at_s, servers=servers, nodes=nodes, ray=ray)
         if not kinds or fault.kind in kinds:
             faults.append(fault)
-    return Draw(seed, seconds, servers, nodes, pause_s, tuple(faults))
+    return Draw(seed, seconds, servers, nodes, ray, pause_s, archive_after_s, tuple(faults))
 
 
-def _fault(rng: random.Random, at_s: float, *, servers: int, nodes: int) -> Fault:
+def _fault(rng: random.Random, at_s: float, *, servers: int, nodes: int, ray: bool) -> Fault:
     node = f"n{rng.randint(1, nodes)}"
-    service = rng.choice((*SERVICES, *LEADERS))
+    service = rng.choice((*SERVICES, *LEADERS, *(("capacity-1",) if ray else ())))
     nats = f"nats-{rng.randint(1, servers)}"
+    runner = rng.choice((f"ray-{node}", "ray-head", f"runner-{node}")) if ray else f"runner-{node}"
     length_s = rng.choice((1.0, 3.0, 8.0, 20.0, 40.0)) * rng.uniform(0.7, 1.3)
+    short_s = min(length_s, 8.0)
     match rng.choices(KINDS, WEIGHTS)[0]:
         case "kill":
-            return Fault(at_s, "kill", rng.choice((service, service, f"runner-{node}", nats)))
+            return Fault(at_s, "kill", rng.choice((service, service, runner, nats)))
         case "stop":
-            target = rng.choice((service, service, f"runner-{node}", nats))
-            return Fault(at_s, "stop", target, min(length_s, 8.0) if target == nats else length_s)
+            target = rng.choice((service, service, runner, nats))
+            return Fault(at_s, "stop", target, short_s if target == nats else length_s)
         case "link":
             return Fault(at_s, rng.choice(LINKS), rng.choice((service, f"runner-{node}")), length_s)
         case "attempt":
             kind = rng.choice(("kill supervisor", "stop supervisor", "kill launcher"))
             return Fault(at_s, kind, node, length_s if kind == "stop supervisor" else 0.0)
+        case "machine":
+            return Fault(at_s, "machine", node, length_s)
         case "clock":
             return Fault(at_s, "clock", rng.choice((service, f"runner-{node}")), length_s)
+        case "upgrade":
+            return Fault(at_s, "upgrade", rng.choice((service, f"runner-{node}")), length_s)
+        case "power":
+            return Fault(at_s, "power", nats, short_s)
+        case "limit":
+            return Fault(at_s, "limit", rng.choice(LIMITED), short_s)
         case _:
-            return Fault(at_s, "full", rng.choice((node, nats)), min(length_s, 8.0))
+            return Fault(at_s, "full", rng.choice((node, nats)), short_s)
 
 
-KINDS: Final = ("kill", "stop", "link", "attempt", "clock", "full")
-WEIGHTS: Final = (30, 20, 20, 12, 6, 6)
+KINDS: Final = ("kill", "stop", "link", "attempt", "machine", "clock", "upgrade", "power", "limit", "full")
+WEIGHTS: Final = (26, 18, 18, 10, 4, 5, 6, 5, 3, 5)

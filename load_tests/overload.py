@@ -16,14 +16,13 @@ import socket
 import time
 import urllib.error
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from events import streams, subjects
 from events.bus import Bus, Outgoing
-from load_tests.stack import Stack, report, running
+from load_tests.stack import Stack, report, rss_mib, running
 
 TEAM: Final = "default"
 USER: Final = "flood"
@@ -54,7 +53,7 @@ class Overload:
         """Note the memory of every service."""
         pids = self.stack.children()
         for name, seen in self.memory.items():
-            seen.append(_rss_mib(pids[name]))
+            seen.append(rss_mib(pids[name]))
         now = {name: round(seen[-1]) for name, seen in self.memory.items()}
         print(f"{step:22} MiB: {now}", flush=True)
 
@@ -205,13 +204,6 @@ async def reached(holds: Callable[[], Awaitable[bool]], *, limit_s: float, what:
         if time.monotonic() > end:
             raise TimeoutError(f"{what} did not come in {limit_s:.0f} s")
         await asyncio.sleep(0.2)
-
-
-def _rss_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 async def _connect(stack: Stack) -> Bus:

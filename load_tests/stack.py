@@ -123,6 +123,14 @@ def until(reached: Callable[[], bool], *, limit_s: float, what: str) -> None:
         time.sleep(LOOK_S)
 
 
+def rss_mib(pid: int) -> float:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which this share of the values lies (nearest rank)."""
     ranked = sorted(values)

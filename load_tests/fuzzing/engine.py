@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from load_tests.fuzzing.parsers import Parser, parsers
+from load_tests.stack import rss_mib
 
 BYTES_MAX: Final = 16_384
 RSS_MIB_MAX: Final = 2048
@@ -58,8 +59,8 @@ def _by_mutation(parser: Parser, seconds: float) -> Fuzzed:
             return Fuzzed(executions, time.monotonic() - began, [story], engine="mutation")
         executions += 1
         if not settled and time.monotonic() - began > seconds / 4:
-            settled = _rss_mib()
-    growth = max(0.0, _rss_mib() - settled)
+            settled = rss_mib(os.getpid())
+    growth = max(0.0, rss_mib(os.getpid()) - settled)
     findings = [f"memory grew by {growth:.0f} MiB"] if growth > GROWTH_MIB_MAX else []
     return Fuzzed(executions, time.monotonic() - began, findings, growth_mib=round(growth, 1), engine="mutation")
 
@@ -81,13 +82,6 @@ def mutated(chance: random.Random, seed: bytes) -> bytes:
         else:
             data[at : at + 4] = chance.randbytes(4)
     return bytes(data[:BYTES_MAX])
-
-
-def _rss_mib() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 # -- atheris: it owns its process, and ends it -------------------------------------------------------------------------

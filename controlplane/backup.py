@@ -25,18 +25,18 @@ from typing import Final
 
 import msgspec
 
-from controlplane import logs
 from controlplane import main as command
 from controlplane.config import Configuration, ConfigurationError
 from controlplane.embedded import plan as embedded
 from controlplane.embedded.children import end_leftovers
 from controlplane.frame import Clock, Tools
 from controlplane.monitoring import rebuild
-from events import streams, subjects
+from events import logs, streams, subjects
 from events.blobs import BlobError, Blobs
 from events.bus import AskRefused, Bus, BusError, NoAnswer, Refused
 from events.copying import CHUNK_BYTES, Copied
 from events.ledger import Ledger
+from events.wire import UNREADABLE
 
 MANIFEST: Final = "manifest.json"
 VERSION: Final = 1
@@ -165,7 +165,7 @@ def _read(folder: Path) -> Manifest:
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
     except FileNotFoundError:
         raise BackupError(f"{folder} is no whole backup: it has no {MANIFEST}") from None
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BackupError(f"{folder / MANIFEST} cannot be read: {error}") from error
     if manifest.version != VERSION:
         raise BackupError(f"{folder} is a backup of version {manifest.version}; this reads {VERSION}")

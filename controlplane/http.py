@@ -1,7 +1,7 @@
 """What the two doors that speak HTTP share: bounds on connections, on requests at work, on how long a client takes.
 
 A client that says nothing, or stops in the middle of a request, is let go; who comes while all places are taken is told
-so, with the time to come back (`retry-after`), and costs no more than that answer.
+so, with the time to come back (`retry-after`), and costs no more than that answer. Each request has an id.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from litestar.exceptions import ClientException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from events import logs
+
 CONNECTIONS_MAX: Final = 4096
 """Open at once, of each door: an idle one costs about 20 KB."""
 REQUESTS_MAX: Final = 1024
@@ -26,15 +28,17 @@ BODY_S: Final = 30.0
 BUSY_S: Final = 2
 """When to come again, if all places were taken."""
 
+REQUEST_ID: Final = b"x-request-id"
+
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
-_BUSY: Final = {
-    "error": {
-        "message": "all places are taken just now",
-        "hint": f"try again in {BUSY_S} s",
-        "problems": [],
-    }
-}
-_BUSY_BODY: Final = json.dumps(_BUSY).encode()
+
+
+def _failure(message: str, hint: str) -> bytes:
+    """The one form of a failure."""
+    return json.dumps({"error": {"message": message, "hint": hint, "problems": []}}).encode()
+
+
+_BUSY_BODY: Final = _failure("all places are taken just now", f"try again in {BUSY_S} s")
 _BUSY_HEADERS: Final = (
     (b"content-type", b"application/json"),
     (b"content-length", str(len(_BUSY_BODY)).encode()),
@@ -65,7 +69,8 @@ class Impatient(H11Protocol):
         self._late = self.loop.call_later(HEAD_S, transport.close)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        with logs.about(request=logs.new_request_id(), client=self.client[0] if self.client else ""):
+            super().data_received(data)
         is_idle = self.cycle is None or self.cycle.response_complete
         if not is_idle or self.conn.their_state is not h11.IDLE:
             self._in_time()
@@ -76,10 +81,51 @@ class Impatient(H11Protocol):
         self._in_time()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is answered as every other failure is; uvicorn has logged it."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer is under way
+            self.transport.close()
+            return
+        body = _failure("this is no request of HTTP/1.1", "look at what stands between you and this server")
+        head = h11.Response(
+            status_code=400,
+            headers=[
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+                (REQUEST_ID, logs.request_id().encode()),
+            ],
+        )
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
     def _in_time(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+
+class Identified:
+    """Each request has an id: the client's own `x-request-id`, if it is well-formed, else a new one.
+
+    It is in the answer, in every line that is logged meanwhile, and goes along with every question that is asked.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app: ASGIApp = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == REQUEST_ID), "")
+        request = given if logs.REQUEST_ID.fullmatch(given) else logs.new_request_id()
+
+        async def send_identified(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (REQUEST_ID, request.encode())]
+            await send(message)
+
+        with logs.about(request=request):
+            await self._app(scope, receive, send_identified)
 
 
 class Bounded:

@@ -19,10 +19,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from controlplane import logs
 from controlplane.config import Configuration, ConfigurationError, load
 from controlplane.frame import LOG, Clock, Serve, Tools
 from controlplane.health import Health
+from events import logs
 from events.blobs import Blobs
 from events.bus import Bus
 from events.ledger import Ledger

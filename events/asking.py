@@ -9,11 +9,13 @@ from typing import Final
 
 import msgspec
 
+from events import logs
+from events.cloudevents import REQUEST, from_headers
 from events.connection import Connection, Subscription
 from events.messages import Refusal
 from events.replies import Message
 from events.subjects import BadName
-from events.wire import UNREADABLE, Asked, AskRefused, BusError, Delivery, NoAnswer, Refused, Unknown
+from events.wire import UNREADABLE, Asked, AskRefused, BusError, Delivery, NoAnswer, Refused, Unknown, about
 
 LOG: Final = logging.getLogger("headrace.bus")
 
@@ -40,17 +42,19 @@ async def listen(connection: Connection, subject: str, handler: Listener) -> Sub
 
     def arrived(message: Message) -> None:
         if queue.full():
-            LOG.warning("a listener of %s is too slow: %s was dropped", subject, message.subject)
+            LOG.warning("a listener of %s is too slow", subject, extra={"subject": message.subject, "dropped": True})
         else:
             queue.put_nowait(message)
 
     async def work() -> None:
         while True:
             message = await queue.get()
-            try:
-                await handler(Delivery(message.subject, message.data, message.headers))
-            except Exception:  # the next message has nothing to do with it
-                LOG.exception("handler of %s failed", subject)
+            delivery = Delivery(message.subject, message.data, message.headers)
+            with delivery.at_work():
+                try:
+                    await handler(delivery)
+                except Exception:  # the next message has nothing to do with it
+                    LOG.exception("handler of %s failed", subject)
 
     subscription = await connection.subscribe(subject, arrived)
     worker = connection.tasks.spawn(work())
@@ -61,7 +65,9 @@ async def listen(connection: Connection, subject: str, handler: Listener) -> Sub
 async def ask(
     connection: Connection, subject: str, body: bytes, *, headers: dict[str, str] | None, timeout_s: float
 ) -> bytes:
-    """Ask a question. Raises NoAnswer, AskRefused, Refused."""
+    """Ask a question, in the name of the request at work. Raises NoAnswer, AskRefused, Refused."""
+    request = logs.request_id()
+    headers = {**(headers or {}), REQUEST: request} if request else headers
     try:
         message = await connection.request(subject, body, headers, timeout_s=timeout_s)
     except Unknown as error:
@@ -96,9 +102,10 @@ class Answering:
         slots = asyncio.Semaphore(ANSWERING_MAX)
 
         async def reply(message: Message) -> None:
-            async with slots:
-                body, headers = await self._answered(handler, message)
-            await self._reply(message, body, headers)
+            with about(message.subject, from_headers(message.headers)):
+                async with slots:
+                    body, headers = await self._answered(handler, message)
+                await self._reply(message, body, headers)
 
         def arrived(message: Message) -> None:
             if not message.reply:
@@ -134,7 +141,7 @@ class Answering:
                 refusal = Refusal(status=500, message=f"the answer cannot be sent: {error}")
                 await self._connection.publish(message.reply, msgspec.json.encode(refusal), {_REFUSAL_HEADER: "1"})
         except BusError as error:
-            LOG.info("an answer on %s was lost: %s", message.subject, error)
+            LOG.info("an answer was lost: %s", error, extra={"subject": message.subject})
 
     async def _answered(self, handler: Answerer, message: Message) -> tuple[bytes, dict[str, str]]:
         try:
@@ -148,6 +155,6 @@ class Answering:
         except BadName as error:  # of what was asked about
             refusal = Refusal(status=400, message=str(error))
         except Exception:  # a question never ends its service
-            LOG.exception("answering %s failed", message.subject)
+            LOG.exception("answering failed")
             refusal = Refusal(status=500, message="the service failed to answer; its log says why")
         return msgspec.json.encode(refusal), {_REFUSAL_HEADER: "1"}

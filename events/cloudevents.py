@@ -2,7 +2,8 @@
 
 Specification: CloudEvents NATS protocol binding 1.0.2, "Binary Content Mode": each context attribute becomes a header
 `ce-<name>`, the media type of the data becomes `content-type`. Trace context: W3C `traceparent`, as in the CloudEvents
-distributed tracing extension. A message without any `ce-` header is accepted too: then the envelope is empty.
+distributed tracing extension. `hr-request` is ours: the id of the request that caused this, for logs. A message without
+any `ce-` header is accepted too: then the envelope is empty.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 SPECIFICATION_VERSION = "1.0"
 TYPE_PREFIX = "hr.v1."
 JSON = "application/json"
+REQUEST = "hr-request"
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +26,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     time: str = ""
     traceparent: str = ""
+    request: str = ""
 
 
 def to_headers(envelope: Envelope) -> dict[str, str]:
@@ -39,6 +42,8 @@ def to_headers(envelope: Envelope) -> dict[str, str]:
         headers["ce-time"] = envelope.time
     if envelope.traceparent:
         headers["traceparent"] = envelope.traceparent
+    if envelope.request:
+        headers[REQUEST] = envelope.request
     return headers
 
 
@@ -53,4 +58,5 @@ def from_headers(headers: Mapping[str, str] | None) -> Envelope:
         source=lower.get("ce-source", ""),
         time=lower.get("ce-time", ""),
         traceparent=lower.get("traceparent", ""),
+        request=lower.get(REQUEST, ""),
     )

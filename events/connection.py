@@ -258,7 +258,7 @@ class Connection:
                 LOG.warning("nats: %s", text)
             return
         what, subject = denied[1], denied[2]
-        LOG.error("nats: not allowed: %s to %s", what, subject)
+        LOG.error("nats: not allowed: %s", what, extra={"subject": subject})
         if what == "publish":
             self.replies.fail(lambda: Refused(FORBIDDEN, f"not allowed to publish to {subject}"), subject)
         else:

@@ -225,13 +225,14 @@ class Consumer:
 
     async def _handle(self, held: _Held) -> None:
         assert self._handler is not None
-        try:
-            await self._handler(held.delivery)
-        except Exception as error:  # noqa: BLE001  whatever a handler raises is about its message, never the end of us
-            await self._failed(held, error)
-        else:
-            self.handled += 1
-            await self._finish(held, b"+ACK")
+        with held.delivery.at_work():
+            try:
+                await self._handler(held.delivery)
+            except Exception as error:  # noqa: BLE001  whatever a handler raises is about its message, not our end
+                await self._failed(held, error)
+            else:
+                self.handled += 1
+                await self._finish(held, b"+ACK")
 
     async def _failed(self, held: _Held, error: Exception) -> None:
         delivery = held.delivery
@@ -239,7 +240,7 @@ class Consumer:
             await self._again(held, error.after_s)
             return
         if isinstance(error, BusError) and not (isinstance(error, Refused) and error.code == TOO_LARGE):
-            LOG.warning("%s: %s; again in %s s", delivery.subject, error, BUS_TROUBLE_S)
+            LOG.warning("%s; again in %s s", error, BUS_TROUBLE_S)
             await self._again(held, BUS_TROUBLE_S)
             return
         failures = self._failures.pop(delivery.sequence, 0) + 1
@@ -248,13 +249,13 @@ class Consumer:
             return
         reason = f"{type(error).__name__}: {error}"
         if failures >= self._tries_max:
-            LOG.error("%s failed %d times: %s", delivery.subject, failures, reason, exc_info=error)
+            LOG.error("failed %d times: %s", failures, reason, exc_info=error)
             await self._bury(held, reason, failures)
             return
         self._failures[delivery.sequence] = failures
         if len(self._failures) > FAILURES_KEPT:
             self._failures.popitem(last=False)
-        LOG.warning("%s failed (try %d of %d)", delivery.subject, failures, self._tries_max, exc_info=error)
+        LOG.warning("failed (try %d of %d)", failures, self._tries_max, exc_info=error)
         await self._again(held, BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
 
     async def _again(self, held: _Held, after_s: float) -> None:
@@ -267,12 +268,12 @@ class Consumer:
         try:
             await dead.bury(self._publish, delivery, stream=self._stream, reason=reason, tries=failures)
         except BusError as error:
-            LOG.warning("no dead letter for %s: %s", delivery.subject, error)
+            LOG.warning("no dead letter: %s", error)
             self._failures[delivery.sequence] = failures - 1
             await self._again(held, UNBURIED_S)
             return
         self.dead += 1
-        LOG.error("dead letter: %s: %s", delivery.subject, reason)
+        LOG.error("dead letter: %s", reason)
         await self._finish(held, b"+TERM")
 
     async def _finish(self, held: _Held, verdict: bytes) -> None:
@@ -291,7 +292,8 @@ class Consumer:
         try:
             await self._connection.publish(held.reply, verdict)
         except BusError as error:
-            LOG.info("could not answer for %s: %s", held.delivery.subject, error)
+            with held.delivery.at_work():
+                LOG.info("could not answer for it: %s", error)
 
     # -- batches -------------------------------------------------------------------------------------------------------
 
@@ -313,7 +315,8 @@ class Consumer:
             await handler([held.delivery for held in taken])
         except Exception as error:  # noqa: BLE001  as in `_handle`
             if len(taken) == 1:
-                await self._failed(taken[0], error)
+                with taken[0].delivery.at_work():
+                    await self._failed(taken[0], error)
                 return
             for held in taken:
                 await self._handle_batch(handler, [held])

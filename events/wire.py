@@ -11,11 +11,14 @@ Retry, Poison    what a handler raises about a message: later; never
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
 import msgspec
 
+from events import logs
 from events.cloudevents import Envelope, from_headers
 from events.messages import Refusal
 
@@ -37,6 +40,9 @@ too many of them at once. Of all of these nothing was written."""
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be: text that is not UTF-8, and depth, are errors of
 Python's own."""
+
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class BusError(Exception):
@@ -153,10 +159,26 @@ class Delivery:
         """Its place in its stream: the id of a message that has none, and the same at each delivery."""
         return f"{self.sequence}@{self.at:.6f}"
 
+    def at_work(self) -> AbstractContextManager[None]:
+        """What is logged inside is about this message."""
+        return about(self.subject, self.envelope, sequence=self.sequence)
+
     async def in_progress(self) -> None:
         """Tell the stream that this is still being handled."""
         if self._progress is not None:
             await self._progress()
+
+
+def about(subject: str, envelope: Envelope, *, sequence: int = 0) -> AbstractContextManager[None]:
+    """What is logged inside is about this message: its place, and the request and the trace that it names."""
+    request = envelope.request if logs.REQUEST_ID.fullmatch(envelope.request) else ""
+    return logs.about(subject=subject, sequence=sequence, request=request, trace=trace_id(envelope.traceparent))
+
+
+def trace_id(traceparent: str) -> str:
+    """The trace in a W3C `traceparent`; empty if it is none."""
+    found = _TRACEPARENT.fullmatch(traceparent)
+    return found[1] if found else ""
 
 
 class CaughtUp(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from events import logs
 from runtime import gpus
 from runtime.serve import serve
 from runtime.settings import RunnerSettings, SettingsError
@@ -48,7 +49,7 @@ class Hosted:
         """A process whose runner has ended is worth nothing: leave it, so that Ray starts another one."""
         await asyncio.wait([self._serving])
         error = None if self._serving.cancelled() else self._serving.exception()
-        LOG.error("the runner of %s ended", self._settings.node, exc_info=error)
+        LOG.error("the runner ended", extra={"node": self._settings.node}, exc_info=error)
         await asyncio.sleep(LEAVE_AFTER_S)
         os._exit(1)
 
@@ -58,9 +59,12 @@ def start(settings: dict[str, Any]) -> Hosted:
 
     Raises SettingsError.
     """
+    if not logging.getLogger().handlers:  # what hosts us may have its own
+        logs.configure("info")
     unknown = sorted(set(settings) - set(RunnerSettings.__struct_fields__))
     if unknown:
-        LOG.warning("settings that this release does not know: %s", ", ".join(unknown))
+        text = ", ".join(unknown)
+        LOG.warning("settings that this release does not know: %s", text, extra={"node": settings.get("node")})
     known = {name: value for name, value in settings.items() if name not in unknown}
     known["memory_bytes"] = known.get("memory_bytes") or None
     try:

@@ -41,7 +41,7 @@ class Lease:
             try:
                 exit_record.renew_lease(str(self._path), asked_at)
             except OSError as error:  # until it can be noted again the attempts' clocks run: never a reason to end
-                LOG.warning("cannot note that %s is cleared: %s", self._node, error)
+                LOG.warning("cannot note that this node is cleared: %s", error)
 
     async def look(self, bus: Bus) -> None:
         """Nobody answers: read in the ledger whether this node is suspected. Not more often than makes sense."""
@@ -52,7 +52,7 @@ class Lease:
         try:
             facts = [entry(delivery).fact for delivery in await bus.history(LEDGER.name, subjects.node(self._node))]
         except (BusError, UnknownFact) as error:
-            LOG.info("cannot read whether %s is suspected: %s", self._node, error)
+            LOG.info("cannot read whether this node is suspected: %s", error)
             return
         # Cordons and drains say nothing about it: the newest fact of these does.
         verdicts = [fact for fact in facts if isinstance(fact, NodeJoined | NodeCleared | NodeSuspected | NodeGone)]

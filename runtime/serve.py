@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import signal
 import sys
 from pathlib import Path
 
+from events import logs
 from events.blobs import Blobs
 from events.bus import Bus
 from runtime.layout import Layout
@@ -23,6 +23,11 @@ from runtime.supervised import LaunchFailed
 
 async def serve(settings: RunnerSettings) -> None:
     """Run a runner until this is cancelled. Raises AnotherRunner, LaunchFailed, OSError."""
+    with logs.about(node=settings.node):
+        await _serve(settings)
+
+
+async def _serve(settings: RunnerSettings) -> None:
     folder = NodeFolder(Path(settings.folder))
     bus = await Bus.connect(
         settings.nats_url, user=settings.nats_user, password=settings.nats_password, name=f"runner/{settings.node}"
@@ -48,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m runtime.runner", description="The runner of one node.")
     parser.add_argument("--settings", required=True, type=Path, help="a JSON file with the fields of RunnerSettings")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure("info")
     try:
         asyncio.run(_until_signalled(load(arguments.settings)))
     except (SettingsError, AnotherRunner, LaunchFailed) as error:

@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 from typing import Final
 
-from controlplane import logs
 from controlplane.config import ConfigurationError
 from controlplane.embedded import attempts
 from controlplane.embedded.children import LOG, Children, end_leftovers, wait_until
 from controlplane.embedded.files import write_private
 from controlplane.embedded.plan import Plan, children, prepare, stack_file
 from controlplane.embedded.probe import Probe
+from events import logs
 
 START_S_MAX: Final = 120.0
 

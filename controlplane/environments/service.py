@@ -17,7 +17,7 @@ import msgspec
 from controlplane.environments import core as c
 from controlplane.environments.resolver import Interrupted, Resolver, Solved
 from controlplane.frame import Tools, ensure_streams
-from events import subjects
+from events import logs, subjects
 from events.blobs import BlobError, BlobMissing
 from events.bus import Asked, AskRefused, BusError, CaughtUp, Conflict, NoAnswer
 from events.ledger import UnknownFact, Write
@@ -116,7 +116,7 @@ class Service:
             except UnknownFact as error:
                 after = error.sequence  # of a newer version; what it means for us, that version will do
                 self._counters["unknown"] += 1
-                LOG.warning("fact not understood: %s", error)
+                LOG.warning("%s", error, extra={"subject": error.subject, "sequence": error.sequence})
 
     async def _own(self, group: asyncio.TaskGroup) -> None:
         """Hold the core: one event at a time in, decisions out, one timer."""
@@ -132,7 +132,9 @@ class Service:
                 case Applied(subject=subject, sequence=sequence, fact=fact, at=at):
                     outcome = self._core.apply(subject, sequence, fact, at)
                     if outcome is Outcome.FORBIDDEN:
-                        LOG.error("forbidden fact %s at %d on %s", type(fact).__name__, sequence, subject)
+                        LOG.error(
+                            "forbidden fact %s", type(fact).__name__, extra={"subject": subject, "sequence": sequence}
+                        )
                     applied += 1
                     if applied % CHECK_EVERY == 0:
                         self._core.check()
@@ -173,7 +175,8 @@ class Service:
             return
         self._solving.add(build.subject)
         try:
-            fact = await self._solved(build.target, begun)
+            with logs.about(subject=build.subject):
+                fact = await self._solved(build.target, begun)
         finally:
             self._solving.discard(build.subject)
         if await self._write(build.subject, fact, claim) is None:
@@ -213,7 +216,7 @@ class Service:
         except Conflict:
             self._counters["conflicts"] += 1
         except BusError as error:
-            LOG.warning("%s was not written: %s", type(fact).__name__, error)
+            LOG.warning("%s was not written: %s", type(fact).__name__, error, extra={"subject": subject})
         return None
 
     async def _is_alive(self, builder: str) -> bool:

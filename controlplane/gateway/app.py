@@ -66,6 +66,7 @@ _HEADERS: Final = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+_LOOKS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
@@ -102,12 +103,14 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             async with asyncio.timeout(None) as limit:
 
                 async def send_in_time(message: Message) -> None:
                     if message["type"] == "http.response.start":
                         message["headers"] = _guarded(message["headers"])
+                        _note(scope, message["status"], loop.time() - began)
                     limit.reschedule(loop.time() + SLOW_S)
                     await send(message)
                     limit.reschedule(None)
@@ -115,6 +118,14 @@ class Guard:
                 await self._app(scope, receive, send_in_time)
         except TimeoutError:
             LOG.info("a reader of %s took nothing for %.0f s", scope["path"], SLOW_S)
+
+
+def _note(scope: Scope, status: int, took_s: float) -> None:
+    """What changes something is in the log; what only looks, or was not let in, is only for who wants all."""
+    method = scope.get("method", "")
+    level = logging.DEBUG if method in _LOOKS or status == 401 else logging.INFO
+    fields = {"method": method, "path": scope["path"], "status": status, "took_ms": round(took_s * 1000, 1)}
+    LOG.log(level, "answered", extra=fields)
 
 
 def _guarded(headers: Any) -> list[tuple[bytes, bytes]]:

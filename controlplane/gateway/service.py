@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
 def _server(gateway: Gateway) -> Server:
     return Server(
         uvicorn.Config(
-            app.build(gateway),
+            http.Identified(app.build(gateway)),
             lifespan="off",
             ws="none",
             log_config=None,
@@ -135,7 +135,7 @@ async def _follow(gateway: Gateway, caught_up: asyncio.Event) -> None:
                     since_snapshot = 0
                     await _snapshot(gateway)
         except UnknownFact as error:  # of a newer version: what it means for a job, its next facts will show
-            LOG.warning("fact not understood: %s", error)
+            LOG.warning("%s", error, extra={"subject": error.subject, "sequence": error.sequence})
             projection.sequence = error.sequence
 
 

@@ -204,7 +204,7 @@ class _Server(uvicorn.Server):
 async def listening(application: Litestar, sock: socket.socket) -> AsyncIterator[None]:
     """Serve while inside; at the end, answer what is being answered."""
     config = uvicorn.Config(
-        http.Bounded(application, places=PUSHES_MAX),
+        http.Identified(http.Bounded(application, places=PUSHES_MAX)),
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -16,7 +16,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from controlplane import logs as log_lines
 from controlplane import main as command
 from controlplane.config import Configuration, ConfigurationError
 from controlplane.frame import Clock, Tools
@@ -25,6 +24,7 @@ from controlplane.monitoring.logs import Logs
 from controlplane.monitoring.owner import Owner, sole_writer
 from controlplane.monitoring.store import Store
 from controlplane.monitoring.writer import Writer
+from events import logs as log_lines
 from events.blobs import BlobError, Blobs
 from events.bus import Bus
 from events.ledger import Ledger

@@ -94,7 +94,7 @@ class Writer:
                 fact = entry(delivery).fact
             except UnknownFact as error:  # of a later version; it decides nothing here
                 self.counts["unknown_facts"] += 1
-                LOG.warning("skipped: %s", error)
+                LOG.warning("skipped: %s", error, extra={"subject": error.subject, "sequence": error.sequence})
                 continue
             _, team, job = subjects.tokens(delivery.subject)
             if isinstance(fact, m.Archived):
@@ -131,13 +131,14 @@ class Writer:
         try:
             await self.tools.bus.send(subjects.live(*key), msgspec.json.encode(change))
         except BusError as error:  # only a hint to look; who missed it asks again by itself
-            LOG.debug("not told: %s", error)
+            LOG.debug("not told: %s", error, extra={"job": key[1]})
 
     async def _bury(self, stream: streams.Stream, unreadable: Sequence[intake.Dead]) -> None:
         """To the dead letters, before the batch is done with."""
         for delivery, reason in unreadable:
-            LOG.warning("unreadable message on %s: %s", delivery.subject, reason)
-            kept = await _persist(self.tools, delivery, stream, reason)
+            with delivery.at_work():
+                LOG.warning("unreadable message: %s", reason)
+                kept = await _persist(self.tools, delivery, stream, reason)
             self.counts["dead" if kept else "dead_dropped"] += 1
 
     # -- sealing -------------------------------------------------------------------------------------------------------
@@ -180,9 +181,9 @@ async def _persist(tools: Tools, delivery: Delivery, stream: streams.Stream, rea
             await dead.bury(tools.bus.publish, delivery, stream=stream.name, reason=reason, tries=1)
         except BusError as error:
             if isinstance(error, Refused) and (error.full or not error.temporary):
-                LOG.warning("dropped, no dead letter for %s: %s", delivery.subject, error)
+                LOG.warning("dropped, no dead letter: %s", error)
                 return False
-            LOG.warning("no dead letter for %s: %s; trying again", delivery.subject, error)
+            LOG.warning("no dead letter: %s; trying again", error)
             await asyncio.sleep(RETRY_S)
         else:
             return True

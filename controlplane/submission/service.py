@@ -20,8 +20,8 @@ from controlplane.submission.archived import Archived, rejection
 from controlplane.submission.reading import Findings
 from controlplane.submission.room import Room
 from controlplane.submission.writer import Writer
+from events import logs, streams, subjects
 from events import messages as m
-from events import streams, subjects
 from events.asking import FULL_S
 from events.bus import Asked, AskRefused, CaughtUp, Conflict, Consumer, Delivery, Poison, Retry, Subscription
 from events.identity import environment_digest
@@ -146,22 +146,12 @@ class Door:
         this = (to.team, delivery.sequence, delivery.at)
         if this in self._done:
             return
-        envelope = delivery.envelope
-        answer = await self._submit(
-            core.Incoming(
-                team=to.team,
-                user=to.user,
-                body=delivery.body,
-                at=delivery.at,
-                event_id=envelope.id,
-                place=delivery.place,
-                traceparent=envelope.traceparent,
-            )
-        )
-        self._done[this] = None
-        if len(self._done) > DONE_KEPT:
-            self._done.popitem(last=False)
-        await self._tell(to, delivery.headers, answer)
+        with delivery.at_work():
+            answer = _note(await self._submit(_incoming(to, delivery)))
+            self._done[this] = None
+            if len(self._done) > DONE_KEPT:
+                self._done.popitem(last=False)
+            await self._tell(to, delivery.headers, answer)
 
     async def on_control(self, delivery: Delivery) -> None:
         to = _subject_of(delivery.subject, 1)
@@ -174,7 +164,7 @@ class Door:
             traceparent=delivery.envelope.traceparent,
             tries=delivery.delivered,
         )
-        await self._tell(to, delivery.headers, await self._control(order))
+        await self._tell(to, delivery.headers, _note(await self._control(order)))
 
     async def on_asked_submit(self, asked: Asked) -> bytes:
         to, envelope = _asked_of(asked.subject), asked.envelope
@@ -188,7 +178,7 @@ class Door:
             traceparent=envelope.traceparent,
         )
         try:
-            return msgspec.json.encode(await self._submit(request))
+            return msgspec.json.encode(_note(await self._submit(request)))
         except Retry as error:
             raise _later(error) from error
 
@@ -204,7 +194,7 @@ class Door:
             may_wait=False,
         )
         try:
-            return msgspec.json.encode(await self._control(order))
+            return msgspec.json.encode(_note(await self._control(order)))
         except Retry as error:
             raise _later(error) from error
 
@@ -344,6 +334,26 @@ class Door:
             LOG.info("no answer: hr-answer cannot be used: %s", error, extra={"job": answer.job})
             return
         await self._tools.bus.send(subject, msgspec.json.encode(answer), {"content-type": "application/json"})
+
+
+def _incoming(to: Subject, delivery: Delivery) -> core.Incoming:
+    envelope = delivery.envelope
+    return core.Incoming(
+        team=to.team,
+        user=to.user,
+        body=delivery.body,
+        at=delivery.at,
+        event_id=envelope.id,
+        place=delivery.place,
+        traceparent=envelope.traceparent,
+    )
+
+
+def _note(answer: m.Answer) -> m.Answer:
+    """What became of a request that has an id stands in the log, so that it can be followed from service to service."""
+    if logs.request_id():
+        LOG.info(answer.verdict, extra={"job": answer.job})
+    return answer
 
 
 def _subject_of(subject: str, first: int) -> Subject:

@@ -104,7 +104,7 @@ class Archiver:
             try:
                 self._core.on_moved((team, job), cast(m.Moved, entry(delivery).fact))
             except UnknownFact as error:
-                LOG.warning("skipped: %s", error)
+                LOG.warning("skipped: %s", error, extra={"subject": error.subject, "sequence": error.sequence})
         elif _is_id(job):
             self._core.on_end((team, job), delivery.sequence, delivery.at)
             self._due.set()
@@ -125,10 +125,10 @@ class Archiver:
                 content = await self._read(written.name, written.digest)
             except (BlobMissing, BlobDamaged) as error:
                 self.counts["archive_unreadable"] += 1
-                LOG.error("a part of the archive cannot be read: %s", error)
+                LOG.error("a part of the archive cannot be read: %s", error, extra={"part": written.name})
                 return
             except BlobError as error:
-                LOG.warning("a part of the archive: %s; trying again", error)
+                LOG.warning("a part of the archive: %s; trying again", error, extra={"part": written.name})
                 await asyncio.sleep(RETRY_S)
             else:
                 await self._owner.run(_index, self._store, written, content)

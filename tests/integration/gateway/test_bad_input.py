@@ -24,6 +24,7 @@ from controlplane.submission import service as submission
 from events import messages as m
 from events import otlp_token, subjects
 from events.bus import AskRefused, Bus, NoAnswer, Outgoing
+from tests.support.log_lines import ABOUT, log_lines
 from tests.support.malformed_others import CALLS, EXCHANGES, MESSAGES, PUSHES, QUESTIONS
 from tests.support.monitoring import eventually
 from tests.support.nats import NatsServer
@@ -73,7 +74,9 @@ async def stage(nats: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixtu
             httpx.AsyncClient(base_url=otlp, headers={"authorization": f"Bearer {token}"}, timeout=20)
         )
         await eventually(lambda: leads(tools.bus))
-        yield Stage(tools.bus, http, pushing)
+        with log_lines() as lines:
+            yield Stage(tools.bus, http, pushing)
+        assert [line for line in lines if not ABOUT & line.keys()] == []
         for service in (*ASKED, "submission"):
             assert await tools.bus.ask(subjects.ask(service, "status"))
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []

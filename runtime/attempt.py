@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from events.messages import AttemptEnd, AttemptRef, Launch, LiveAttempt, Usage
+from events.wire import UNREADABLE
 from runtime import bounds, exit_record, job_environment
 from runtime.desired import Actual, Phase
 from runtime.exit_record import Record, Spec
@@ -89,7 +90,7 @@ class Attempt:
         """The attempt in a folder; None if there is nothing in it that was ever launched (then it can be deleted)."""
         try:
             launch = msgspec.json.decode((folder / LAUNCH).read_bytes(), type=Launch)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *UNREADABLE):
             return None
         if standing(folder) is Standing.NEVER_LAUNCHED:
             return None
@@ -138,7 +139,7 @@ class Attempt:
         try:
             (self.folder / RECORDED).touch()
         except OSError as error:  # a runner that is started before the folder is deleted will be told again
-            LOG.warning("attempt %s: cannot note that its end is recorded: %s", self.folder.name, error)
+            LOG.warning("cannot note that its end is recorded: %s", error, extra={"job": self.ref.job})
         self._recorded.set()
 
     # -- its life ----------------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Attempt:
         except OSError as error:
             raise LayOutFailed("start_failed", f"the node cannot lay it out: {error}") from error
         except Exception as error:  # a fault of ours with one attempt must not end the others' runner
-            LOG.exception("attempt %s could not be laid out", self.folder.name)
+            LOG.exception("could not be laid out")
             raise LayOutFailed("start_failed", f"a fault of the node's runner: {error!r}") from error
 
     async def _ship(self) -> None:
@@ -196,9 +197,9 @@ class Attempt:
             try:
                 return await self._tools.shipping.ship(self.launch, self.folder, self._over)
             except Exception:  # as above
-                LOG.exception("shipping of attempt %s failed", self.folder.name)
+                LOG.exception("shipping failed")
             await asyncio.sleep(pause_s)
-        LOG.error("attempt %s: what was not shipped yet is given up", self.folder.name)
+        LOG.error("what was not shipped yet is given up")
         return None
 
     def _make_folder(self) -> None:
@@ -226,7 +227,7 @@ class Attempt:
         place = self._tools.launcher.place
         group = place.group(self.folder.name) if place else None
         while left := await asyncio.to_thread(bounds.sweep, mark, group, wait_s=SWEEP_S):
-            LOG.error("attempt %s: %d processes do not die", self.folder.name, left)
+            LOG.error("%d processes do not die", left)
         launched_at = (self.folder / exit_record.LOCK).stat().st_mtime
         sizes = {name: _size(self.folder / name) for name in exit_record.STREAMS}
         record = Record(
@@ -247,7 +248,7 @@ class Attempt:
         try:
             await asyncio.to_thread(exit_record.write_record, str(self.folder), record)
         except OSError as error:
-            LOG.warning("attempt %s: its end is not on disk: %s", self.folder.name, error)
+            LOG.warning("its end is not on disk: %s", error)
         return record
 
     def _note_end(self, record: Record) -> None:

@@ -21,9 +21,10 @@ from typing import Final
 
 import msgspec
 
-from events import subjects
+from events import logs, subjects
 from events.bus import AskRefused, Bus, BusError, Delivery
 from events.messages import AttemptRef, Capacity, Desired, Exchange
+from events.wire import UNREADABLE
 from runtime import desired, exit_record, node_capacity
 from runtime.attempt import Attempt, Layer, Shipping, Tools
 from runtime.desired import Actual, Forget, Phase, Seen, Start, Stop
@@ -112,7 +113,9 @@ class Runner:
         self._group.create_task(self._run_attempt(attempt), name=attempt.folder.name)
 
     async def _run_attempt(self, attempt: Attempt) -> None:
-        await attempt.run()
+        ref = attempt.ref
+        with logs.about(team=ref.team, job=ref.job, attempt=ref.attempt):
+            await attempt.run()
         del self._attempts[attempt.ref]
         self._done.append(attempt.ref)
 
@@ -152,8 +155,8 @@ class Runner:
         try:
             answer = await self._bus.ask(subjects.exchange(self._settings.node), body, timeout_s=EXCHANGE_S_MAX)
             wanted = _DESIRED.decode(answer)
-        except (BusError, AskRefused, msgspec.MsgspecError) as error:
-            LOG.info("nobody took the exchange of %s: %s", self._settings.node, error)
+        except (BusError, AskRefused, *UNREADABLE) as error:
+            LOG.info("nobody took the exchange: %s", error)
             await self._lease.look(self._bus)
             return False
         if self._heed(wanted):
@@ -163,8 +166,8 @@ class Runner:
     async def _on_message(self, delivery: Delivery) -> None:
         try:
             self._heed(_DESIRED.decode(delivery.body))
-        except msgspec.MsgspecError as error:
-            LOG.warning("a message for %s cannot be read: %s", self._settings.node, error)
+        except UNREADABLE as error:
+            LOG.warning("a message cannot be read: %s", error)
 
     def _heed(self, wanted: Desired) -> bool:
         """Whether it was new enough to be carried out."""
@@ -216,7 +219,7 @@ def _only_one(folder: Path) -> int:
 def _read_seen(path: Path) -> Seen:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Seen)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return Seen()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from events.wire import UNREADABLE
 from runtime.exit_record import OUTPUT_BYTES_MAX
 
 
@@ -43,5 +44,5 @@ def load(file: Path) -> RunnerSettings:
     """The settings in a file. Raises SettingsError."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=RunnerSettings)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise SettingsError(f"{file}: {error}") from error

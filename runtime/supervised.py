@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from events.wire import UNREADABLE
 from runtime import bounds, cgroups, exit_record, launcher, processes
 from runtime.exit_record import Record
 
@@ -147,7 +148,7 @@ class Supervised:
                 if status.state == "ended":
                     return True
                 on_status(status)
-        except (OSError, ValueError, msgspec.MsgspecError):
+        except (OSError, ValueError, *UNREADABLE):
             pass  # cut off in the middle of a line: like any other end of a connection
         self._detach()
         return False

@@ -20,6 +20,7 @@ import msgspec
 
 from controlplane.embedded.files import write_private
 from controlplane.embedded.stuck import stuck
+from events.wire import UNREADABLE
 
 LOG: Final = logging.getLogger("headrace.embedded")
 BACKOFF_S_FIRST: Final = 0.2
@@ -163,7 +164,7 @@ def end_leftovers(record: Path) -> int:
     """End what an earlier stack left running, as its record has it; gives how many. A reused pid is left alone."""
     try:
         born = msgspec.json.decode(record.read_bytes(), type=list[Born])
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return 0
     left = [each for each in born if each.ticks and start_ticks(each.pid) == each.ticks]
     for each in left:

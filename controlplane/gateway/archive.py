@@ -13,6 +13,7 @@ from events import messages as m
 from events.bus import AskRefused, BusError
 from events.ledger import Entry
 from events.lifecycle import Life
+from events.wire import UNREADABLE
 
 if TYPE_CHECKING:
     from controlplane.gateway.context import Gateway
@@ -48,7 +49,7 @@ def record(archived: m.ArchivedJob) -> JobRecord | None:
     for told in archived.facts:
         try:
             fact = _FACT.decode(told.fact)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             continue  # of a later version; what it means for the job, its next facts say
         outcome, life = lifecycle.advance(life, fact)
         if outcome is not lifecycle.Outcome.APPLIED or life is None:

@@ -25,6 +25,7 @@ from events.blobs import BlobError
 from events.bus import AskRefused, BusError, CaughtUp
 from events.identity import PACKED_BYTES, digest, unpack
 from events.ledger import Entry, UnknownFact
+from events.wire import UNREADABLE
 
 SHOWN_MAX: Final = 20
 """Differences of one kind that are told one by one."""
@@ -185,7 +186,7 @@ async def _restore(tools: Tools, replay: Replay) -> AsyncIterator[str]:
                 replay.restored[newest] = core
             else:
                 replay.restored[newest] = Projection.restore(content)
-        except (BlobError, ValueError, msgspec.DecodeError) as error:
+        except (BlobError, ValueError, *UNREADABLE) as error:
             yield f"{folder}: {error}"
 
 

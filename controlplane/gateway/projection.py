@@ -272,7 +272,7 @@ class Projection:
 
     @classmethod
     def restore(cls, snapshot: bytes) -> Projection:
-        """The projection in a snapshot. Raises msgspec.DecodeError for one of another version."""
+        """The projection in a snapshot. Raises one of UNREADABLE for one of another version."""
         read = msgspec.msgpack.decode(snapshot, type=_Snapshot)
         projection = cls()
         projection.sequence = read.sequence

@@ -17,6 +17,7 @@ from events import messages as m
 from events import subjects
 from events.bus import AskRefused, BusError
 from events.identity import PACKED_BYTES, pack
+from events.wire import UNREADABLE
 
 BUCKETS_BITS: Final = 12
 """Of the 60 bits of an id: 4,096 sorted arrays, some 250 ids long with a million of them, so that an insert moves
@@ -75,6 +76,6 @@ async def rejection(tools: Tools, team: str, job: str) -> m.Rejected:
         said = await tools.bus.ask(subjects.ask("monitoring", "archived"), asked, timeout_s=ASK_S)
         answer = msgspec.json.decode(said, type=m.ArchivedAnswer)
         return msgspec.json.decode(answer.jobs[0].facts[0].fact, type=m.Rejected)
-    except (BusError, AskRefused, msgspec.DecodeError, IndexError):
+    except (BusError, AskRefused, IndexError, *UNREADABLE):
         problem = m.Problem(path="$", message="rejected before; the archive knows why", hint=f"headrace show {job}")
         return m.Rejected(user="", problems=(problem,))

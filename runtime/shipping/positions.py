@@ -13,6 +13,8 @@ from typing import Annotated, Final
 
 import msgspec
 
+from events.wire import UNREADABLE
+
 NAME: Final = "shipped.json"
 BYTES_MAX: Final = 1 << 20
 
@@ -45,7 +47,7 @@ class Shipped(msgspec.Struct):
         """What was kept last, or nothing."""
         try:
             return _DECODER.decode(_read(folder / NAME))
-        except (OSError, msgspec.DecodeError, ValueError):
+        except (OSError, ValueError, *UNREADABLE):
             return cls()
 
     def save(self, folder: Path) -> None:

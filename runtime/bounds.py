@@ -32,6 +32,7 @@ PIDS_MAX: Final = 16_384
 LOOK_S: Final = 1.0
 LOOK_SHARE: Final = 20
 """Looking may take this part of the time: the pages of a large process take long to count."""
+FOREVER: Final = float("inf")
 RLIMITS: Final = "rlimits"
 """The name of having no control group."""
 _NEAR: Final = 0.9
@@ -92,12 +93,14 @@ def bind(spec: Spec, place: Place | None, name: str) -> Bounds:
 
 
 class Grouped:
-    """Bounded by a control group."""
+    """Bounded by a control group. Where the kernel kills one process of it for want of memory and lets the others live,
+    the supervisor looks whether it did: half an attempt is of no use to anybody.
+    """
 
     def __init__(self, spec: Spec, group: Group) -> None:
         self._memory_bytes = spec.memory_bytes
         self._group = group
-        self.next_look_at = float("inf")
+        self.next_look_at = FOREVER if group.is_killed_whole else time.monotonic() + LOOK_S
 
     def fork(self) -> int:
         return self._group.fork()
@@ -106,7 +109,9 @@ class Grouped:
         self._group.enter()
 
     def look(self, now: float) -> Verdict | None:
-        return None
+        why = self.out_of_memory(killed=True)
+        self.next_look_at = FOREVER if why else now + LOOK_S
+        return Verdict("out_of_memory", why) if why else None
 
     def kill(self) -> None:
         self._group.kill()

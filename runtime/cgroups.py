@@ -82,6 +82,8 @@ class Group:
         self._memory = folders[0]
         self._pids = folders[-1]
         self._born_inside = False
+        self.is_killed_whole = False
+        """Whether the kernel, when it has to kill one for want of memory, kills all: only version 2 can."""
 
     def make(self, *, memory_bytes: int, pids_max: int) -> None:
         """Make it with its limits (0: none). Raises OSError; then nothing is left of it."""
@@ -101,7 +103,7 @@ class Group:
         if self._is_v2:
             _write(f"{self._memory}/memory.max", memory_bytes)
             _write_if_there(f"{self._memory}/memory.swap.max", 0)
-            _write_if_there(f"{self._memory}/memory.oom.group", 1)  # half an attempt is of no use to anybody
+            self.is_killed_whole = _write_if_there(f"{self._memory}/memory.oom.group", 1)
         else:
             _write(f"{self._memory}/memory.limit_in_bytes", memory_bytes)
             _write_if_there(f"{self._memory}/memory.memsw.limit_in_bytes", memory_bytes)

@@ -83,6 +83,12 @@ async def test_a_hog_that_is_a_child_of_the_entrypoint_says_so_too(either: Node 
     assert (record.cause, record.message.endswith("of 200 MiB")) == ("out_of_memory", True)
 
 
+async def test_a_hog_that_its_parent_does_not_miss_ends_the_attempt_too(either: Node | Ungrouped) -> None:
+    job = await either.sh(f"python -c '{HOG}'; exec sleep 1000", memory_bytes=200 * MIB)
+    record = await job.end()
+    assert (record.cause, record.message.endswith("of 200 MiB")) == ("out_of_memory", True)
+
+
 async def test_memory_that_processes_share_counts_once(node: Node) -> None:
     """Forked workers that only read what their parent holds are no reason to end anybody."""
     code = (

@@ -166,11 +166,14 @@ _SCALARS: Final = frozenset(
 def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text()
-        return json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        raw = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror}") from error
-    except ValueError as error:  # TOMLDecodeError, JSONDecodeError, UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, JSONDecodeError, UnicodeDecodeError; too deep
         raise ConfigurationError(f"{file}: cannot be read: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigurationError(f'{file}: must be an object with settings, such as {{"replicas": 3}}')
+    return raw
 
 
 def _convert(raw: dict[str, Any], origin: dict[str, str]) -> Configuration:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -24,6 +25,7 @@ from controlplane.submission import service as submission
 from events import messages as m
 from events import otlp_token, subjects
 from events.bus import AskRefused, Bus, NoAnswer, Outgoing
+from load_tests.fuzzing.engine import mutated
 from tests.support.log_lines import ABOUT, log_lines
 from tests.support.malformed_others import CALLS, EXCHANGES, MESSAGES, PUSHES, QUESTIONS
 from tests.support.monitoring import eventually
@@ -39,6 +41,26 @@ ASKED = {
 SERVICES = (submission, scheduling, environments, monitoring, gateway)
 REF = m.AttemptRef(team="vision", job="j-abcdefghij23", attempt=1)
 SUBMIT = {"entrypoint": ["python", "train.py"]}
+
+JOB = "j-abcdefghij23"
+GENERATIONS = 40
+GENERATED = {
+    subjects.ask("scheduling", "why"): msgspec.json.encode(m.AskJob(team="vision", job=JOB)),
+    subjects.ask("environments", "view"): msgspec.json.encode(m.AskEnvironment(environment="sha256:" + "0" * 64)),
+    subjects.ask("monitoring", "series"): msgspec.json.encode(m.AskSeries(team="vision", job=JOB, step_from=3)),
+    subjects.ask("monitoring", "latest"): msgspec.json.encode(m.AskLatest(team="vision", jobs=(JOB,))),
+    subjects.ask("monitoring", "log"): msgspec.json.encode(m.AskLog(team="vision", job=JOB, offset=-7)),
+    subjects.ask("monitoring", "archived"): msgspec.json.encode(m.AskArchived(team="vision", find="train", limit=9)),
+    subjects.ask("submission", "submit", "vision", "ada"): msgspec.json.encode(SUBMIT),
+    subjects.ask("submission", "control", "vision", "ada", JOB): msgspec.json.encode(m.Reprioritise(priority=3)),
+    subjects.exchange("n1"): msgspec.json.encode(
+        m.Exchange(node="n1", boot="b", runner="r", capacity=m.Capacity(cpus=8, memory_bytes=2**33))
+    ),
+}
+BODIES = {
+    "/v1/jobs": b'{"entrypoint": ["true"], "name": "train", "labels": {"a": "b"}}',
+    "/v1/blobs/missing": b'{"digests": ["sha256:%s"]}' % (b"0" * 64),
+}
 
 
 class Stage(NamedTuple):
@@ -121,6 +143,21 @@ async def test_every_malformed_question_is_refused_or_answered_but_never_a_failu
             for bad in QUESTIONS:
                 refusal = await refused(stage.bus, subjects.ask(service, question), bad.body)
                 assert refusal is None or 400 <= refusal.status < 500, (service, question, bad.what, refusal)
+
+
+async def test_every_generated_question_and_body_is_refused_or_answered_but_never_a_failure(stage: Stage) -> None:
+    chance = random.Random(7)
+    for subject, seed in GENERATED.items():
+        for _ in range(GENERATIONS):
+            body = mutated(chance, seed)
+            refusal = await refused(stage.bus, subject, body)
+            assert refusal is None or (400 <= refusal.status < 500 and refusal.message), (subject, body, refusal)
+    for path, seed in BODIES.items():
+        for _ in range(GENERATIONS):
+            body = mutated(chance, seed)
+            answer = await stage.http.post(path, content=body)
+            assert answer.status_code < 500, (path, body, answer.text)
+            assert answer.status_code < 400 or answer.json()["error"]["message"], (path, body)
 
 
 async def test_every_unreadable_message_becomes_a_dead_letter_with_the_reason(stage: Stage) -> None:

@@ -21,13 +21,12 @@ import msgspec
 from events import streams
 from events.bus import Bus
 from events.messages import AttemptEnd, AttemptRef, Launch
-from load_tests.stack import report
-from runtime.settings import RunnerSettings
+from load_tests.stack import report, rss_mib
 from runtime.supervised import LauncherClient
 from tests.support.leader import Leader, a_launch
 from tests.support.nats import NatsServer
+from tests.support.runner_process import RunnerProcess
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 AT_ONCE: Final = 16
 WARM_UP: Final = 1_200
 """More than the runner remembers of attempts that are over: from then on nothing may grow."""
@@ -52,21 +51,21 @@ async def measure(folder: Path, attempts: int) -> dict[str, float]:
     leader = Leader(bus)
     leader.heartbeat_s = 5.0
     await leader.listen()
-    runner = await start_runner(folder, nats)
-    node = folder / "n1"
+    runner = RunnerProcess(folder, nats)
+    await runner.start(stderr=asyncio.subprocess.DEVNULL)
+    node = runner.node.path
     launcher = LauncherClient(node)
     try:
         await leader.until(lambda: bool(leader.exchanges))
         warm_up = min(WARM_UP, attempts // 2)
         await run(leader, node, first=0, count=warm_up)
-        before = census(node, runner.pid, launcher, await launcher.ensure())
+        before = census(node, runner.process.pid, launcher, await launcher.ensure())
         began = time.perf_counter()
         await run(leader, node, first=warm_up, count=attempts - warm_up)
         took = time.perf_counter() - began
-        after = census(node, runner.pid, launcher, await launcher.ensure())
+        after = census(node, runner.process.pid, launcher, await launcher.ensure())
     finally:
-        runner.terminate()
-        await runner.wait()
+        await runner.end()
         await launcher.retire()
         await bus.drain()
         nats.kill()
@@ -75,24 +74,6 @@ async def measure(folder: Path, attempts: int) -> dict[str, float]:
         figures[name] = count
         figures[f"{name}_more"] = round(after[name] - count, 1)
     return figures
-
-
-async def start_runner(folder: Path, nats: NatsServer) -> asyncio.subprocess.Process:
-    settings = RunnerSettings(
-        node="n1",
-        folder=str(folder / "n1"),
-        nats_url=nats.url,
-        nats_user=nats.user,
-        nats_password=nats.password,
-        blobs_url=f"file://{folder}/blobs",
-        gpus=0,
-        pythons=("3.11.7",),
-    )
-    file = folder / "settings.json"
-    file.write_bytes(msgspec.json.encode(settings))
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "runtime.runner", "--settings", str(file)), cwd=ROOT, stderr=asyncio.subprocess.DEVNULL
-    )
 
 
 async def run(leader: Leader, node: Path, *, first: int, count: int) -> None:
@@ -134,15 +115,10 @@ def census(node: Path, runner: int, launcher: LauncherClient, launcher_pid: int)
         found[f"{name}_descriptors"] = len(os.listdir(f"/proc/{pid}/fd"))
         found[f"{name}_threads"] = len(os.listdir(f"/proc/{pid}/task"))
         found[f"{name}_children"] = len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        found[f"{name}_mb"] = resident_mb(pid)
+        found[f"{name}_mb"] = round(rss_mib(pid), 1)
     found["files"] = sum(len(files) + len(folders) for _, folders, files in os.walk(node))
     found["groups"] = len(launcher.place.names()) if launcher.place else 0
     return found
-
-
-def resident_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024, 1)
 
 
 def left_behind(figures: dict[str, float]) -> list[str]:

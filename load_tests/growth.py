@@ -40,8 +40,8 @@ from events.bus import Asked, Bus, BusError, CaughtUp
 from events.identity import PACKED_BYTES, job_id
 from events.ledger import Ledger, Write
 from load_tests import slurm
-from load_tests.pipeline import HOST, TEAM, USER, a_server, a_server_pid
-from load_tests.stack import percentile, report
+from load_tests.pipeline import TEAM, USER, a_server, a_server_pid
+from load_tests.stack import percentile, ready, report, rss_mib
 
 SERVICES: Final = ("submission", "environments", "scheduling", "monitoring", "gateway")
 WAVE: Final = 250
@@ -175,7 +175,10 @@ class Stand:
 
     async def _look(self) -> dict[str, Any]:
         """Restart times and memory of every service, and the size of the ledger."""
-        seen: dict[str, Any] = {"ledger": await self._ledger_size(), "nats_mb": _rss_mb(a_server_pid(self._folder))}
+        seen: dict[str, Any] = {
+            "ledger": await self._ledger_size(),
+            "nats_mb": round(rss_mib(a_server_pid(self._folder))),
+        }
         for name in SERVICES:
             for kept in ("first", "again"):
                 with self._service(name) as (took_s, pid):
@@ -183,7 +186,7 @@ class Stand:
                         began = time.monotonic()
                         await self._until(lambda status: status["caught_up"])
                         took_s = round(took_s + time.monotonic() - began, 2)
-                    seen[f"{name}_{kept}"] = {"ready_s": took_s, "mb": _rss_mb(pid)}
+                    seen[f"{name}_{kept}"] = {"ready_s": took_s, "mb": round(rss_mib(pid))}
         return seen
 
     async def _ledger_size(self) -> dict[str, Any]:
@@ -206,7 +209,7 @@ class Stand:
         began = time.monotonic()
         process = subprocess.Popen([sys.executable, *arguments], env=self._environ, stdin=subprocess.DEVNULL)
         try:
-            while not _is_ready(port):
+            while not ready(port):
                 if process.poll() is not None or time.monotonic() > began + LIMIT_S:
                     raise RuntimeError(f"{name} did not become ready")
                 time.sleep(LOOK_S)
@@ -320,20 +323,6 @@ def _finished(job: str, number: int) -> m.Fact:
 
 
 # -- small things ------------------------------------------------------------------------------------------------------
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{HOST}:{port}/readyz", timeout=1) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def _rss_mb(pid: int) -> int:
-    """Megabytes of memory that a process has in use now."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return round(int(line.split()[1]) / 1024)
 
 
 def _ask_ms(url: str) -> float:

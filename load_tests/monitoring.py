@@ -18,7 +18,7 @@ import numpy as np
 from events import messages as m
 from events import streams, subjects
 from events.bus import Bus, Outgoing
-from load_tests.stack import report
+from load_tests.stack import report, rss_mib
 from runtime import otlp
 from runtime.spool import Layout
 from tests.support import monitoring as world
@@ -46,11 +46,6 @@ def batches(points: int) -> list[Outgoing]:
     return found
 
 
-def memory_mb(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return round(pages * 4096 / 1e6, 1)
-
-
 def cpu_s(pid: int) -> float:
     words = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
     return (int(words[11]) + int(words[12])) / 100
@@ -76,7 +71,7 @@ async def measure(folder: Path, points: int) -> dict[str, float]:
     process = world.Process(config, folder)
     process.start()
     await world.answering(bus)
-    figures: dict[str, float] = {"idle_mb": memory_mb(process.pid)}
+    figures: dict[str, float] = {"idle_mb": round(rss_mib(process.pid), 1)}
     items = batches(points)
     await world.write_facts(bus, "j-0", world.accepted("j-0"), world.placed())
     process.kill()
@@ -91,7 +86,7 @@ async def measure(folder: Path, points: int) -> dict[str, float]:
     figures["points"] = status["points"]
     figures["points_a_second"] = round((points - first) / took)
     figures["cpu_ns_a_point"] = round((cpu_s(process.pid) - before) / (points - first) * 1e9)
-    figures["busy_mb"] = memory_mb(process.pid)
+    figures["busy_mb"] = round(rss_mib(process.pid), 1)
     last = points // len(NAMES) // JOBS - 1
     one = m.AskSeries(team=world.TEAM, job="j-0", names=("metric-0",))
     figures["one_series_ms"] = await timed(bus, one)

@@ -131,6 +131,15 @@ def rss_mib(pid: int) -> float:
     return 0.0
 
 
+def ready(health_port: int) -> bool:
+    """Whether a process says on its door of health that it is ready."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{health_port}/readyz", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which this share of the values lies (nearest rank)."""
     ranked = sorted(values)

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import msgspec
 
+from controlplane.config import Configuration, Identity
 from events import messages as m
 from events import subjects
 from events.bus import Bus
 from events.identity import job_id
 from events.ledger import Ledger, Write
+from tests.support.monitoring import SECRET
+from tests.support.submitting import CONFIG
 
 TEAM = "vision"
+
+
+def a_config(state: Path, **settings: object) -> Configuration:
+    """An installation that archives at once, with the tokens `ada` and, of an operator, `ops`."""
+    config = msgspec.structs.replace(
+        CONFIG,
+        state=str(state),
+        gateway_port=0,
+        otlp_port=0,
+        otlp_secret=SECRET,
+        archive_after_s=0.2,
+        tokens={
+            hashlib.sha256(b"ada").hexdigest(): Identity(team=TEAM, user="ada"),
+            hashlib.sha256(b"ops").hexdigest(): Identity(team=TEAM, user="ops", operator=True),
+        },
+    )
+    return msgspec.structs.replace(config, **settings)
 
 
 def an_id(number: int, *, team: str = TEAM, user: str = "ada") -> str:

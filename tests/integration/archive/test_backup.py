@@ -23,8 +23,8 @@ from events.blobs import Blobs
 from events.bus import Bus, Conflict, Outgoing
 from events.identity import job_id
 from events.ledger import Entry, Ledger, Write
-from tests.support.archiving import TEAM, a_life, a_specification, an_id, write_lives
-from tests.support.monitoring import SECRET, answering, ask, eventually
+from tests.support.archiving import TEAM, a_config, a_life, a_specification, an_id, write_lives
+from tests.support.monitoring import answering, ask, eventually
 from tests.support.nats import NatsServer
 from tests.support.serving import serving
 
@@ -39,13 +39,7 @@ class Installation(NamedTuple):
     folder: Path
 
     def config(self) -> Configuration:
-        return Configuration(
-            state=str(self.folder / "state"),
-            teams={TEAM: Team()},
-            otlp_port=0,
-            otlp_secret=SECRET,
-            archive_after_s=0.2,
-        )
+        return a_config(self.folder / "state", teams={TEAM: Team()})
 
     async def state_at(self, sequence: int) -> bytes:
         """What a scheduler makes of the ledger up to a sequence."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-import msgspec
 import pytest
 
-from controlplane.config import Configuration, Identity
 from controlplane.gateway.projection import Projection
 from controlplane.gateway.service import serve as gateway_serve
 from controlplane.monitoring.service import serve as monitoring_serve
@@ -23,11 +20,10 @@ from events.blobs import Blobs
 from events.bus import Bus
 from events.ledger import Entry, Ledger, Write
 from events.lifecycle import Life, State
-from tests.support.archiving import TEAM, a_life, a_specification, an_id, write_lives
-from tests.support.monitoring import SECRET, answering, eventually
+from tests.support.archiving import TEAM, a_config, a_life, a_specification, an_id, write_lives
+from tests.support.monitoring import answering, eventually
 from tests.support.nats import NatsServer
 from tests.support.serving import serving
-from tests.support.submitting import CONFIG
 
 
 class Stack(NamedTuple):
@@ -55,20 +51,7 @@ class Stack(NamedTuple):
 
 @pytest.fixture
 async def stack(nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[Stack]:
-    tokens = {
-        hashlib.sha256(b"ops").hexdigest(): Identity(team=TEAM, user="ops", operator=True),
-        hashlib.sha256(b"ada").hexdigest(): Identity(team=TEAM, user="ada"),
-    }
-    config: Configuration = msgspec.structs.replace(
-        CONFIG,
-        state=str(tmp_path / "state"),
-        gateway_port=0,
-        otlp_port=0,
-        otlp_secret=SECRET,
-        archive_after_s=0.2,
-        remember_s=1.0,
-        tokens=tokens,
-    )
+    config = a_config(tmp_path / "state", remember_s=1.0)
     blobs = tmp_path / "blobs"
     lives: dict[str, list[m.JobFact]] = {an_id(number): a_life(number) for number in range(3)}
     lives[an_id(7)] = [m.Accepted(specification=a_specification(7)), m.Held(by="ada")]

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-import msgspec
 import pytest
 
-from controlplane.config import Configuration, Identity
+from controlplane.config import Configuration
 from controlplane.gateway.service import serve as gateway_serve
 from controlplane.monitoring.service import serve as monitoring_serve
 from events import messages as m
 from events import streams
 from events.bus import Bus
-from tests.support.archiving import TEAM, a_life, a_specification, an_id, write_lives
-from tests.support.monitoring import SECRET, answering, eventually
+from tests.support.archiving import a_config, a_life, a_specification, an_id, write_lives
+from tests.support.monitoring import answering, eventually
 from tests.support.nats import NatsServer
 from tests.support.serving import serving
-from tests.support.submitting import CONFIG
 
 NUMBERS = range(6)
 
@@ -55,15 +52,7 @@ class Place(NamedTuple):
 
 @pytest.fixture
 async def place(nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[Place]:
-    config = msgspec.structs.replace(
-        CONFIG,
-        state=str(tmp_path / "state"),
-        gateway_port=0,
-        otlp_port=0,
-        otlp_secret=SECRET,
-        archive_after_s=0.2,
-        tokens={hashlib.sha256(b"ada").hexdigest(): Identity(team=TEAM, user="ada")},
-    )
+    config = a_config(tmp_path / "state")
     async with serving(gateway_serve, nats, config, blobs=tmp_path / "blobs", instance="gateway"):
         url = json.loads((tmp_path / "state" / "gateway.json").read_text())["url"]
         async with httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer ada"}, timeout=20) as http:

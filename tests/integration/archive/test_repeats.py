@@ -20,8 +20,8 @@ from events import subjects
 from events.blobs import Blobs
 from events.bus import AskRefused, Bus, CaughtUp, NoAnswer
 from events.ledger import Ledger, Write
-from tests.support.archiving import TEAM, a_life
-from tests.support.monitoring import SECRET, eventually
+from tests.support.archiving import TEAM, a_config, a_life
+from tests.support.monitoring import eventually
 from tests.support.nats import NatsServer
 from tests.support.serving import serving
 from tests.support.submitting import CONFIG
@@ -68,14 +68,7 @@ async def write_after(bus: Bus, job: str, sequence: int) -> None:
 
 @pytest.fixture
 async def world(nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[World]:
-    config = msgspec.structs.replace(
-        CONFIG,
-        state=str(tmp_path / "state"),
-        otlp_port=0,
-        otlp_secret=SECRET,
-        archive_after_s=0.2,
-        remember_s=REMEMBER_S,
-    )
+    config = a_config(tmp_path / "state", remember_s=REMEMBER_S)
     async with serving(submission_serve, nats, config, blobs=tmp_path / "blobs", instance="door"):
         yield World(config, bus, tmp_path, nats)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,17 +76,22 @@ class Stage(NamedTuple):
 
 @pytest.fixture
 async def stage(nats: NatsServer, tmp_path: Path) -> AsyncIterator[Stage]:
-    config = configuration(tmp_path / "state")
-    blobs = tmp_path / "blobs"
+    async with a_stage(nats, tmp_path) as stage:
+        yield stage
+
+
+@asynccontextmanager
+async def a_stage(nats: NatsServer, folder: Path, **settings: Any) -> AsyncIterator[Stage]:
+    """A stage while inside, with settings other than the usual."""
+    config = msgspec.structs.replace(configuration(folder / "state"), **settings)
+    blobs = folder / "blobs"
     async with (
         serving(submission_service.serve, nats, config, blobs=blobs, instance="door"),
         serving(gateway_service.serve, nats, config, blobs=blobs, instance="gateway") as tools,
     ):
-        url = json.loads((tmp_path / "state" / "gateway.json").read_text())["url"]
-        clients = [client(url, f"{name}-token") for name in ("ada", "bob", "ops")]
-        yield Stage(tools, url, *clients)
-        for each in clients:
-            await each.aclose()
+        url = json.loads((folder / "state" / "gateway.json").read_text())["url"]
+        async with client(url, "ada-token") as ada, client(url, "bob-token") as bob, client(url, "ops-token") as ops:
+            yield Stage(tools, url, ada, bob, ops)
 
 
 def client(url: str, token: str) -> httpx.AsyncClient:

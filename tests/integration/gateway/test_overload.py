@@ -13,15 +13,13 @@ import msgspec
 import pytest
 
 from controlplane import http
-from controlplane.gateway import service as gateway_service
 from controlplane.submission import room
 from controlplane.submission import service as submission_service
 from events import streams, subjects
 from events.bus import Outgoing
-from tests.integration.gateway.conftest import SUBMIT, WAIT_S, Stage, client, configuration, error
+from tests.integration.gateway.conftest import SUBMIT, WAIT_S, Stage, a_stage, error
 from tests.support.monitoring import eventually
 from tests.support.nats import NatsServer
-from tests.support.serving import serving
 
 HEAD = b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ada-token\r\ncontent-length: 1000\r\n\r\n{"
 
@@ -126,17 +124,8 @@ async def narrow(nats: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(room, "LOOK_S", 0.0)
     monkeypatch.setattr(submission_service, "FULL_S", 0.2)
     small = {f"{name}_bytes_max": 2 * 1024**2 for name in ("ledger", "requests")}
-    config = msgspec.structs.replace(configuration(tmp_path / "state"), **small)
-    blobs = tmp_path / "blobs"
-    async with (
-        serving(submission_service.serve, nats, config, blobs=blobs, instance="door"),
-        serving(gateway_service.serve, nats, config, blobs=blobs, instance="gateway") as tools,
-    ):
-        url = json.loads((tmp_path / "state" / "gateway.json").read_text())["url"]
-        clients = [client(url, f"{name}-token") for name in ("ada", "bob", "ops")]
-        yield Stage(tools, url, *clients)
-        for each in clients:
-            await each.aclose()
+    async with a_stage(nats, tmp_path, **small) as stage:
+        yield stage
 
 
 async def fill(stage: Stage, share: float) -> list[str]:

@@ -8,53 +8,17 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from events import subjects
 from events.bus import Bus
 from events.messages import Launch
 from events.streams import LOGS
-from runtime.node_folder import NodeFolder
-from runtime.settings import RunnerSettings
 from runtime.supervised import LauncherClient
 from tests.support.attempts import END_S_MAX, line_in, lives
 from tests.support.leader import Leader, a_launch
 from tests.support.nats import NatsServer
-
-ROOT = Path(__file__).parents[3]
-
-
-class Process:
-    """`python -m runtime.runner`."""
-
-    def __init__(self, folder: Path, nats: NatsServer) -> None:
-        self.node = NodeFolder(folder / "n1")
-        self.file = folder / "settings.json"
-        settings = RunnerSettings(
-            node="n1",
-            folder=str(self.node.path),
-            nats_url=nats.url,
-            nats_user=nats.user,
-            nats_password=nats.password,
-            blobs_url=f"file://{folder}/blobs",
-            gpus=1,
-            pythons=("3.11.7",),
-        )
-        self.file.write_bytes(msgspec.json.encode(settings))
-
-    async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "runtime.runner", "--settings", str(self.file)), cwd=ROOT
-        )
-
-    async def kill(self) -> None:
-        self.process.kill()
-        await self.process.wait()
-
-    async def end(self) -> int:
-        self.process.terminate()
-        return await self.process.wait()
+from tests.support.runner_process import ROOT, RunnerProcess
 
 
 @pytest.fixture
@@ -65,8 +29,8 @@ async def leader(bus: Bus) -> Leader:
 
 
 @pytest.fixture
-async def runner(leader: Leader, tmp_path: Path, nats: NatsServer) -> AsyncIterator[Process]:
-    runner = Process(tmp_path, nats)
+async def runner(leader: Leader, tmp_path: Path, nats: NatsServer) -> AsyncIterator[RunnerProcess]:
+    runner = RunnerProcess(tmp_path, nats, gpus=1)
     await runner.start()
     yield runner
     assert await runner.end() == 0
@@ -87,7 +51,7 @@ async def shipped(bus: Bus, launch: Launch, stream: str) -> bytes:
     raise AssertionError("unreachable")
 
 
-async def test_a_job_runs_and_all_of_its_output_is_shipped(bus: Bus, leader: Leader, runner: Process) -> None:
+async def test_a_job_runs_and_all_of_its_output_is_shipped(bus: Bus, leader: Leader, runner: RunnerProcess) -> None:
     launch = a_launch("j-a", "import sys; print('x' * 300_000); print('oh', file=sys.stderr)")
     await leader.want(launch)
     end = await leader.end_of(launch.ref)
@@ -98,7 +62,7 @@ async def test_a_job_runs_and_all_of_its_output_is_shipped(bus: Bus, leader: Lea
 
 
 async def test_killed_and_started_again_it_finds_its_attempt_and_ships_every_byte_once(
-    bus: Bus, leader: Leader, runner: Process
+    bus: Bus, leader: Leader, runner: RunnerProcess
 ) -> None:
     code = "import os\nprint('before', flush=True); print(os.getpid(), file=open('pid', 'w'), flush=True)\n"
     code += "open('go').read(); print('after')"

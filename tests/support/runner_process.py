@@ -1,0 +1,47 @@
+"""The runner as it is run: `python -m runtime.runner`, to be killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+
+from runtime.node_folder import NodeFolder
+from runtime.settings import RunnerSettings
+from tests.support.nats import NatsServer
+
+ROOT = Path(__file__).parents[2]
+
+
+class RunnerProcess:
+    """The runner of the node n1, below a folder."""
+
+    def __init__(self, folder: Path, nats: NatsServer, *, gpus: int = 0) -> None:
+        self.node = NodeFolder(folder / "n1")
+        self.file = folder / "settings.json"
+        settings = RunnerSettings(
+            node="n1",
+            folder=str(self.node.path),
+            nats_url=nats.url,
+            nats_user=nats.user,
+            nats_password=nats.password,
+            blobs_url=f"file://{folder}/blobs",
+            gpus=gpus,
+            pythons=("3.11.7",),
+        )
+        self.file.write_bytes(msgspec.json.encode(settings))
+
+    async def start(self, *, stderr: int | None = None) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "runtime.runner", "--settings", str(self.file)), cwd=ROOT, stderr=stderr
+        )
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+
+    async def end(self) -> int:
+        self.process.terminate()
+        return await self.process.wait()

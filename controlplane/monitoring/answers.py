@@ -91,6 +91,7 @@ class _Answers:
         over = await self._complete(key)
         if not over and ask.attempt:
             over = key in writer.core.jobs and writer.core.attempt_is_over(key, ask.attempt, now)
+        await writer.settle_outputs(key)
         return msgspec.json.encode(await writer.owner.run(writer.logs.read, ask, over=over))
 
     async def archived(self, asked: Asked) -> bytes:

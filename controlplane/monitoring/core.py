@@ -34,6 +34,8 @@ class Attempt(msgspec.Struct):
     over_at: float | None = None
     silent: bool = False
     """It never ran, or its node is lost: nothing more is expected."""
+    output_bytes: dict[str, int] = {}
+    """How long each output stream became, as its node said in the ledger: what never came can be told by it."""
     spools: dict[str, bool] = {}
     """Each spool that was heard of → whether all of it is stored."""
     outputs: dict[str, bool] = {}
@@ -103,7 +105,9 @@ class Core:
         if isinstance(fact, m.Lost | m.Requeued | m.Finished) and fact.attempt in record.attempts:
             attempt = record.attempts[fact.attempt]
             attempt.over_at = at
-            attempt.silent = isinstance(fact, m.Lost) or (fact.end is not None and fact.end.started_at is None)
+            end = None if isinstance(fact, m.Lost) else fact.end
+            attempt.output_bytes = end.output_bytes if end is not None else {}
+            attempt.silent = isinstance(fact, m.Lost) or (end is not None and end.started_at is None)
         if life.state in ENDS:
             record.over_at = at
             self._over.add(key)
@@ -173,6 +177,16 @@ class Core:
             return True
         settles_at = _settles_at(record.attempts.get(number, Attempt()))
         return settles_at is not None and settles_at <= now
+
+    def settled_outputs(self, key: JobKey, now: float) -> dict[tuple[int, str], int]:
+        """Length of each output stream, by attempt and name, to which nothing more will come, if its node said it."""
+        record = self.jobs.get(key, Record())
+        return {
+            (number, stream): size
+            for number, attempt in record.attempts.items()
+            if self.attempt_is_over(key, number, now)
+            for stream, size in attempt.output_bytes.items()
+        }
 
     def is_complete(self, key: JobKey, now: float) -> bool:
         """Whether a job is over and everything is stored that will be."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -100,6 +100,15 @@ class Logs:
             self._outputs.clear()
             raise
         return list(touched.items())
+
+    def settle(self, sizes: Mapping[OutputKey, int]) -> None:
+        """Nothing will be added to these, and their node said how long they were: what is missing has a place now."""
+        unknown = {key: self.output(key) for key in sizes if self.output(key).size < 0}
+        for key, output in unknown.items():
+            output.size = max(sizes[key], coverage.end(output.ranges))
+        if unknown:
+            with self._store.transaction():
+                self._remember(unknown)
 
     def _write(self, chunk: Chunk) -> bool:
         """Write what is new of a chunk; gives whether anything was."""

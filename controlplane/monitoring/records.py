@@ -45,7 +45,7 @@ def write(store: Store, records: Mapping[JobKey, Record]) -> None:
 def encode(record: Record) -> bytes:
     """A record without what the tables of spools and outputs hold."""
     attempts = {
-        number: Attempt(over_at=attempt.over_at, silent=attempt.silent) for number, attempt in record.attempts.items()
+        number: msgspec.structs.replace(attempt, spools={}, outputs={}) for number, attempt in record.attempts.items()
     }
     return msgspec.json.encode(msgspec.structs.replace(record, attempts=attempts))
 

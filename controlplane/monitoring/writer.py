@@ -159,7 +159,14 @@ class Writer:
             except TimeoutError:
                 continue
 
+    async def settle_outputs(self, key: JobKey) -> None:
+        """What of a job's output will never come gets its place, and is shown there."""
+        settled = self.core.settled_outputs(key, self.tools.clock.now())
+        if settled:
+            await self.owner.run(self.logs.settle, {(*key, *which): size for which, size in settled.items()})
+
     async def _seal(self, key: JobKey) -> None:
+        await self.settle_outputs(key)
         try:
             await archive.seal(self.owner, self.store, self.logs, self.tools.blobs, key, self.core.jobs[key])
         except (BlobError, OSError) as error:

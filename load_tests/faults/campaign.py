@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from load_tests.faults import judge
-from load_tests.faults.clients import Clients, call
+from load_tests.faults.clients import Clients, call, fetch
 from load_tests.faults.hurt import hurt
 from load_tests.faults.processes import of_jobs, of_nodes
 from load_tests.faults.schedule import Draw, Fault
@@ -175,38 +175,40 @@ class _Stage:
 
     async def _output(self, job: str, attempt: int, notes: list[judge.Note], end: float) -> list[str]:
         """Asked again until it is whole, or too late."""
+        # METRICS and LOGS are acknowledged before they are on disk: a cut may cost some of both, if it is said.
+        cut = bool(self._verdict.injected["power"])
         while True:
-            output = await self._log(job, attempt, "stdout")
-            _, answer = await self._get(f"/v1/jobs/{job}/metrics?names=value&buckets=5000")
-            series = [each for each in (answer or {}).get("series", []) if each.get("attempt", 1) == attempt]
-            points = sum(each.get("count", 0) for each in series)
-            problems = judge.judge_output(job, attempt, notes, output, points, may_miss=self._may_miss)
-            if problems and await self._told(job, attempt):
-                problems = judge.judge_output(job, attempt, notes, output, None, may_miss=self._may_miss)
+            shown = await self._shown(job, attempt)
+            problems = judge.judge_output(job, attempt, notes, shown, output_may_miss=cut, points_may_miss=cut)
+            if problems and judge.DROPS in (await self._log(job, attempt, "stderr"))[0]:
+                shown = shown._replace(all_points=False)
+                problems = judge.judge_output(job, attempt, notes, shown, output_may_miss=cut, points_may_miss=True)
             if not problems or time.monotonic() > end:
                 return problems
             await asyncio.sleep(LOOK_S)
 
-    @property
-    def _may_miss(self) -> bool:
-        """METRICS and LOGS are acknowledged before they are on disk: a cut may cost some, if it is said."""
-        return bool(self._verdict.injected["power"])
+    async def _shown(self, job: str, attempt: int) -> judge.Shown:
+        output, all_output = await self._log(job, attempt, "stdout")
+        _, answer = await self._get(f"/v1/jobs/{job}/metrics?names=value&buckets=5000")
+        series = [each for each in (answer or {}).get("series", []) if each.get("attempt", 1) == attempt]
+        points = sum(each.get("count", 0) for each in series)
+        all_points = bool((answer or {}).get("complete")) and not await self._gaps()
+        return judge.Shown(output, all_output, points, all_points)
 
-    async def _told(self, job: str, attempt: int) -> bool:
-        """Whether somebody says that points are missing: the job itself on a full disk, or monitoring after a cut."""
-        if judge.DROPS in await self._log(job, attempt, "stderr"):
-            return True
+    async def _gaps(self) -> bool:
+        """Whether monitoring says that points are missing."""
         _, status = await self._get("/v1/status")
         monitoring = (status or {}).get("services", {}).get("monitoring", {})
-        return self._may_miss and bool(monitoring.get("gaps", {}).get("records"))
+        return bool(monitoring.get("gaps", {}).get("records"))
 
-    async def _log(self, job: str, attempt: int, stream: str) -> str:
-        text = ""
+    async def _log(self, job: str, attempt: int, stream: str) -> tuple[str, bool]:
+        """What there is, and whether that is said to be all."""
+        text, path = "", f"{self.world.gateways[0]}/v1/jobs/{job}/log?attempt={attempt}&stream={stream}&offset="
         while True:
-            status, part = await self._get(f"/v1/jobs/{job}/log?attempt={attempt}&stream={stream}&offset={len(text)}")
-            if status != 200 or not part:
-                return text
-            text += part if isinstance(part, str) else part.decode("utf-8", "replace")
+            part, is_all = await asyncio.to_thread(fetch, f"{path}{len(text)}")
+            if not part:
+                return text, is_all
+            text += part.decode("utf-8", "replace")
 
     async def _get(self, path: str) -> tuple[int, Any]:
         return await asyncio.to_thread(call, self.world.gateways[0], "GET", path)
@@ -240,16 +242,28 @@ class _Stage:
         self._compare("before and after a rebuild from zero", before, await self._state(self.world.gateways[1]))
 
     async def _state(self, gateway: str) -> dict[str, Any]:
-        jobs = await self._views(gateway, "?limit=500")
+        jobs = await self._jobs(gateway)
         _, queues = await asyncio.to_thread(call, gateway, "GET", "/v1/queues")
         nodes = [{name: node.get(name) for name in ("node", "free", "jobs")} for node in await self._nodes(gateway)]
         return {view.get("job", "?"): view for view in jobs} | {"queues": queues, "nodes": nodes}
 
+    async def _jobs(self, gateway: str) -> list[dict[str, Any]]:
+        """All there ever were. The archive is monitoring's, which may start later than the gateway."""
+        async with asyncio.timeout(READY_S):
+            while True:
+                jobs = await self._views(gateway, "?limit=500")
+                if all("job" in view for view in jobs):
+                    return jobs
+                await asyncio.sleep(LOOK_S)
+
     def _compare(self, what: str, one: dict[str, Any], other: dict[str, Any]) -> None:
         for key in sorted(one.keys() | other.keys()):
-            if one.get(key) != other.get(key):
-                here, there = (json.dumps(each.get(key), sort_keys=True)[:300] for each in (one, other))
-                self._verdict.violations.append(f"{what} differ in {key}: {here} / {there}")
+            here, there = one.get(key), other.get(key)
+            if isinstance(here, dict) and isinstance(there, dict):  # only what is another
+                here, there = ({k: v for k, v in a.items() if b.get(k) != v} for a, b in ((here, there), (there, here)))
+            if here != there:
+                words = (json.dumps(each, sort_keys=True)[:300] for each in (here, there))
+                self._verdict.violations.append(f"{what} differ in {key}: {' / '.join(words)}")
 
 
 def keep_evidence(folder: Path, into: Path) -> None:

@@ -173,6 +173,16 @@ def call(gateway: str, method: str, path: str, body: object = None, *, timeout_s
         return 0, None
 
 
+def fetch(url: str) -> tuple[bytes, bool]:
+    """A piece of output, and whether nothing will come behind it; nothing when nobody answered."""
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {TOKEN}"})
+    try:
+        with urllib.request.urlopen(request, timeout=CALL_S) as answer:
+            return answer.read(), answer.headers.get("hr-complete") == "1"
+    except OSError:
+        return b"", False
+
+
 def _decoded(body: bytes) -> Any:
     try:
         return json.loads(body)

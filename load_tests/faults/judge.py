@@ -242,27 +242,33 @@ def _cancels(jobs: dict[str, list[Fact]], cancelled: Iterable[tuple[str, float]]
     return problems
 
 
-def judge_output(
-    job: str, attempt: int, notes: list[Note], output: str, points: int | None, *, may_miss: bool
-) -> list[str]:
-    """A whole run: every line once and in order, every point (None: it was told that some are missing).
+class Shown(NamedTuple):
+    """What the product shows of an attempt, and whether it says that this is all."""
 
-    `may_miss`: a piece of the output may be missing, if a line in its place says so.
-    """
+    output: str
+    all_output: bool
+    points: int
+    all_points: bool
+
+
+def judge_output(
+    job: str, attempt: int, notes: list[Note], shown: Shown, *, output_may_miss: bool, points_may_miss: bool
+) -> list[str]:
+    """A whole run: every line once and in order, every point. What may be missing must be said to be."""
     wrote = sum(note.word == "line" and note.attempt == attempt for note in notes)
     expected = "".join(f"line {attempt} {number}\n" for number in range(wrote))
     problems = []
-    if may_miss and MISSING in output:
-        problems += [] if _is_rest(output, expected) else [f"{job}: output of attempt {attempt} is another one"]
-    elif output != expected:
-        problems.append(f"{job}: output of attempt {attempt}: {len(output)} bytes, {len(expected)} were written")
-    if points not in (wrote, None):
-        problems.append(f"{job}: {points} points of attempt {attempt}, {wrote} were logged")
+    if shown.output != expected and not (output_may_miss and _is_rest(shown, expected)):
+        problems.append(f"{job}: output of attempt {attempt}: {len(shown.output)} bytes, {len(expected)} were written")
+    is_told = points_may_miss and not shown.all_points and shown.points < wrote
+    if shown.points != wrote and not is_told:
+        problems.append(f"{job}: {shown.points} points of attempt {attempt}, {wrote} were logged")
     return problems
 
 
-def _is_rest(output: str, expected: str) -> bool:
-    """Whether it is the beginning and the end of what was expected, and in between what is missing was counted."""
-    beginning, _, rest = output.partition(MISSING)
-    end = rest.partition("]\n")[2]
-    return expected.startswith(beginning.rstrip("\n")) and expected.endswith(end)
+def _is_rest(shown: Shown, expected: str) -> bool:
+    """Whether it is a beginning that is not said to be all, or one with a line in the place of what is missing."""
+    beginning, mark, rest = shown.output.partition(MISSING)
+    if not mark:
+        return not shown.all_output and expected.startswith(beginning)
+    return expected.startswith(beginning.rstrip("\n")) and expected.endswith(rest.partition("]\n")[2])

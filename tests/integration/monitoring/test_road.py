@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from controlplane.monitoring import core
 from events import messages as m
 from events import subjects
 from events.bus import AskRefused, Bus, Delivery
@@ -73,3 +74,21 @@ async def test_an_unknown_job_is_a_404(bus: Bus, nats: NatsServer, tmp_path: Pat
         await world.write_facts(bus, "j-new", world.accepted("j-new"))
         answer = await ask(bus, "series", m.AskSeries(team=TEAM, job="j-new"), m.SeriesAnswer)
         assert (answer.series, answer.complete) == ((), False)
+
+
+async def test_output_that_was_lost_with_a_servers_disk_is_shown_as_missing(
+    bus: Bus, nats: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the campaign, seed 2: LOGS lost its newest messages with the power, and the answer was empty."""
+    monkeypatch.setattr(core, "WAIT_S_MAX", 0.0)
+    end = m.AttemptEnd(cause="exited", ended_at=2.0, started_at=1.0, exit_code=0, output_bytes={"stdout": 60})
+    done = m.Finished(term=1, attempt=1, outcome="succeeded", reason="exit code 0", end=end)
+    async with world.monitoring(bus, world.configuration(nats, tmp_path / "state")):
+        await world.write_facts(bus, "j-1", world.accepted("j-1"), world.placed(), done)
+
+        async def sealed() -> bool:
+            return bool((await world.status(bus))["sealed"])
+
+        await eventually(sealed)
+        log = await ask(bus, "log", m.AskLog(team=TEAM, job="j-1", attempt=1), m.LogAnswer)
+        assert (log.data, log.size_bytes) == (b"\n[headrace: 60 bytes of output are missing here]\n", 60)

@@ -74,6 +74,14 @@ def test_nothing_is_expected_of_an_attempt_that_is_lost_or_never_ran(fact: Any) 
     assert core.is_complete(KEY, 100.0)
 
 
+def test_how_long_output_was_counts_once_nothing_more_is_expected() -> None:
+    end = m.AttemptEnd(cause="exited", ended_at=2.0, started_at=1.0, exit_code=0, output_bytes={"stdout": 27})
+    core = a_core(placed(), m.Finished(term=1, attempt=1, outcome="succeeded", reason="exit code 0", end=end))
+    assert core.settled_outputs(KEY, 100.0 + WAIT_S_MAX - 1) == {}
+    assert core.settled_outputs(KEY, 100.0 + WAIT_S_MAX) == {(1, "stdout"): 27}
+    assert core.settled_outputs(("vision", "never heard of"), 1e9) == {}
+
+
 def test_a_cancel_in_the_queue_ends_a_job_that_ran_before() -> None:
     core = a_core(placed(1), m.Lost(term=1, attempt=1, node="n1", why="gone"), m.CancelRequested(by="ada"))
     assert core.is_over(KEY)

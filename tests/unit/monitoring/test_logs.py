@@ -115,3 +115,13 @@ def test_only_what_is_new_is_told(logs: Logs) -> None:
     assert not logs.commit([a_chunk(3, 10)], sequence=1)
     assert logs.commit([a_chunk(10, 10, ended=True)], sequence=2)
     assert not logs.commit([a_chunk(10, 10, ended=True)], sequence=2)
+
+
+def test_of_output_that_never_came_its_node_said_how_much_it_was(logs: Logs) -> None:
+    key = ("vision", "j-1", 1)
+    logs.commit([a_chunk(0, 10)], sequence=1)
+    logs.settle({(*key, "stdout"): 110, (*key, "stderr"): 0})
+    assert read(logs, 10).data == b"\n[headrace: 100 bytes of output are missing here]\n"
+    assert not read(logs, 10).complete
+    logs.settle({(*key, "stdout"): 500})
+    assert read(logs).size_bytes == 110

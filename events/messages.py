@@ -69,6 +69,8 @@ class Capacity(Value, frozen=True, kw_only=True):
     bounds: str = ""
     """What keeps attempts within their allocation: `cgroup2`, `cgroup1`, or `rlimits` where no control group can be
     made. Empty: a node of an earlier release."""
+    cannot_start: str = ""
+    """Why no attempt can be started there for now, such as a full disk. Empty: it can."""
 
 
 class Problem(Value, frozen=True, kw_only=True):

@@ -21,8 +21,9 @@ import msgspec
 
 from events.messages import AttemptEnd, AttemptRef, Launch, LiveAttempt, Usage
 from events.wire import UNREADABLE
-from runtime import bounds, exit_record, job_environment
+from runtime import bounds, disk, exit_record, job_environment
 from runtime.desired import Actual, Phase
+from runtime.disk import Disk
 from runtime.exit_record import Record, Spec
 from runtime.node_folder import NodeFolder
 from runtime.supervised import LauncherClient, LaunchFailed, Standing, Status, Supervised, SupervisorLost, standing
@@ -66,6 +67,7 @@ class Tools(NamedTuple):
     launcher: LauncherClient
     layer: Layer
     shipping: Shipping
+    disk: Disk
     changed: Callable[[], None]
 
 
@@ -240,6 +242,9 @@ class Attempt:
         return await self._leave(record)
 
     async def _never_ran(self, cause: str, message: str) -> Record:
+        if disk.says_full(message):
+            self._tools.disk.start_failed(time.monotonic())
+            cause = "output_failed" if cause == "start_failed" else cause  # no fault of the program: it is tried again
         record = Record(cause=cause, ended_at=time.time(), message=message[: exit_record.RECORD_BYTES_MAX // 8])
         return await self._leave(record)
 

@@ -185,10 +185,8 @@ def choose(node_folder: str) -> Place | None:
     """
     before = read_chosen(node_folder)
     found = next((place for place in candidates(node_folder) if _works(place)), None)
-    chosen = os.path.join(node_folder, CHOSEN)
-    with open(f"{chosen}.new", "w", encoding="utf-8") as file:
-        json.dump(None if found is None else found._asdict(), file)
-    os.rename(f"{chosen}.new", chosen)
+    if found != before:  # a disk that has become full is no reason not to start
+        _write_chosen(node_folder, found)
     if before is not None and before != found:
         for name in before.names():
             before.group(name).remove()  # one with a process inside stays: its attempt lives
@@ -196,6 +194,13 @@ def choose(node_folder: str) -> Place | None:
     if found is not None:
         _clear_empty(found)
     return found
+
+
+def _write_chosen(node_folder: str, place: Place | None) -> None:
+    chosen = os.path.join(node_folder, CHOSEN)
+    with open(f"{chosen}.new", "w", encoding="utf-8") as file:
+        json.dump(None if place is None else place._asdict(), file)
+    os.rename(f"{chosen}.new", chosen)
 
 
 def _clear_empty(place: Place) -> None:

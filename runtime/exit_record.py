@@ -32,6 +32,7 @@ SPEC_BYTES_MAX: Final = 4 * 1024 * 1024
 """An environment may be large, but execve itself takes about 2 MiB."""
 RECORD_BYTES_MAX: Final = 16 * 1024
 """Reserved on disk when the attempt starts, so that a full disk cannot keep its end from being recorded."""
+SIGNATURE_BYTES: Final = 16
 OUTPUT_BYTES_MAX: Final = 1024**3
 """Kept of each stream, unless the spec says otherwise."""
 
@@ -153,9 +154,8 @@ def was_launched(folder: str) -> bool:
 
 
 def sign_lock(lock: int) -> None:
-    """Write into a lock that is held who holds it."""
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    """Write into a lock that is held who holds it. Always as long as before: a full disk takes it over an older one."""
+    os.pwrite(lock, b"%-*d" % (SIGNATURE_BYTES, os.getpid()), 0)
 
 
 def holder(lock_file: str) -> int:
@@ -164,7 +164,7 @@ def holder(lock_file: str) -> int:
         return 0
     try:
         with open(lock_file, "rb") as file:
-            signed = file.read(16)
+            signed = file.read(SIGNATURE_BYTES).strip()
     except OSError:
         return 0
     return int(signed) if signed.isdigit() else 0

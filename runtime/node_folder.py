@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from events import subjects
 from events.messages import AttemptRef
+
+LOG: Final = logging.getLogger("headrace.runner")
 
 
 class NodeFolder(NamedTuple):
@@ -60,9 +63,17 @@ class NodeFolder(NamedTuple):
         copies.mkdir(exist_ok=True)
         before = list(copies.iterdir())
         fresh = Path(tempfile.mkdtemp(dir=copies)) / "headrace"
-        shutil.copytree(found.submodule_search_locations[0], fresh, ignore=shutil.ignore_patterns("__pycache__"))
-        link = fresh.parent / "link"
-        link.symlink_to(fresh)
-        link.rename(self.pythonpath / "headrace")
+        try:
+            shutil.copytree(found.submodule_search_locations[0], fresh, ignore=shutil.ignore_patterns("__pycache__"))
+            link = fresh.parent / "link"
+            link.symlink_to(fresh)
+            link.rename(self.pythonpath / "headrace")
+        except OSError as error:
+            shutil.rmtree(fresh.parent, ignore_errors=True)
+            if not before:
+                raise
+            # copytree's error names each file, so only its beginning
+            LOG.warning("jobs get the package headrace of the runner before: %s", str(error)[:200])
+            return
         for copy in before:
             shutil.rmtree(copy, ignore_errors=True)

@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ from events.wire import UNREADABLE
 from runtime import desired, exit_record, node_capacity
 from runtime.attempt import Attempt, Layer, Shipping, Tools
 from runtime.desired import Actual, Forget, Phase, Seen, Start, Stop
+from runtime.disk import Disk, room
 from runtime.lease import Lease
 from runtime.node_folder import NodeFolder
 from runtime.settings import RunnerSettings
@@ -55,7 +57,8 @@ class Runner:
         self._bus = bus
         self._folder = NodeFolder(Path(settings.folder))
         self._launcher = LauncherClient(self._folder.path)
-        self._tools = Tools(self._folder, self._launcher, layer, shipping, self._on_change)
+        self._disk = Disk()
+        self._tools = Tools(self._folder, self._launcher, layer, shipping, self._disk, self._on_change)
         self._attempts: dict[AttemptRef, Attempt] = {}
         self._changed = asyncio.Event()
         self._desired: Desired | None = None
@@ -148,7 +151,7 @@ class Runner:
                 node=self._settings.node,
                 boot=self._boot,
                 runner=self._life,
-                capacity=capacity,
+                capacity=msgspec.structs.replace(capacity, cannot_start=self._cannot_start()),
                 attempts=tuple(reports),
             )
         )
@@ -162,6 +165,12 @@ class Runner:
         if self._heed(wanted):
             self._lease.cleared(asked_at)
         return True
+
+    def _cannot_start(self) -> str:
+        try:
+            return self._disk.problem(room(self._folder.path), time.monotonic())
+        except OSError as error:
+            return f"its folder cannot be looked at: {error.strerror}"
 
     async def _on_message(self, delivery: Delivery) -> None:
         try:

@@ -376,13 +376,23 @@ def peer_uid(connection: socket.socket) -> int:
     return int(uid)
 
 
+def _refuse(first: socket.socket | None, why: str) -> NoReturn:
+    """Nothing was started, and nothing of it can be kept: only who asked for it is told."""
+    if first is not None:
+        first.sendall(json.dumps({"error": why}).encode() + b"\n")
+    os._exit(1)
+
+
 def supervise(folder: str, lock: int, first: socket.socket | None, place: Place | None) -> NoReturn:
     """Supervise the attempt in `folder`, whose lock is held; its group is made at `place`. Ends the process."""
     os.setsid()
-    exit_record.sign_lock(lock)
     os.chdir(folder)
     processes.become_guardian("hr-supervisor")
-    reserved = reserve_record(".")
+    try:
+        exit_record.sign_lock(lock)
+        reserved = reserve_record(".")
+    except OSError as error:
+        _refuse(first, f"no room for its exit record: {error}")
     try:
         spec = read_spec(".")
     except (Damaged, OSError) as error:

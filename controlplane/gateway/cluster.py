@@ -126,7 +126,8 @@ def fits(wanted: m.Resources, view: m.NodesView | None) -> int | None:
     """How many attempts of these resources would fit on the ready nodes, each alone."""
     if view is None:
         return None
-    places = [_fits_on(wanted, node.free) for node in view.nodes if node.state == "ready"]
+    able = [node for node in view.nodes if node.state == "ready" and not node.capacity.cannot_start]
+    places = [_fits_on(wanted, node.free) for node in able]
     if wanted.nodes <= 1:
         return sum(places)
     return sum(place > 0 for place in places) // wanted.nodes

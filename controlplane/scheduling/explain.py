@@ -9,7 +9,7 @@ from typing import Final
 
 from controlplane.scheduling.ends import span
 from controlplane.scheduling.jobs import Job
-from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX
+from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node
 from controlplane.scheduling.queues import Queue
 from controlplane.scheduling.truth import Truth
 from events import messages as m
@@ -119,7 +119,7 @@ def _resources(truth: Truth, queue: Queue, job: Job) -> list[m.Hindrance]:
         return [_yes("resources", "a node has room"), _no("order", "its turn comes next, or another queue's before it")]
     is_open = [node for node in large if node.is_open]
     if not is_open:
-        states = ", ".join(sorted(f"{node.name} is {node.state}" for node in large)[:HELD_BY_MAX])
+        states = ", ".join(sorted(map(_closed, large))[:HELD_BY_MAX])
         return [_no("node", f"no node of its size takes jobs now: {states}")]
     best = max(is_open, key=lambda node: (node.free_gpus.bit_count(), node.free_milli_cpus, node.name))
     free = _amounts(best.free_milli_cpus / 1000, best.free_memory_bytes, best.free_gpus.bit_count())
@@ -131,6 +131,13 @@ def _resources(truth: Truth, queue: Queue, job: Job) -> list[m.Hindrance]:
         else (shape.milli_cpus / 1000, best.free_milli_cpus / 1000)
     )
     return [_no("resources", message, asked=float(asked), free=float(has_free), held_by=holders)]
+
+
+def _closed(node: Node) -> str:
+    """Why a node takes no jobs."""
+    if node.state == "ready":
+        return f"{node.name} can start none ({node.capacity.cannot_start})"
+    return f"{node.name} is {node.state}"
 
 
 def _ahead(jobs: int) -> str:

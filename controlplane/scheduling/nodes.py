@@ -52,7 +52,7 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     @property
     def is_open(self) -> bool:
         """Whether attempts may be placed on it."""
-        return bool(self.state == "ready")
+        return bool(self.state == "ready" and not self.capacity.cannot_start)
 
     @property
     def is_known(self) -> bool:

@@ -33,6 +33,7 @@ def problem(exchange: m.Exchange) -> str:
         ("$.capacity.pythons", len(capacity.pythons), ITEMS_MAX),
         ("$.capacity.labels", len(capacity.labels), ITEMS_MAX),
         ("$.attempts", len(exchange.attempts), ATTEMPTS_MAX),
+        ("$.capacity.cannot_start", len(capacity.cannot_start), NAME_CHARACTERS_MAX),
         ("$.boot", len(exchange.boot), NAME_CHARACTERS_MAX),
         ("$.runner", len(exchange.runner), NAME_CHARACTERS_MAX),
     ]

@@ -38,6 +38,9 @@ def nodes(app: App) -> None:
     if not fits(headings, rows, width=columns()):
         headings, rows = headings[:-1], [row[:-1] for row in rows]
     _show(app, found, headings, rows, "no nodes have joined yet")
+    for node in found:
+        if why := (node.get("capacity") or {}).get("cannot_start"):
+            app.printer.warning(f"node {node.get('node')} gets no jobs: {text.clean(why)}")
 
 
 @click.command(cls=Command, short_help="List the tiers a job may ask for.")
@@ -104,6 +107,8 @@ def _show(app: App, found: Sequence[Any], headings: Sequence[Column], rows: Sequ
 def _node(node: Mapping[str, Any], now: float) -> Row:
     has, free = node.get("capacity") or {}, node.get("free") or {}
     state = str(node.get("state", ""))
+    if state == "ready" and has.get("cannot_start"):
+        state = "cannot start"
     memory = f"{text.size(free.get('memory_bytes') or 0)} of {text.size(has.get('memory_bytes') or 0)}"
     bounds = str(has.get("bounds") or "–")
     pythons = sorted({".".join(str(python).split(".")[:2]) for python in has.get("pythons") or ()}, key=_version)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -15,110 +14,21 @@ import pytest
 from events import subjects
 from events.bus import Bus
 from events.ledger import Ledger, Write
-from events.messages import AttemptRef, Capacity, Launch, NodeJoined, NodeSuspected
-from runtime import job_environment
-from runtime.attempt import LayOutFailed
-from runtime.exit_record import Spec
-from runtime.job_environment import Surroundings
-from runtime.node_folder import NodeFolder
+from events.messages import Capacity, NodeJoined, NodeSuspected
 from runtime.runner import AnotherRunner, Runner
 from runtime.settings import RunnerSettings
 from runtime.supervised import LauncherClient
 from tests.support.attempts import gone, line_in, lives, supervisor_of
 from tests.support.leader import Leader, a_launch
 from tests.support.nats import NatsServer
+from tests.support.runners import RunnerWorld
 
 SAYS_ITS_PID = "import os; f = open('pid', 'w'); print(os.getpid(), file=f, flush=True); "
 WAITS = SAYS_ITS_PID + "import signal; signal.pause()"
 
 
-class PlainLayer:
-    """Every job runs in its job folder with the node's interpreter. `broken` and `waiting` are for the tests."""
-
-    def __init__(self, settings: RunnerSettings) -> None:
-        self.settings = settings
-        self.folder = NodeFolder(Path(settings.folder))
-        self.broken = ""
-        self.bug = False
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.begun: list[AttemptRef] = []
-
-    async def lay_out(self, launch: Launch, folder: Path) -> Spec:
-        self.begun.append(launch.ref)
-        await self.gate.wait()
-        if self.bug:
-            raise ZeroDivisionError
-        if self.broken:
-            raise LayOutFailed("environment_failed", self.broken)
-        around = Surroundings(
-            node="n1",
-            job_folder=self.folder.job(launch.ref),
-            attempt_folder=folder,
-            pythonpath=self.folder.pythonpath,
-            bin=Path("/usr/bin"),
-        )
-        env = job_environment.variables(launch, around, os.environ)
-        return Spec(
-            argv=launch.entrypoint,
-            env=env,
-            cwd=str(around.job_folder),
-            grace_s=launch.grace_s,
-            time_limit_s=launch.time_limit_s,
-            lease_file=str(self.folder.lease),
-            lease_s=self.settings.lease_s,
-        )
-
-
-class PlainShipping:
-    """Ships nothing, and is done when the attempt is over and the test lets it."""
-
-    def __init__(self) -> None:
-        self.drained = asyncio.Event()
-        self.drained.set()
-
-    async def ship(self, launch: Launch, folder: Path, over: asyncio.Event) -> None:
-        await over.wait()
-        await self.drained.wait()
-
-
-class World:
-    """One node: its runner can be killed and started again."""
-
-    def __init__(self, nats: NatsServer, leader: Leader, settings: RunnerSettings) -> None:
-        self.nats = nats
-        self.leader = leader
-        self.settings = settings
-        self.folder = NodeFolder(Path(settings.folder))
-        self.layer = PlainLayer(settings)
-        self.shipping = PlainShipping()
-        self._runner: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        bus = await Bus.connect(self.nats.url, user=self.nats.user, password=self.nats.password, name="runner")
-        self._runner = asyncio.create_task(self._run(bus))
-
-    async def _run(self, bus: Bus) -> None:
-        try:
-            await Runner(self.settings, bus, self.layer, self.shipping).run()
-        finally:
-            await bus.drain()
-
-    async def stop(self) -> None:
-        assert self._runner is not None
-        self._runner.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._runner
-
-    async def pid_of(self, launch: Launch) -> int:
-        return int(await line_in(self.folder.job(launch.ref) / "pid"))
-
-    async def until_forgotten(self, launch: Launch) -> None:
-        await self.leader.until(lambda: not self.folder.attempt(launch.ref).exists())
-
-
 @pytest.fixture
-async def world(nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[World]:
+async def world(nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[RunnerWorld]:
     settings = RunnerSettings(
         node="n1",
         folder=str(tmp_path / "n1"),
@@ -131,7 +41,7 @@ async def world(nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[Wor
     )
     leader = Leader(bus)
     await leader.listen()
-    world = World(nats, leader, settings)
+    world = RunnerWorld(nats, leader, settings)
     await world.start()
     yield world
     leader.wanted.clear()
@@ -141,7 +51,7 @@ async def world(nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[Wor
     await LauncherClient(world.folder.path).retire()
 
 
-async def test_what_is_wanted_runs_and_its_end_is_reported_and_forgotten(world: World) -> None:
+async def test_what_is_wanted_runs_and_its_end_is_reported_and_forgotten(world: RunnerWorld) -> None:
     launch = a_launch("j-a", "print('hello'); raise SystemExit(3)")
     await world.leader.want(launch)
     end = await world.leader.end_of(launch.ref)
@@ -150,7 +60,7 @@ async def test_what_is_wanted_runs_and_its_end_is_reported_and_forgotten(world: 
     await world.until_forgotten(launch)
 
 
-async def test_it_tells_what_the_node_has(world: World) -> None:
+async def test_it_tells_what_the_node_has(world: RunnerWorld) -> None:
     await world.leader.until(lambda: bool(world.leader.exchanges))
     exchange = world.leader.exchanges[0]
     assert (exchange.node, exchange.capacity.cpus, exchange.capacity.gpus) == ("n1", 2, 2)
@@ -159,7 +69,7 @@ async def test_it_tells_what_the_node_has(world: World) -> None:
 
 
 async def test_an_attempt_sees_its_own_variables_and_none_of_ours(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: RunnerWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     code = "import os; print(*(f'{k}={v}' for k, v in os.environ.items()), sep='\\n', file=open('env', 'w'))"
@@ -174,7 +84,7 @@ async def test_an_attempt_sees_its_own_variables_and_none_of_ours(
     assert "RAY_AUTH_TOKEN" not in env
 
 
-async def test_what_is_not_wanted_any_more_is_stopped(world: World) -> None:
+async def test_what_is_not_wanted_any_more_is_stopped(world: RunnerWorld) -> None:
     launch = a_launch("j-b", WAITS)
     await world.leader.want(launch)
     await world.leader.until_running(launch.ref)
@@ -185,7 +95,7 @@ async def test_what_is_not_wanted_any_more_is_stopped(world: World) -> None:
     assert not lives(pid)
 
 
-async def test_laying_out_is_given_up_when_the_attempt_is_not_wanted_any_more(world: World) -> None:
+async def test_laying_out_is_given_up_when_the_attempt_is_not_wanted_any_more(world: RunnerWorld) -> None:
     world.layer.gate.clear()
     launch = a_launch("j-c", WAITS)
     await world.leader.want(launch)
@@ -195,7 +105,7 @@ async def test_laying_out_is_given_up_when_the_attempt_is_not_wanted_any_more(wo
     assert (end.cause, end.started_at) == ("stopped", None)
 
 
-async def test_what_cannot_be_laid_out_says_why(world: World) -> None:
+async def test_what_cannot_be_laid_out_says_why(world: RunnerWorld) -> None:
     world.layer.broken = "no wheel of torch for this platform"
     launch = a_launch("j-d", WAITS)
     await world.leader.want(launch)
@@ -203,7 +113,7 @@ async def test_what_cannot_be_laid_out_says_why(world: World) -> None:
     assert (end.cause, end.message, end.started_at) == ("environment_failed", world.layer.broken, None)
 
 
-async def test_a_fault_of_ours_with_one_attempt_does_not_touch_the_others(world: World) -> None:
+async def test_a_fault_of_ours_with_one_attempt_does_not_touch_the_others(world: RunnerWorld) -> None:
     other = a_launch("j-x", WAITS)
     await world.leader.want(other)
     await world.leader.until_running(other.ref)
@@ -216,7 +126,7 @@ async def test_a_fault_of_ours_with_one_attempt_does_not_touch_the_others(world:
     assert world.leader.exchanges[0].runner == world.leader.exchanges[-1].runner
 
 
-async def test_a_new_runner_finds_the_attempt_undisturbed(world: World) -> None:
+async def test_a_new_runner_finds_the_attempt_undisturbed(world: RunnerWorld) -> None:
     launch = a_launch("j-e", WAITS)
     await world.leader.want(launch)
     before = await world.leader.until_running(launch.ref)
@@ -231,7 +141,7 @@ async def test_a_new_runner_finds_the_attempt_undisturbed(world: World) -> None:
     assert world.layer.begun == [launch.ref]
 
 
-async def test_an_end_that_came_while_no_runner_lived_is_reported(world: World) -> None:
+async def test_an_end_that_came_while_no_runner_lived_is_reported(world: RunnerWorld) -> None:
     launch = a_launch("j-f", SAYS_ITS_PID + "import sys; open('go').read(); sys.exit(5)")
     job_folder = world.folder.job(launch.ref)
     job_folder.mkdir(parents=True)
@@ -247,7 +157,7 @@ async def test_an_end_that_came_while_no_runner_lived_is_reported(world: World) 
     assert (await world.leader.end_of(launch.ref)).exit_code == 5
 
 
-async def test_an_end_is_kept_until_the_ledger_has_it(world: World) -> None:
+async def test_an_end_is_kept_until_the_ledger_has_it(world: RunnerWorld) -> None:
     world.leader.records = False
     launch = a_launch("j-g", "pass")
     await world.leader.want(launch)
@@ -260,7 +170,7 @@ async def test_an_end_is_kept_until_the_ledger_has_it(world: World) -> None:
     await world.until_forgotten(launch)
 
 
-async def test_a_recorded_attempt_keeps_its_folder_until_its_output_is_shipped(world: World) -> None:
+async def test_a_recorded_attempt_keeps_its_folder_until_its_output_is_shipped(world: RunnerWorld) -> None:
     world.shipping.drained.clear()
     launch = a_launch("j-h", "print('x')")
     await world.leader.want(launch)
@@ -271,7 +181,7 @@ async def test_a_recorded_attempt_keeps_its_folder_until_its_output_is_shipped(w
     await world.until_forgotten(launch)
 
 
-async def test_an_ended_attempt_is_not_started_again(world: World) -> None:
+async def test_an_ended_attempt_is_not_started_again(world: RunnerWorld) -> None:
     launch = a_launch("j-i", "open('count', 'a').write('x')")
     await world.leader.want(launch)
     await world.leader.end_of(launch.ref)
@@ -283,7 +193,7 @@ async def test_an_ended_attempt_is_not_started_again(world: World) -> None:
     assert (world.folder.job(launch.ref) / "count").read_text() == "x"
 
 
-async def test_an_older_term_is_ignored_also_by_the_next_runner(world: World) -> None:
+async def test_an_older_term_is_ignored_also_by_the_next_runner(world: RunnerWorld) -> None:
     launch = a_launch("j-k", WAITS)
     await world.leader.want(launch)
     await world.leader.until_running(launch.ref)
@@ -298,7 +208,7 @@ async def test_an_older_term_is_ignored_also_by_the_next_runner(world: World) ->
     assert (await world.leader.until_running(launch.ref)).end is None
 
 
-async def test_a_killed_supervisor_is_reported_when_nothing_of_the_attempt_lives(world: World) -> None:
+async def test_a_killed_supervisor_is_reported_when_nothing_of_the_attempt_lives(world: RunnerWorld) -> None:
     code = "import subprocess; subprocess.Popen(['setsid', 'sh', '-c', 'echo $$ > child; exec sleep 1000']);" + WAITS
     launch = a_launch("j-l", code)
     await world.leader.want(launch)
@@ -311,7 +221,7 @@ async def test_a_killed_supervisor_is_reported_when_nothing_of_the_attempt_lives
     assert not lives(child)
 
 
-async def test_a_second_attempt_waits_for_the_end_of_the_first(world: World) -> None:
+async def test_a_second_attempt_waits_for_the_end_of_the_first(world: RunnerWorld) -> None:
     first = a_launch("j-m", WAITS, gpus=(0,))
     await world.leader.want(first)
     await world.leader.until_running(first.ref)
@@ -324,13 +234,13 @@ async def test_a_second_attempt_waits_for_the_end_of_the_first(world: World) -> 
     assert second_end.started_at >= first_end.ended_at
 
 
-async def test_a_second_runner_of_a_folder_is_refused(world: World) -> None:
+async def test_a_second_runner_of_a_folder_is_refused(world: RunnerWorld) -> None:
     await world.leader.until(lambda: bool(world.leader.exchanges))
     with pytest.raises(AnotherRunner, match="another runner"):
         await Runner(world.settings, world.leader.bus, world.layer, world.shipping).run()
 
 
-async def test_a_disk_that_takes_no_note_does_not_end_the_runner(world: World) -> None:
+async def test_a_disk_that_takes_no_note_does_not_end_the_runner(world: RunnerWorld) -> None:
     """Found by the campaign: a full disk did. Folders stand where the notes of lease and term would be written."""
     await world.leader.until(lambda: bool(world.leader.exchanges))
     await world.stop()
@@ -344,7 +254,7 @@ async def test_a_disk_that_takes_no_note_does_not_end_the_runner(world: World) -
     await world.until_forgotten(launch)
 
 
-async def test_a_node_that_is_not_suspected_goes_on_without_a_leader(world: World) -> None:
+async def test_a_node_that_is_not_suspected_goes_on_without_a_leader(world: RunnerWorld) -> None:
     """And one that is suspected ends its attempts when its lease is over."""
     await world.stop()
     world.settings = msgspec.structs.replace(world.settings, lease_s=1.0)

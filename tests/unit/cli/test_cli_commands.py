@@ -172,6 +172,14 @@ def test_nodes_tiers_and_queues_are_tables(terminal: Terminal, gateway: FakeGate
     assert json.loads(terminal.run("nodes", "--json"))["node"] == "gpu-a03"
 
 
+def test_nodes_that_can_start_nothing_say_why(terminal: Terminal, gateway: FakeGateway) -> None:
+    full = CAPACITY | {"cannot_start": "its disk is full: less than 16 MiB are free"}
+    gateway.pages["/v1/nodes"] = {"nodes": [{"node": "n1", "state": "ready", "capacity": full, "free": FREE}]}
+    shown = terminal.run("nodes")
+    assert "  cannot start  " in shown
+    assert "warning: node n1 gets no jobs: its disk is full: less than 16 MiB are free" in shown
+
+
 def test_nodes_say_what_bounds_their_attempts_where_it_fits(terminal: Terminal, gateway: FakeGateway) -> None:
     node = {"node": "n1", "state": "ready", "capacity": CAPACITY | {"gpus": 0, "bounds": "cgroup2"}, "free": FREE}
     gateway.pages["/v1/nodes"] = {"nodes": [node]}

@@ -29,9 +29,10 @@ def test_a_token_is_known_by_its_hash() -> None:
     assert whose("x" * (TOKEN_CHARACTERS_MAX + 1), TOKENS) is None
 
 
-def node(state: Any = "ready", *, cpus: float = 8, gpus: int = 0) -> m.NodeView:
+def node(state: Any = "ready", *, cpus: float = 8, gpus: int = 0, cannot_start: str = "") -> m.NodeView:
+    has = m.Capacity(cpus=8, memory_bytes=100, cannot_start=cannot_start)
     free = m.Allocation(node="n", cpus=cpus, memory_bytes=100, gpus=tuple(range(gpus)))
-    return m.NodeView(node="n", state=state, capacity=m.Capacity(cpus=8, memory_bytes=100), free=free)
+    return m.NodeView(node="n", state=state, capacity=has, free=free)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def node(state: Any = "ready", *, cpus: float = 8, gpus: int = 0) -> m.NodeView:
         (m.Resources(cpus=1, memory_bytes=30), [node(), node()], 6),
         (m.Resources(cpus=1, memory_bytes=1, gpus=2), [node(gpus=5), node()], 2),
         (m.Resources(cpus=1, memory_bytes=1), [node("suspected"), node("cordoned")], 0),
+        (m.Resources(cpus=1, memory_bytes=1), [node(cannot_start="its disk is full")], 0),
         (m.Resources(cpus=8, memory_bytes=1, nodes=2), [node(), node(), node(cpus=1)], 1),
         (m.Resources(cpus=1, memory_bytes=1), [], 0),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -78,3 +79,15 @@ def test_a_lease_is_noted_in_place_so_that_a_full_disk_takes_it(tmp_path: Path) 
     after = path.stat()
     assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
     assert exit_record.lease_cleared_at(str(path)) == 123456789.25
+
+
+def test_a_lock_is_signed_in_place_so_that_a_full_disk_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.write_bytes(b"x" * exit_record.SIGNATURE_BYTES)
+    lock = os.open(path, os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    exit_record.sign_lock(lock)
+    assert path.read_bytes() == b"%-16d" % os.getpid()
+    assert exit_record.holder(str(path)) == os.getpid()
+    os.close(lock)
+    assert exit_record.holder(str(path)) == 0

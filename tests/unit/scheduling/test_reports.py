@@ -40,6 +40,7 @@ def has(**changes: Any) -> m.Exchange:
         (has(memory_bytes=2**70), "$.capacity.memory_bytes"),
         (has(gpus=10**12), "$.capacity.gpus"),
         (has(gpus=-1), "$.capacity.gpus"),
+        (has(cannot_start="x" * 300), "$.capacity.cannot_start"),
         (has(labels={str(n): "" for n in range(300)}), "$.capacity.labels"),
         (ended(ended_at=1e300), "$.attempts[0].end.ended_at"),
         (ended(exit_code=10**30), "$.attempts[0].end.exit_code"),

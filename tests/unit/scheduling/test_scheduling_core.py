@@ -302,6 +302,37 @@ def test_an_exchange_clears_a_suspected_node() -> None:
     assert kinds(world.decide()) == ["node_cleared"]
 
 
+def test_a_node_that_can_start_nothing_gets_nothing_until_it_can() -> None:
+    world = a_world(nodes=2)
+    able, full = world.capacities["n2"], "its disk is full: less than 16 MiB are free"
+    for name in ("n1", "n2"):
+        world.capacities[name] = msgspec.structs.replace(able, cannot_start=full)
+        world.exchange(name)
+    assert kinds(world.decide()) == ["node_joined", "node_joined"]
+    world.submit(a_job(tier="gpu8"))
+    assert kinds(world.settle()) == []
+    assert world.summary("j1") == (
+        f"no node of its size takes jobs now: n1 can start none ({full}), n2 can start none ({full})"
+    )
+    world.core.restore(world.core.snapshot())
+    world.lead()
+    assert kinds(world.settle()) == []
+    world.capacities["n2"] = able
+    world.exchange("n2")
+    assert kinds(world.settle()) == ["node_joined", "placed", "started"]
+    assert world.gpus("j1")[0] == "n2"
+
+
+def test_what_runs_on_a_node_that_can_start_nothing_runs_on() -> None:
+    world = a_world()
+    world.submit(a_job())
+    world.settle()
+    world.capacities["n1"] = msgspec.structs.replace(world.capacities["n1"], cannot_start="its disk is full")
+    world.exchange()
+    assert kinds(world.settle()) == ["node_joined"]
+    assert world.state("j1") == "running"
+
+
 def test_a_lease_of_zero_never_loses_a_node_by_silence() -> None:
     world = a_world(settings=Settings(suspect_s=20, lease_s=0))
     world.submit(a_job())

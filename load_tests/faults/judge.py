@@ -27,7 +27,8 @@ MISSING: Final = "[headrace: "
 """Begins the line that stands for output which was lost with a server's disk."""
 DROPS: Final = "headrace.log drops metrics"
 """Said on stderr by a job whose node's disk is full."""
-RECORD_S: Final = 2.0
+RECORD_S: Final = 1.0
+READ_S: Final = 4.0
 AFTERWARDS: Final = frozenset({"cancel_requested", "archived"})
 """What may follow on a job's end: a cancel that was on its way, and the mark of the archive."""
 LIVE_ENDS: Final = frozenset({"finished", "lost", "requeued"})
@@ -90,7 +91,7 @@ class Recorder:
             reader = await stream.pull_subscribe("hr.v1.>", stream="LEDGER", config=config)
             pending = (await reader.consumer_info()).num_pending
             while pending:
-                for message in await reader.fetch(min(500, pending), timeout=10):
+                for message in await reader.fetch(min(500, pending), timeout=READ_S):
                     self._take(message)
                     pending = message.metadata.num_pending
         finally:

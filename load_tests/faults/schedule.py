@@ -58,7 +58,7 @@ def draw(seed: int, *, seconds: float, servers: int, nodes: int, kinds: Sequence
     rng = random.Random(seed)
     pause_s = rng.choice((0.5, 0.8, 1.5))
     mean_s = rng.choice((1.5, 3.0, 6.0))
-    archive_after_s = rng.choice((0.0, 0.0, 10.0))
+    archive_after_s = rng.choice((0.0, 0.0, 40.0))
     faults: list[Fault] = []
     at_s = QUIET_S
     while (at_s := at_s + rng.expovariate(1 / mean_s)) < seconds:

@@ -253,7 +253,7 @@ class Bus:
         return tail.tail(self._connection, stream, subjects, after)
 
     async def last(self, stream: str, subject: str) -> Delivery | None:
-        """The newest message on a literal subject, or None. Never behind what was acknowledged."""
+        """The newest message on a subject, which may have wildcards, or None. Never behind what was acknowledged."""
         return await jetstream.last_message(self._connection, stream, subject)
 
     async def history(self, stream: str, subject: str) -> list[Delivery]:

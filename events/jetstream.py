@@ -143,7 +143,8 @@ async def publish_batch(connection: Connection, items: Sequence[Outgoing]) -> in
 
 
 async def last_message(connection: Connection, stream: str, subject: str) -> Delivery | None:
-    """The newest message on a literal subject, as the leader of the stream has it (a follower may be behind)."""
+    """The newest message on a subject, which may have wildcards, as the leader of the stream has it: a follower may be
+    behind."""
     return await _one(connection, stream, {"last_by_subj": subject})
 
 

@@ -102,7 +102,7 @@ class _Answers:
         places = {}
         for stream in (streams.METRICS, streams.LOGS, streams.LEDGER):
             place = await writer.owner.run(writer.store.place, stream.name)
-            places[stream.name] = {"read": place, "last": await writer.tools.bus.last_sequence(stream.name)}
+            places[stream.name] = {"read": place, "last": max(place, await self._newest(stream))}
         gaps = await writer.owner.run(questions.gaps, writer.store)
         status = {
             "writer": writer.tools.instance,
@@ -117,6 +117,14 @@ class _Answers:
             "otlp": f"http://{writer.tools.config.host}:{self._port}",
         }
         return msgspec.json.encode(status)
+
+    async def _newest(self, stream: streams.Stream) -> int:
+        """Of what is read of a stream: LEDGER holds more than jobs, such as renewals of the term."""
+        bus = self._writer.tools.bus
+        if stream is not streams.LEDGER:
+            return await bus.last_sequence(stream.name)
+        newest = await bus.last(stream.name, subjects.JOBS)
+        return newest.sequence if newest is not None else 0
 
     async def _known(self, key: JobKey) -> None:
         """Raises a refusal if nobody has ever heard of a job."""

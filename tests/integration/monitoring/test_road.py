@@ -10,8 +10,9 @@ import pytest
 
 from controlplane.monitoring import core
 from events import messages as m
-from events import subjects
+from events import streams, subjects
 from events.bus import AskRefused, Bus, Delivery
+from events.ledger import Ledger, Write
 from tests.support import monitoring as world
 from tests.support.monitoring import TEAM, ask, eventually
 from tests.support.nats import NatsServer
@@ -64,6 +65,25 @@ async def test_a_jobs_numbers_and_output_are_answered_told_live_and_sealed(
         assert any(change.metrics for change in told)
         assert any(change.logs == ("stdout",) for change in told)
         assert told[-1].complete
+
+
+async def test_renewals_of_the_term_are_no_lag_and_unread_facts_about_jobs_are(
+    bus: Bus, nats: NatsServer, tmp_path: Path
+) -> None:
+    async with world.monitoring(bus, world.configuration(nats, tmp_path / "state")):
+        await world.write_facts(bus, "j-1", world.accepted("j-1"))
+        sequence = await bus.last_sequence(streams.LEDGER.name)
+
+        async def read() -> bool:
+            return bool((await world.status(bus))["places"]["LEDGER"]["read"] == sequence)
+
+        await eventually(read)
+        led = await Ledger(bus, source="test").append(Write(subjects.TERM, m.Led(leader="me"), 0))
+        await Ledger(bus, source="test").append(Write(subjects.TERM, m.Renewed(term=led), led))
+        assert (await world.status(bus))["places"]["LEDGER"] == {"read": sequence, "last": sequence}
+        await world.write_facts(bus, "j-2", world.accepted("j-2"))
+        place = (await world.status(bus))["places"]["LEDGER"]
+        assert place["last"] == await bus.last_sequence(streams.LEDGER.name)
 
 
 async def test_an_unknown_job_is_a_404(bus: Bus, nats: NatsServer, tmp_path: Path) -> None:

@@ -819,6 +819,8 @@ class AskArchived(Value, frozen=True, kw_only=True):
     limit: int = 50
     after: str = ""
     """Only those behind this job."""
+    after_at: float = 0.0
+    """When that job was submitted: with it, the archive need not hold the job. 0: look it up."""
 
 
 class ArchivedFact(Value, frozen=True, kw_only=True):
@@ -842,6 +844,8 @@ class ArchivedAnswer(Value, frozen=True, kw_only=True):
     jobs: tuple[ArchivedJob, ...] = ()
     next: str = ""
     """Give it as `after` for more; empty: there is no more."""
+    next_at: float = 0.0
+    """Give it as `after_at`."""
     ambiguous: tuple[str, ...] = ()
     """Several jobs begin so: some of their ids."""
 

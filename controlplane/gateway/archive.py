@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from controlplane.gateway.failures import Failure
+from controlplane.gateway.paging import Cursor
 from controlplane.gateway.views import JobRecord
 from events import lifecycle, subjects
 from events import messages as m
@@ -26,7 +27,8 @@ class Archive(NamedTuple):
     """A part of what the archive holds. `silent`: why it could not be asked; empty: it was."""
 
     jobs: list[JobRecord]
-    next: str = ""
+    end: Cursor | None = None
+    """How far it was looked through; None: to its end."""
     ambiguous: tuple[str, ...] = ()
     silent: str = ""
 
@@ -38,7 +40,8 @@ async def ask(gateway: Gateway, asked: m.AskArchived) -> Archive:
     except (BusError, AskRefused, Failure) as error:
         return Archive([], silent=str(error))
     found = [each for each in map(record, said.jobs) if each is not None]
-    return Archive(found, said.next, said.ambiguous)
+    end = Cursor(said.next_at, said.next) if said.next else None
+    return Archive(found, end, said.ambiguous)
 
 
 def record(archived: m.ArchivedJob) -> JobRecord | None:

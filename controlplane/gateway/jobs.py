@@ -11,11 +11,10 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from controlplane.config import Identity
 from controlplane.gateway import archive
-from controlplane.gateway.archive import Archive
 from controlplane.gateway.context import SEEN_S, Gateway, Here, traceparent
 from controlplane.gateway.contract import ControlOperation, SubmitOperation
 from controlplane.gateway.failures import Failure, body
-from controlplane.gateway.projection import Page
+from controlplane.gateway.paging import Cursor, Part, cursor, merged, place
 from controlplane.gateway.views import JobView
 from events import messages as m
 from events import subjects
@@ -24,6 +23,8 @@ from events.wire import UNREADABLE
 
 REQUEST_BYTES_MAX: Final = 512 * 1024
 LIMIT_MAX: Final = 500
+CLOCKS_S: Final = 60.0
+"""How far the clocks of those that say when a job was submitted, and when it ended, may be apart."""
 HEADER_CHARACTERS_MAX: Final = 256
 CONTROLS: Final = ("cancel", "hold", "release", "reprioritise", "move")
 _STATES: Final = frozenset(state.value for state in State)
@@ -37,7 +38,7 @@ Caller = Request[Identity, Any, Any]
 
 
 class JobsPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Newest first, those of the archive behind the others. `next`: give it as `after` for the next page."""
+    """Newest submit first, those of the archive among them. `next`: give it as `after` for the next page."""
 
     jobs: list[JobView]
     next: str = ""
@@ -103,40 +104,46 @@ async def list_jobs(
         if word not in _STATES and word not in _GROUPS:
             raise Failure(400, f"no state `{word[:80]}`", f"there are {', '.join(sorted(_STATES))}, active, ended")
         states |= _GROUPS.get(word, frozenset({word}))
-    page = await _page(
+    behind = await _cursor(gateway, request.user, after)
+    page, silent = await _page(
         gateway,
         request.user.team,
         states,
+        behind,
         m.AskArchived(
             team=request.user.team,
             user=user,
             since_at=since,
             limit=limit,
-            after=after,
+            after=behind.job if behind else "",
+            after_at=behind.submitted_at if behind else 0.0,
             states=tuple(states & archive.ENDS),
         ),
     )
     views = [gateway.projection.view(record) for record in page.jobs]
     shown = await _with_latest(gateway, views) if latest else views
-    return JobsPage(jobs=shown, next=page.next, missing=page.silent)
+    return JobsPage(jobs=shown, next=str(page.end or ""), missing=silent)
 
 
-async def _page(gateway: Gateway, team: str, states: frozenset[str], asked: m.AskArchived) -> Archive:
-    """What is not archived first, then what is; a page may hold the end of the one and the beginning of the other."""
-    after, limit = asked.after, asked.limit
-    near = Page([], "")
-    if not after or gateway.projection.job(team, after) is not None:
-        near = gateway.projection.page(
-            team, states=states, user=asked.user, limit=limit, after=after, since=asked.since_at
-        )
-        after = ""
-    if near.next or (states and not asked.states):
-        return Archive(near.jobs, near.next)
-    if len(near.jobs) == limit:
-        return Archive(near.jobs, near.jobs[-1].job)
-    rest = msgspec.structs.replace(asked, limit=limit - len(near.jobs), after=after)
-    far = await archive.ask(gateway, rest)
-    return far._replace(jobs=near.jobs + far.jobs)
+async def _cursor(gateway: Gateway, caller: Identity, after: str) -> Cursor | None:
+    """The place behind which a list goes on: what the page before said, or a job. Raises Failure."""
+    if not after:
+        return None
+    return cursor(after) or place(await gateway.job(caller, after))
+
+
+async def _page(
+    gateway: Gateway, team: str, states: frozenset[str], behind: Cursor | None, asked: m.AskArchived
+) -> tuple[Part, str]:
+    """Jobs of the ledger and of the archive in one order; and why the archive's are not among them."""
+    seen = gateway.projection
+    near = seen.page(team, states=states, user=asked.user, limit=asked.limit, behind=behind, since=asked.since_at)
+    if states and not asked.states:
+        return near, ""
+    if len(near.jobs) == asked.limit and place(near.jobs[-1]).submitted_at > seen.archived_to_at + CLOCKS_S:
+        return Part(near.jobs, place(near.jobs[-1])), ""  # the archive holds only older ones
+    far = await archive.ask(gateway, asked)
+    return merged(near, Part(far.jobs, far.end), asked.limit), far.silent
 
 
 @get("/v1/jobs/{job:str}")

@@ -10,13 +10,16 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
+from sortedcontainers import SortedList
 
+from controlplane.gateway.paging import Cursor, Part, place
 from controlplane.gateway.views import EnvironmentRecord, JobRecord, JobView
 from events import lifecycle, subjects
 from events import messages as m
@@ -28,14 +31,7 @@ SCANNED_MAX: Final = 200_000
 """Jobs looked at for one page of a list; a rare state may need several pages."""
 PREFIX_CHARACTERS_MIN: Final = 4
 """Of the id of a job: `j-` and two more."""
-FACTS_OF_JOBS: Final = (subjects.JOBS, subjects.ENVIRONMENTS)
-
-
-class Page(NamedTuple):
-    """A part of a list, newest first. `after` of the next page; empty when there is none."""
-
-    jobs: list[JobRecord]
-    next: str
+FACTS_OF_JOBS: Final = (subjects.JOBS, subjects.ENVIRONMENTS, subjects.ARCHIVE)
 
 
 class Ambiguous(Exception):
@@ -50,6 +46,8 @@ class _Snapshot(msgspec.Struct):
     sequence: int
     jobs: list[JobRecord]
     environments: list[EnvironmentRecord]
+    archived_to_at: float = math.inf
+    """Not known to a release of before."""
 
 
 class Projection:
@@ -59,6 +57,10 @@ class Projection:
         self.sequence = 0
         self.outcomes: Counter[str] = Counter()
         self._teams: dict[str, dict[str, JobRecord]] = {}
+        self._order: dict[str, SortedList] = {}
+        """Of each team's jobs: their places in a list, the oldest first."""
+        self.archived_to_at = 0.0
+        """No job of the archive ended later."""
         self._names: dict[tuple[str, str], str] = {}
         self._prefixes: dict[tuple[str, str], dict[str, None]] = {}
         self._environments: dict[str, EnvironmentRecord] = {}
@@ -86,6 +88,8 @@ class Projection:
                 self._apply_environment(entry, fact)
             case m.Archived() as fact:
                 self._apply_archived(entry, fact)
+            case m.ArchiveWritten(ended_to_at=ended_to_at):
+                self.archived_to_at = max(self.archived_to_at, ended_to_at)
             case fact if isinstance(fact, m.JobFact):
                 self._apply_job(entry, fact)
             case _:
@@ -100,13 +104,15 @@ class Projection:
         self.outcomes[outcome.value] += 1
         if outcome is not lifecycle.Outcome.APPLIED or life is None:
             return
-        was_over = record is not None and record.is_over
+        was_over, is_new = record is not None and record.is_over, record is None
         if record is None:
             record = jobs[job] = JobRecord(job=job, team=team, life=life)
             self._prefixes.setdefault((team, job[:PREFIX_CHARACTERS_MIN]), {})[job] = None
         if isinstance(fact, m.Accepted) and fact.specification.environment:
             self._wanted[team, fact.specification.environment] += 1
         record.tell(entry, life)
+        if is_new:
+            self._order.setdefault(team, SortedList()).add(place(record))
         if isinstance(fact, m.Accepted | m.Rejected) and record.name:
             self._names[team, record.name] = job
         if record.is_over and not was_over:
@@ -143,6 +149,7 @@ class Projection:
         record = self._teams.get(team, {}).pop(job, None)
         if record is None:
             return
+        self._order[team].remove(place(record))
         if record.environment:
             pair = (team, record.environment)
             self._wanted[pair] -= 1
@@ -183,23 +190,22 @@ class Projection:
                 break
         return near
 
-    def page(self, team: str, *, states: frozenset[str], user: str, limit: int, after: str, since: float = 0.0) -> Page:
-        """A page of a team's jobs, newest first, behind the job `after`. `since`: of the submit, in seconds."""
+    def page(
+        self, team: str, *, states: frozenset[str], user: str, limit: int, behind: Cursor | None, since: float = 0.0
+    ) -> Part:
+        """A page of a team's jobs, newest submit first, behind a place. `since`: of the submit, in seconds."""
         found: list[JobRecord] = []
-        last = ""
-        started = not after
-        for scanned, (job, record) in enumerate(reversed(self._teams.get(team, {}).items())):
-            if not started:
-                started = job == after
-                continue
+        end: Cursor | None = None
+        jobs, order = self._teams.get(team, {}), self._order.get(team, SortedList())
+        for scanned, at in enumerate(order.irange(maximum=behind, inclusive=(True, False), reverse=True)):
             if len(found) == limit or scanned >= SCANNED_MAX:
-                return Page(found, last)
-            last = job
-            if (record.submitted_at or 0.0) < since:
-                continue
+                return Part(found, end)
+            end, record = at, jobs[at.job]
+            if at.submitted_at < since:
+                break
             if (not states or record.life.state.value in states) and (not user or record.user == user):
                 found.append(record)
-        return Page(found, "")
+        return Part(found)
 
     def view(self, record: JobRecord) -> JobView:
         return record.view(self.environment(record.environment))
@@ -268,17 +274,20 @@ class Projection:
 
     def snapshot(self) -> bytes:
         jobs = [record for team in self._teams.values() for record in team.values()]
-        return msgspec.msgpack.encode(_Snapshot(self.sequence, jobs, list(self._environments.values())))
+        return msgspec.msgpack.encode(
+            _Snapshot(self.sequence, jobs, list(self._environments.values()), self.archived_to_at)
+        )
 
     @classmethod
     def restore(cls, snapshot: bytes) -> Projection:
         """The projection in a snapshot. Raises one of UNREADABLE for one of another version."""
         read = msgspec.msgpack.decode(snapshot, type=_Snapshot)
         projection = cls()
-        projection.sequence = read.sequence
+        projection.sequence, projection.archived_to_at = read.sequence, read.archived_to_at
         projection._environments = {record.digest: record for record in read.environments}
         for record in read.jobs:
             projection._teams.setdefault(record.team, {})[record.job] = record
+            projection._order.setdefault(record.team, SortedList()).add(place(record))
             projection._prefixes.setdefault((record.team, record.job[:PREFIX_CHARACTERS_MIN]), {})[record.job] = None
             if record.environment:
                 projection._wanted[record.team, record.environment] += 1

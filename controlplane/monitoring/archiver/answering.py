@@ -41,13 +41,17 @@ async def answer(archiver: Archiver, ask: m.AskArchived) -> m.ArchivedAnswer:
 def _fitting(jobs: list[m.ArchivedJob], found: index.Found) -> m.ArchivedAnswer:
     fits: list[m.ArchivedJob] = []
     size = 0
+    places = {place.key[1]: place for place in found.places}
     for job in jobs:
         size += _size(job)
         if size > ANSWER_BYTES_MAX and fits:
-            return m.ArchivedAnswer(jobs=tuple(fits), next=fits[-1].job)
+            last = places[fits[-1].job]
+            return m.ArchivedAnswer(jobs=tuple(fits), next=last.key[1], next_at=last.submitted_at)
         fits.append(_cut(job) if size > ANSWER_BYTES_MAX else job)
-    last = found.places[-1].key[1] if found.places and found.more else ""
-    return m.ArchivedAnswer(jobs=tuple(fits), next=last, ambiguous=found.ambiguous)
+    if not (found.places and found.more):
+        return m.ArchivedAnswer(jobs=tuple(fits), ambiguous=found.ambiguous)
+    last = found.places[-1]
+    return m.ArchivedAnswer(jobs=tuple(fits), next=last.key[1], next_at=last.submitted_at)
 
 
 def _size(job: m.ArchivedJob) -> int:

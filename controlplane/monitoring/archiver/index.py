@@ -26,6 +26,7 @@ class Place(NamedTuple):
     key: JobKey
     name: str
     digest: str
+    submitted_at: float
 
 
 class Found(NamedTuple):
@@ -67,7 +68,8 @@ def attempts(store: Store, key: JobKey) -> int | None:
 
 
 _PLACES: Final = (
-    "SELECT a.team, a.job, p.name, p.digest FROM archived a JOIN part p ON p.number = a.part WHERE a.team = ?"
+    "SELECT a.team, a.job, p.name, p.digest, a.submitted_at"
+    " FROM archived a JOIN part p ON p.number = a.part WHERE a.team = ?"
 )
 _NEWEST: Final = " ORDER BY a.submitted_at DESC, a.job DESC"
 
@@ -97,7 +99,10 @@ def page(store: Store, ask: m.AskArchived, limit: int) -> Found:
         if value:
             query += f" AND {condition}"
             parameters.append(value)  # type: ignore[arg-type]
-    if ask.after:
+    if ask.after_at:
+        query += " AND (a.submitted_at, a.job) < (?, ?)"
+        parameters += [ask.after_at, ask.after]  # type: ignore[list-item]
+    elif ask.after:
         behind = "SELECT submitted_at, job FROM archived WHERE team = ? AND job = ? LIMIT 1"
         for row in store.db.execute(behind, [ask.team, ask.after]).fetchall():
             query += " AND (a.submitted_at, a.job) < (?, ?)"
@@ -107,4 +112,4 @@ def page(store: Store, ask: m.AskArchived, limit: int) -> Found:
 
 
 def _places(rows: list[Any]) -> list[Place]:
-    return [Place((team, job), name, digest) for team, job, name, digest in rows]
+    return [Place((team, job), name, digest, at) for team, job, name, digest, at in rows]

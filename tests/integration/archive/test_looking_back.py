@@ -105,10 +105,28 @@ async def test_without_an_archive_that_answers_a_list_says_what_is_missing(place
     assert (silent.status_code, "archive" in silent.json()["error"]["message"]) == (503, True)
 
 
-async def _all(place: Place, **query: Any) -> list[str]:
+async def test_a_list_skips_and_repeats_nothing_though_its_jobs_are_archived_between_two_pages(place: Place) -> None:
+    lives: dict[str, list[m.JobFact]] = {an_id(number): a_life(number) for number in NUMBERS}
+    lives[an_id(2)] = [m.Accepted(specification=a_specification(2))]
+    await write_lives(place.bus, lives)
+    expected = [an_id(number) for number in reversed(NUMBERS)]
+
+    async def first() -> Any:
+        page = await place.get("/v1/jobs", limit=2)
+        return page if len(page["jobs"]) == 2 and page["jobs"][0]["state"] == "succeeded" else None
+
+    page = await eventually(first)
+    async with place.archiving():
+        await place.archived(len(NUMBERS) - 1)
+        assert [each["job"] for each in page["jobs"]] == expected[:2]
+        assert await _all(place, limit=2, after=page["next"]) == expected[2:]
+        assert await _all(place, limit=2, after=expected[1]) == expected[2:]
+        assert (await place.http.get("/v1/jobs", params={"after": "no-such"})).status_code == 404
+
+
+async def _all(place: Place, after: str = "", **query: Any) -> list[str]:
     """Every page, put together."""
     found: list[str] = []
-    after = ""
     while True:
         page = await place.get("/v1/jobs", after=after, **query)
         found += [each["job"] for each in page["jobs"]]

@@ -36,7 +36,8 @@ class Ledger:
     def submit(
         self, name: str = "train", *, team: str = "vision", number: int = 0, user: str = "ada", **more: object
     ) -> str:
-        decision = accepted(incoming(id=f"{name}-{number}", name=name, team=team, user=user, **more))
+        request = incoming(id=f"{name}-{number}", name=name, team=team, user=user, **more)
+        decision = accepted(request._replace(at=1000.0 + self._sequence))
         self.tell(subjects.job(team, decision.job), decision.fact)
         return decision.job
 
@@ -133,15 +134,15 @@ def test_pages_go_through_all_jobs_once_newest_first() -> None:
     ledger = Ledger()
     jobs = [ledger.submit(number=number, user="ada" if number % 2 else "eve") for number in range(7)]
     seen: list[str] = []
-    after = ""
+    behind = None
     while True:
-        page = ledger.projection.page("vision", states=frozenset(), user="", limit=3, after=after)
+        page = ledger.projection.page("vision", states=frozenset(), user="", limit=3, behind=behind)
         seen += [record.job for record in page.jobs]
-        after = page.next
-        if not after:
+        behind = page.end
+        if behind is None:
             break
     assert seen == list(reversed(jobs))
-    odd = ledger.projection.page("vision", states=frozenset({"queued"}), user="ada", limit=50, after="")
+    odd = ledger.projection.page("vision", states=frozenset({"queued"}), user="ada", limit=50, behind=None)
     assert [record.job for record in odd.jobs] == list(reversed(jobs[1::2]))
 
 

@@ -41,16 +41,21 @@ class Writer:
             "points": 0,
             "records_repeated": 0,
             "messages_refused": 0,
+            "messages_forgotten": 0,
             "dead": 0,
             "dead_dropped": 0,
             "sealed": 0,
             "unknown_facts": 0,
         }
+        self._read = {streams.METRICS.name: 0, streams.LOGS.name: 0}
+        """Of each tail, the last message that was read."""
         self.due = asyncio.Event()
         """Something happened that may make a seal due."""
 
     async def open(self) -> None:
-        """Take up the jobs that are not sealed yet."""
+        """Take up the jobs that are not sealed yet, and how far the tails were read."""
+        for stream in self._read:
+            self._read[stream] = await self.owner.run(self.store.place, stream)
         for key, record in (await self.owner.run(records.load_open, self.store)).items():
             self.core.load(key, record)
 
@@ -58,6 +63,7 @@ class Writer:
 
     async def take_metrics(self, deliveries: Sequence[Delivery]) -> None:
         """Store a batch, then tell whom it concerns."""
+        self._count_forgotten(streams.METRICS, deliveries)
         parts, unreadable = await self.owner.run(intake.parts, deliveries, self.store)
         await self._bury(streams.METRICS, unreadable)
         done = await self.owner.run(batch.commit, self.store, parts, sequence=deliveries[-1].sequence)
@@ -74,6 +80,7 @@ class Writer:
 
     async def take_logs(self, deliveries: Sequence[Delivery]) -> None:
         """Write a batch of output, then tell whom it concerns."""
+        self._count_forgotten(streams.LOGS, deliveries)
         chunks, unreadable = intake.chunks(deliveries)
         await self._bury(streams.LOGS, unreadable)
         touched = await self.owner.run(self.logs.commit, chunks, sequence=deliveries[-1].sequence)
@@ -108,6 +115,15 @@ class Writer:
         await self._tell({key: m.Changed(job=key[1]) for key in over})
 
     # -- shared --------------------------------------------------------------------------------------------------------
+
+    def _count_forgotten(self, stream: streams.Stream, deliveries: Sequence[Delivery]) -> None:
+        """A full tail forgets its oldest, whether it was read or not: then the numbers of what is read have a gap."""
+        last = self._read[stream.name]
+        for delivery in deliveries:
+            if last:  # else nobody has read it yet, and it may begin anywhere
+                self.counts["messages_forgotten"] += max(0, delivery.sequence - last - 1)
+            last = max(last, delivery.sequence)
+        self._read[stream.name] = last
 
     async def _recall(self, keys: set[JobKey] | frozenset[JobKey]) -> None:
         """Take up again the sealed jobs among these, to which something came late."""

@@ -17,6 +17,8 @@ from tests.support import monitoring as world
 from tests.support.monitoring import TEAM, ask, eventually
 from tests.support.nats import NatsServer
 
+MIB = 1024 * 1024
+
 
 async def test_a_jobs_numbers_and_output_are_answered_told_live_and_sealed(
     bus: Bus, nats: NatsServer, tmp_path: Path
@@ -112,3 +114,21 @@ async def test_output_that_was_lost_with_a_servers_disk_is_shown_as_missing(
         await eventually(sealed)
         log = await ask(bus, "log", m.AskLog(team=TEAM, job="j-1", attempt=1), m.LogAnswer)
         assert (log.data, log.size_bytes) == (b"\n[headrace: 60 bytes of output are missing here]\n", 60)
+
+
+async def test_messages_that_a_full_tail_forgot_unread_are_counted(bus: Bus, nats: NatsServer, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(world.configuration(nats, tmp_path / "state"), logs_bytes_max=2 * MIB)
+    async with world.monitoring(bus, config):
+        await bus.publish(world.log_chunk("j-1", 0, b"x" * (MIB // 2)))
+
+        async def read() -> bool:
+            place = (await world.status(bus))["places"]["LOGS"]
+            return bool(place["read"] == place["last"])
+
+        await eventually(read)
+        assert (await world.status(bus))["messages_forgotten"] == 0
+    for number in range(1, 9):  # nobody reads; three of this size have room
+        await bus.publish(world.log_chunk("j-1", number * (MIB // 2), b"x" * (MIB // 2)))
+    async with world.monitoring(bus, config):
+        await eventually(read)
+        assert (await world.status(bus))["messages_forgotten"] == 5

@@ -129,6 +129,7 @@ async def _all(place: Place, after: str = "", **query: Any) -> list[str]:
     found: list[str] = []
     while True:
         page = await place.get("/v1/jobs", after=after, **query)
+        assert not {each["job"] for each in page["jobs"]} & set(found)
         found += [each["job"] for each in page["jobs"]]
         assert not page["missing"]
         after = page["next"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controlplane.gateway.paging import Cursor, Part, cursor, merged, place
@@ -29,12 +29,14 @@ JOBS = st.lists(
 )
 
 
-@given(JOBS, st.integers(1, 4), st.integers(1, 4), st.lists(st.integers(0, 7), max_size=6))
+@settings(max_examples=300)
+@example([Cursor(4.0, "a"), Cursor(3.0, "b"), Cursor(1.0, "c")], 4, 1, [0, 0])
+@given(JOBS, st.integers(1, 4), st.integers(1, 4), st.lists(st.integers(0, 7), max_size=8))
 def test_whatever_is_archived_between_two_pages_each_job_is_shown_once(
-    jobs: list[Cursor], limit: int, fits: int, moves: list[int]
+    near: list[Cursor], limit: int, fits: int, moves: list[int]
 ) -> None:
-    far: list[Cursor] = []
-    near = list(jobs)
+    jobs = list(near)
+    far = [near.pop(move % len(near)) for move in moves[:3] if near]
     shown: list[Cursor] = []
     behind: Cursor | None = None
     while True:

@@ -140,8 +140,8 @@ class _Stage:
         after = ""
         while True:
             status, answer = await asyncio.to_thread(call, gateway, "GET", f"/v1/jobs{query}&after={after}")
-            if status != 200:
-                return [{"state": f"the gateway answered {status}"}]
+            if status != 200 or answer.get("missing"):
+                return [{"state": f"the gateway answered {status} {answer}"}]
             found += answer.get("jobs", [])
             after = answer.get("next") or ""
             if not after:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import heapq
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,8 +45,7 @@ class _Snapshot(msgspec.Struct):
     sequence: int
     jobs: list[JobRecord]
     environments: list[EnvironmentRecord]
-    archived_to_at: float = math.inf
-    """Not known to a release of before."""
+    archived_to_at: float
 
 
 class Projection:

@@ -146,6 +146,14 @@ def test_pages_go_through_all_jobs_once_newest_first() -> None:
     assert [record.job for record in odd.jobs] == list(reversed(jobs[1::2]))
 
 
+def test_how_young_the_archive_is_outlives_a_restart() -> None:
+    ledger = Ledger()
+    for ended_to_at in (20.0, 10.0):
+        written = m.ArchiveWritten(name="p", digest="d", size_bytes=1, jobs=b"", ended_to_at=ended_to_at)
+        ledger.tell(subjects.ARCHIVE, written)
+    assert Projection.restore(ledger.projection.snapshot()).archived_to_at == 20.0
+
+
 def test_an_environment_is_part_of_every_view_that_wants_it() -> None:
     ledger = Ledger()
     digest = environment_digest(WANTED)

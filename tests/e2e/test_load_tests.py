@@ -25,6 +25,8 @@ RUN_S_MAX = 280
         ("kills", "--jobs", "3", "--seconds", "45"),
         ("faults", "--seeds", "2", "--minutes", "0.3", "--quiet"),
         ("attempts", "--attempts", "200"),
+        ("recovery", "--trials", "1", "--heartbeat-s", "0.5", "--suspect-s", "3", "--lease-s", "10"),
+        ("recovery", "--only", "leaderless", "--leaderless-minutes", "0.4", "--lease-s", "10"),
         ("growth", "--jobs", "1200"),
     ],
     ids=lambda words: words[0],

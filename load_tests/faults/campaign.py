@@ -20,6 +20,8 @@ from load_tests.faults.world import World
 READY_S: Final = 60.0
 READY_NODE_S: Final = 1.5
 """More, for each node that starts on these cores."""
+READY_RAY_S: Final = 30.0
+"""The same for Ray's head and each raylet."""
 LIVENESS_S: Final = 150.0
 """After everything is healed: every job has ended and every service answers within this."""
 SHIPPED_S: Final = 60.0
@@ -81,7 +83,8 @@ class _Stage:
 
     async def ready(self, *, first: bool = False) -> None:
         """Both gateways answer, and every node is there."""
-        starts_s = READY_NODE_S * len(self.world.nodes) * (3 if self.world.ray else 1) if first else 0.0
+        node_s = READY_RAY_S if self.world.ray else READY_NODE_S
+        starts_s = node_s * (len(self.world.nodes) + 1) if first else 0.0
         async with asyncio.timeout(READY_S + starts_s):
             for gateway in self.world.gateways:
                 while len(await self._nodes(gateway)) < len(self.world.nodes):  # noqa: ASYNC110 (nothing tells)

@@ -110,7 +110,9 @@ def run(jobs: int, job_s: float) -> dict[str, Any]:
             os.kill(gone[name], signal.SIGKILL)
             started = time.monotonic()
             until(
-                lambda gone=gone: all(_alive(stack, each, other_than=gone[each]) for each in gone) and _ready(stack),
+                lambda gone=gone: (
+                    all(_alive(stack, each, other_than=gone[each]) for each in gone) and stack.is_well(limit_s=STEADY_S)
+                ),
                 limit_s=STEADY_S,
                 what=f"{name} after its kill",
             )
@@ -132,13 +134,6 @@ def _alive(stack: Stack, name: str, *, other_than: int = 0) -> bool:
     except (LookupError, KeyError, ProcessLookupError):
         return False
     return pid != other_than
-
-
-def _ready(stack: Stack) -> bool:
-    """The whole road answers: the gateway, through it every service, and a node that is ready."""
-    services = stack.patient("GET", "/v1/status", limit_s=STEADY_S)["services"]
-    nodes = stack.patient("GET", "/v1/nodes", limit_s=STEADY_S)["nodes"]
-    return all(each.get("answers") for each in services.values()) and any(node["state"] == "ready" for node in nodes)
 
 
 def _judge(witness: Path, view: dict[str, Any], job_s: float) -> list[str]:

@@ -46,6 +46,8 @@ class SimulatedNode:
         self.attempts: dict[m.AttemptRef, m.LiveAttempt] = {}
         self.launched: list[m.AttemptRef] = []
         """Every attempt that was ever started here, in order."""
+        self.answered = 0
+        """Exchanges that a leader answered."""
         self._ends: list[tuple[float, int, m.AttemptRef]] = []
         self._seen = (0, 0)
         """Term and revision of the newest list that was heard."""
@@ -83,7 +85,15 @@ class SimulatedNode:
             await asyncio.sleep(min(1.0, self._heartbeat_s))  # nobody leads just now
             self._news.set()
             return
+        self.answered += 1
         self._obey(_DESIRED.decode(answer))
+
+    def finish(self, ref: m.AttemptRef) -> None:
+        """Let an attempt end by itself, now, if it still runs."""
+        live = self.attempts.get(ref)
+        if live is not None and live.state == "running":
+            end = m.AttemptEnd(cause="exited", ended_at=time.time(), started_at=live.started_at, exit_code=0)
+            self._end(ref, end)
 
     async def _on_desired(self, delivery: Delivery) -> None:
         self._obey(_DESIRED.decode(delivery.body))
@@ -121,9 +131,5 @@ class SimulatedNode:
         loop = asyncio.get_running_loop()
         while True:
             while self._ends and self._ends[0][0] <= loop.time():
-                _, _, ref = heapq.heappop(self._ends)
-                live = self.attempts.get(ref)
-                if live is not None and live.state == "running":
-                    end = m.AttemptEnd(cause="exited", ended_at=time.time(), started_at=live.started_at, exit_code=0)
-                    self._end(ref, end)
+                self.finish(heapq.heappop(self._ends)[-1])
             await asyncio.sleep(max(0.005, min(0.05, self._ends[0][0] - loop.time())) if self._ends else 0.05)

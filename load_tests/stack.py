@@ -23,7 +23,8 @@ ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "rejected"})
 class Stack:
     """A running stack: its gateway, its processes, its folder."""
 
-    def __init__(self, state: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, state: Path, process: subprocess.Popen[bytes] | None = None) -> None:
+        """`process` keeps it up, if there is such a one."""
         self.state = state
         self.process = process
         self.about: dict[str, Any] = json.loads((state / "stack.json").read_text())
@@ -68,6 +69,13 @@ class Stack:
         until(ended, limit_s=limit_s, what=f"the end of {job}")
         return view
 
+    def is_well(self, *, limit_s: float = 60.0) -> bool:
+        """The whole road answers: the gateway, through it every service that is a child, and a node that is ready."""
+        services = self.patient("GET", "/v1/status", limit_s=limit_s)["services"]
+        nodes = self.patient("GET", "/v1/nodes", limit_s=limit_s)["nodes"]
+        answering = {name for name, each in services.items() if each.get("answers")}
+        return self.children().keys() & services.keys() <= answering and any(each["state"] == "ready" for each in nodes)
+
     def children(self) -> dict[str, int]:
         """Pid of each child of the stack, by name."""
         return {each["name"]: each["pid"] for each in json.loads((self.state / "run" / "children.json").read_text())}
@@ -84,7 +92,8 @@ def running(*options: str, state: Path | None = None, config: str = "") -> Itera
         try:
             yield stack
         finally:
-            stop(stack.process)
+            if stack.process is not None:
+                stop(stack.process)
 
 
 def start(folder: Path, options: Sequence[str] = ()) -> Stack:

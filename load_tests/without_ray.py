@@ -1,0 +1,111 @@
+"""A stack without Ray: NATS, every service in a process of its own, and a node whose runner is a plain process.
+
+It starts in a third of the time of the embedded stack, and nothing in it is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from controlplane.config import Identity, load
+from load_tests.pipeline import USER, a_server, a_server_pid
+from load_tests.slurm import free_port
+from load_tests.stack import UP_S_MAX, Stack, ready, until
+from runtime.settings import RunnerSettings
+from runtime.supervised import LauncherClient
+
+SERVICES: Final = ("submission", "environments", "scheduling", "monitoring", "gateway")
+NODE: Final = "n1"
+TEAM: Final = "default"
+
+
+@contextmanager
+def running(config: str = "") -> Iterator[Stack]:
+    """Such a stack while inside; `config`: its TOML. `Stack.children` has NATS, the services and `runner`."""
+    with tempfile.TemporaryDirectory(prefix="headrace-") as temporary, ExitStack() as processes:
+        folder = Path(temporary)
+        password, token, otlp_secret = (os.urandom(16).hex() for _ in range(3))
+        url = processes.enter_context(a_server(folder, password))
+        (folder / "headrace.toml").write_text(config)
+        settings = msgspec.structs.replace(
+            load(folder / "headrace.toml", {}, {}),
+            state=str(folder),
+            nats_url=url,
+            nats_user=USER,
+            nats_password=password,
+            gateway_port=free_port(),
+            otlp_port=free_port(),
+            otlp_secret=otlp_secret,
+            tokens={hashlib.sha256(token.encode()).hexdigest(): Identity(team=TEAM, user="ada", operator=True)},
+        )
+        (folder / "run").mkdir()
+        (folder / "logs").mkdir()
+        file = folder / "run" / "config.json"
+        file.write_bytes(msgspec.json.encode(settings))
+        doors = {name: free_port() for name in SERVICES}
+        pids = {"nats": a_server_pid(folder)}
+        for name, port in doors.items():
+            command = ["-m", "controlplane", name, "--config", str(file), "--set", f"health_port={port}"]
+            pids[name] = processes.enter_context(_process(name, command, folder))
+        runner = RunnerSettings(
+            node=NODE,
+            folder=str(folder / "nodes" / NODE),
+            nats_url=url,
+            nats_user=USER,
+            nats_password=password,
+            blobs_url=settings.blobs,
+            otlp_url=settings.otlp,
+            otlp_secret=otlp_secret,
+            gpus=0,
+            pythons=("3.11.7",),
+        )
+        (folder / "runner.json").write_bytes(msgspec.json.encode(runner))
+        processes.callback(lambda: asyncio.run(LauncherClient(Path(runner.folder)).retire()))
+        command = ["-m", "runtime.runner", "--settings", str(folder / "runner.json")]
+        pids["runner"] = processes.enter_context(_process("runner", command, folder))
+        until(lambda: all(map(ready, doors.values())), limit_s=UP_S_MAX, what="every service")
+        about = {
+            "url": f"http://127.0.0.1:{settings.gateway_port}",
+            "token": token,
+            "nats": url,
+            "nats_user": USER,
+            "nats_password": password,
+            "otlp": settings.otlp,
+            "node": NODE,
+        }
+        (folder / "stack.json").write_text(json.dumps(about))
+        (folder / "secrets.json").write_text(json.dumps({"otlp_secret": otlp_secret}))
+        (folder / "run" / "children.json").write_text(
+            json.dumps([{"name": name, "pid": pid} for name, pid in pids.items()])
+        )
+        stack = Stack(folder)
+        until(stack.is_well, limit_s=UP_S_MAX, what="a stack that is well")
+        yield stack
+
+
+@contextmanager
+def _process(name: str, arguments: list[str], folder: Path) -> Iterator[int]:
+    """A process of Python while inside; gives its pid."""
+    with (folder / "logs" / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        process.kill()
+        process.wait()

@@ -107,6 +107,7 @@ class Core:
         for node in self._truth.fleet.nodes.values():
             node.decided = node.claims = node.timer_at = None
             node.heard_at = 0.0
+            self._truth.fleet.index(node)
 
     def hear(self, exchange: m.Exchange, now: float) -> bool:
         """What a node has, as it says itself. False: nobody leads here, or there are too many nodes."""
@@ -119,6 +120,7 @@ class Core:
         node = node or truth.fleet.node(exchange.node)
         rebooted = node.is_known and exchange.boot != node.boot
         node.heard_at, node.claims = now, exchange
+        truth.fleet.index(node)
         truth.nodes_due[node.name] = node
         listed = set()
         for live in exchange.attempts:

@@ -136,7 +136,7 @@ def _resources(truth: Truth, queue: Queue, job: Job) -> list[m.Hindrance]:
 def _closed(node: Node) -> str:
     """Why a node takes no jobs."""
     if node.state == "ready":
-        return f"{node.name} can start none ({node.capacity.cannot_start})"
+        return f"{node.name} can start none ({node.cannot_start})"
     return f"{node.name} is {node.state}"
 
 

@@ -52,7 +52,12 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     @property
     def is_open(self) -> bool:
         """Whether attempts may be placed on it."""
-        return bool(self.state == "ready" and not self.capacity.cannot_start)
+        return bool(self.state == "ready" and not self.cannot_start)
+
+    @property
+    def cannot_start(self) -> str:
+        """Why it can start nothing, by the ledger, or by its own word that is not in the ledger yet."""
+        return self.capacity.cannot_start or (self.claims.capacity.cannot_start if self.claims is not None else "")
 
     @property
     def is_known(self) -> bool:

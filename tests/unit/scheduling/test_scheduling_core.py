@@ -323,6 +323,18 @@ def test_a_node_that_can_start_nothing_gets_nothing_until_it_can() -> None:
     assert world.gpus("j1")[0] == "n2"
 
 
+def test_the_round_that_takes_back_what_found_no_room_places_nothing_there() -> None:
+    world = a_world()
+    world.submit(a_job("j1", tier="gpu8"), a_job("j2", tier="gpu8"))
+    world.settle()
+    able = world.capacities["n1"]
+    world.capacities["n1"] = msgspec.structs.replace(able, cannot_start="its disk is full")
+    world.end("j1", an_end("output_failed", message="No space left on device"))
+    assert kinds(world.decide()) == ["requeued", "node_joined"]
+    world.core.end_term()
+    world.core.check()
+
+
 def test_what_runs_on_a_node_that_can_start_nothing_runs_on() -> None:
     world = a_world()
     world.submit(a_job())

@@ -54,11 +54,12 @@ class Process:
 
     def start(self) -> None:
         self.starts += 1
+        path = (self._environment.get("PYTHONPATH"), str(self.tree), str(self.tree / "sdk"))
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=self.tree,
-                env={**self._environment, "PYTHONPATH": f"{self.tree}:{self.tree}/sdk"},
+                env={**self._environment, "PYTHONPATH": os.pathsep.join(filter(None, path))},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -27,8 +27,8 @@ from load_tests.faults.proxy import Proxy
 from load_tests.faults.schedule import SERVICES
 
 HOST: Final = "127.0.0.1"
-FAKETIME: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
-"""Debian's `libfaketime`; without it clocks are not stepped."""
+STEPPED: Final = Path(__file__).parent / "stepped"
+"""A folder that gives Python a wall clock which can be set."""
 NODE_DISK: Final = 64 * 1024**2
 NATS_DISK: Final = 256 * 1024**2
 NATS_PROMISED: Final = 1024**4
@@ -153,7 +153,7 @@ class World:
         for pid, _ in of_nodes(self.folder):
             send(pid, signal.SIGCONT)
         for clock in (self.folder / "clocks").iterdir():
-            clock.write_text("+0")
+            clock.write_text("0")
         for disk in self.disks.values():
             disk.make_room()
 
@@ -276,17 +276,9 @@ class World:
 
     def _clock(self, name: str) -> dict[str, str]:
         """A wall clock of its own, that can be stepped."""
-        if not FAKETIME.exists():
-            return {}
         clock = self.folder / "clocks" / name
-        clock.write_text("+0")
-        return {
-            "LD_PRELOAD": str(FAKETIME),
-            "FAKETIME_TIMESTAMP_FILE": str(clock),
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_DONT_RESET": "1",
-        }
+        clock.write_text("0")
+        return {"HEADRACE_FAULTS_CLOCK": str(clock), "PYTHONPATH": str(STEPPED)}
 
     def _add(self, name: str, command: list[str], more: dict[str, str] | None = None, *, may_end: bool = False) -> None:
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(more or {})}  # they are started often

@@ -106,6 +106,8 @@ class Launcher:
                     if self._place is not None:
                         self._place.remove()
                     os._exit(0)
+        except TimeoutError:
+            return  # it asks again if it is a runner that was slow
         except (OSError, ValueError, TypeError) as error:
             _complain(connection, str(error))
 

@@ -28,6 +28,7 @@ CONNECT_AGAIN_S: Final = (0.005, 1.0)
 """First and longest pause while a supervisor that lives does not listen: just forked, or just ending."""
 LOOK_S: Final = 5.0
 """After such a silence it is looked whether who should speak was stopped: a job of the same user can do that."""
+LAUNCH_TRIES: Final = 3
 WAKES_MAX: Final = 6
 """A supervisor that is found stopped so often in a row is ended: it guards nothing."""
 
@@ -222,22 +223,27 @@ class LauncherClient:
 
     async def launch(self, name: str) -> Supervised:
         """Start the supervisor of the attempt that is laid out in `attempts/<name>`. Raises LaunchFailed."""
+        for _ in range(LAUNCH_TRIES):
+            supervised = await self._try_launch(name)
+            if supervised is not None:
+                return supervised
+            await self.ensure()
+        raise LaunchFailed(f"no launcher took the request; see {self._folder / launcher.LOG}")
+
+    async def _try_launch(self, name: str) -> Supervised | None:
+        """None: it was not launched, for certain, and nobody said why: the launcher is gone, or we were too slow."""
         folder = self._folder / launcher.ATTEMPTS / name
         try:
             streams = await self._request(name)
-        except OSError:  # no launcher: it never took the request
-            await self.ensure()
-            try:
-                streams = await self._request(name)
-            except OSError as error:
-                raise LaunchFailed(f"the launcher cannot be reached: {error}") from error
+        except OSError:
+            return None
         line = await self._answer(streams[0])
         if line.startswith(b'{"error"'):
             streams[1].close()
             raise LaunchFailed(json.loads(line)["error"])
         if not line and standing(folder) is Standing.NEVER_LAUNCHED:
             streams[1].close()
-            raise LaunchFailed("the launcher died before it took the request")
+            return None
         return Supervised(folder, streams, line)
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:

@@ -81,6 +81,26 @@ async def test_a_stopped_one_is_woken(node: Node, monkeypatch: pytest.MonkeyPatc
     assert (await (await node.sh("exit 6")).end()).exit_code == 6
 
 
+async def test_a_request_that_no_launcher_took_is_made_again(node: Node) -> None:
+    """One that died after it had accepted the connection, or did not wait for a runner that was slow."""
+
+    async def die(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dying.close()
+        writer.close()
+
+    await node.launcher.retire()
+    dying = await asyncio.start_unix_server(die, node.folder / launcher.SOCKET)
+    assert (await (await node.sh("exit 6")).end()).exit_code == 6
+
+
+async def test_a_client_that_says_nothing_is_left_without_a_word(node: Node) -> None:
+    await node.launcher.ensure()
+    reader, writer = await supervised.connect(node.folder, launcher.SOCKET)
+    async with asyncio.timeout(10 * launcher.REQUEST_WAIT_S):
+        assert await reader.read() == b""
+    writer.close()
+
+
 async def test_a_name_that_leads_elsewhere_is_refused(node: Node) -> None:
     for name in ("..", "", "../../etc", "no-such-attempt"):
         with pytest.raises(LaunchFailed):

@@ -128,6 +128,8 @@ class _Stage:
         while open_jobs and time.monotonic() - begun < limit_s:
             await asyncio.sleep(LOOK_S)
             open_jobs = await self._views(self.world.gateways[0], "?state=active&limit=500")
+            if not open_jobs:
+                open_jobs = await self._not_yet_jobs()
             held = [view["job"] for view in open_jobs if view.get("held")]
             for job in held:  # submitted and held while nobody could be told
                 await self.clients.release(job)
@@ -136,6 +138,12 @@ class _Stage:
             some = [(view.get("name"), view.get("state"), view.get("attempt")) for view in open_jobs[:5]]
             self._verdict.violations.append(f"liveness: {len(open_jobs)} jobs did not end in {limit_s:.0f} s: {some}")
         return not open_jobs
+
+    async def _not_yet_jobs(self) -> list[dict[str, Any]]:
+        """Submits that were acknowledged and wait: where the ledger was full, they are tried again in half a minute."""
+        names = {view.get("name") for view in await self._views(self.world.gateways[0], "?limit=500")}
+        acknowledged = {each.id for each in self.clients.acknowledged if each.what == "submit"}
+        return [{"name": name, "state": "not a job"} for name in sorted(acknowledged - names)]
 
     async def _views(self, gateway: str, query: str) -> list[dict[str, Any]]:
         """Every page; a view that says so itself when nobody answers."""

@@ -214,12 +214,14 @@ class _Stage:
 
     async def _log(self, job: str, attempt: int, stream: str) -> tuple[str, bool]:
         """What there is, and whether that is said to be all."""
-        text, path = "", f"{self.world.gateways[0]}/v1/jobs/{job}/log?attempt={attempt}&stream={stream}&offset="
+        text, offset = "", 0
+        path = f"{self.world.gateways[0]}/v1/jobs/{job}/log?attempt={attempt}&stream={stream}"
         while True:
-            part, is_all = await asyncio.to_thread(fetch, f"{path}{len(text)}")
-            if not part:
-                return text, is_all
-            text += part.decode("utf-8", "replace")
+            piece = await asyncio.to_thread(fetch, f"{path}&offset={offset}")
+            if not piece.data:
+                return text, piece.is_all
+            text += piece.data.decode("utf-8", "replace")
+            offset = piece.offset + len(piece.data)
 
     async def _get(self, path: str) -> tuple[int, Any]:
         return await asyncio.to_thread(call, self.world.gateways[0], "GET", path)

@@ -173,14 +173,23 @@ def call(gateway: str, method: str, path: str, body: object = None, *, timeout_s
         return 0, None
 
 
-def fetch(url: str) -> tuple[bytes, bool]:
-    """A piece of output, and whether nothing will come behind it; nothing when nobody answered."""
+class Piece(NamedTuple):
+    """Of an output. A line that stands for missing bytes may be shorter than they were: `offset` says where it is."""
+
+    data: bytes = b""
+    offset: int = 0
+    is_all: bool = False
+
+
+def fetch(url: str) -> Piece:
+    """A piece of output; an empty one when nobody answered."""
     request = urllib.request.Request(url, headers={"authorization": f"Bearer {TOKEN}"})
     try:
         with urllib.request.urlopen(request, timeout=CALL_S) as answer:
-            return answer.read(), answer.headers.get("hr-complete") == "1"
+            headers = answer.headers
+            return Piece(answer.read(), int(headers["hr-offset"]), headers["hr-complete"] == "1")
     except OSError:
-        return b"", False
+        return Piece()
 
 
 def _decoded(body: bytes) -> Any:

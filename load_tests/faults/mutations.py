@@ -82,6 +82,7 @@ MUTATIONS: Final = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m load_tests.faults.mutations", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="the first one")
     parser.add_argument("--seeds", type=int, default=10, help="so many are played at most")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--servers", type=int, choices=(1, 3), default=1)
@@ -104,7 +105,7 @@ def play(mutation: Mutation, options: argparse.Namespace) -> dict[str, Any]:
             if what not in text:
                 raise SystemExit(f"mutation {mutation.name!r}: {file} does not hold {what!r} any more")
             (tree / file).write_text(text.replace(what, instead))
-        for seed in range(1, options.seeds + 1):
+        for seed in range(options.seed, options.seed + options.seeds):
             wrong = _violations(seed, tree, options)
             if wrong:
                 print(f"{mutation.name}: seed {seed}: {wrong[0]}", flush=True)

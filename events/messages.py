@@ -445,6 +445,8 @@ class QueueSet(Fact, frozen=True, kw_only=True, tag="queue_set"):
     running_max: int | None = None
     gpus_max: int | None = None
     paused: bool = False
+    policy: Literal["slowdown", "fcfs", "sjf", "saf", "wfp3"] = "slowdown"
+    """What decides between its jobs of one priority."""
 
 
 QueueFact = QueueSet

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, bits, held_by
-from controlplane.scheduling.queues import Queue
+from controlplane.scheduling.queues import Queue, line_key
 from controlplane.scheduling.truth import Truth
 from events import messages as m
 from events.lifecycle import HOLDS_RESOURCES, State
@@ -93,7 +93,7 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
     waiting = sorted((-job.priority, job.rank, job.id) for job in mine if job.life.state is State.QUEUED)
     if waiting != list(queue.waiting):
         yield f"queue {queue.key} has its waiting jobs wrong"
-    in_line = {job.key for line in queue.lines.values() for _, _, job in line}
+    in_line = {job.key for line in queue.lines.values() for *_, job in line}
     eligible = {
         job.key
         for job in mine
@@ -101,6 +101,8 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
     }
     if in_line != eligible or in_line != {job.key for job in mine if job.in_line}:
         yield f"queue {queue.key} has its lines wrong: {sorted(in_line ^ eligible)}"
+    if any(line_key(entry[4]) != key for key, line in queue.lines.items() for entry in line):
+        yield f"queue {queue.key} has a job in the wrong line"
     if any(not line or list(line) != sorted(line) for line in queue.lines.values()):
         yield f"queue {queue.key} has an empty line, or one out of order"
     held = (

@@ -18,6 +18,7 @@ from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
 from controlplane.scheduling.nodes import Node, allocate
 from controlplane.scheduling.placing import Placing
+from controlplane.scheduling.queues import Moment
 from controlplane.scheduling.truth import Truth
 from events import messages as m
 from events import subjects
@@ -170,7 +171,7 @@ class Core:
         decisions: list[Decision] = []
         self._decide_jobs(decisions)
         self._decide_nodes(decisions, silence, now)
-        nodes = self._place(decisions)
+        nodes = self._place(decisions, Moment(now, truth.totals()))
         more = len(decisions) >= ROUND_MAX
         return Round(tuple(decisions), tuple(nodes), more)
 
@@ -246,13 +247,13 @@ class Core:
         """Whether attempts of before a restart are still on its books: the new boot id would hide them."""
         return any(job.gone_why for job in node.jobs.values())
 
-    def _place(self, decisions: list[Decision]) -> dict[str, None]:
+    def _place(self, decisions: list[Decision], moment: Moment) -> dict[str, None]:
         """Place what waits; gives the nodes that get something, in order."""
         truth = self._truth
         nodes: dict[str, None] = {}
         if len(decisions) >= ROUND_MAX:
             return nodes
-        for job, node, why in Placing(truth.fleet, truth.queues, truth.totals()).choices():
+        for job, node, why in Placing(truth.fleet, truth.queues, moment, depth=self.settings.backfill_depth).choices():
             allocations = (allocate(node, job.shape),)
             fact = m.Placed(term=truth.term, attempt=job.life.attempt + 1, allocations=allocations, why=why)
             self._decide_about(job, fact, decisions)

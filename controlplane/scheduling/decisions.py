@@ -57,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     suspect_s: float = 20.0
     lease_s: float = 900.0
     """0: silence alone never loses a node."""
+    backfill_depth: int = 1
+    """How many jobs that do not fit now have a reservation that later ones must not delay."""
     margin_s: float = 13.0
     """On top of the lease, before a silent node is lost: clocks, and how long a deposed leader may still answer."""
 

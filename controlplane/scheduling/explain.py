@@ -10,7 +10,7 @@ from typing import Final
 from controlplane.scheduling.ends import span
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node
-from controlplane.scheduling.queues import Queue
+from controlplane.scheduling.queues import Moment, Queue
 from controlplane.scheduling.truth import Truth
 from events import messages as m
 from events import subjects
@@ -32,12 +32,13 @@ def why(truth: Truth, team: str, job_id: str, now: float) -> m.Why | None:
     if job.life.state is not State.QUEUED:
         return m.Why(job=job_id, state=job.life.state.value, summary=_where(job))
     queue = truth.queue_of(job)
-    hindrances = (*_parked(truth, job, now), *_queue(queue, job), *_resources(truth, queue, job))
+    position = queue.position(job, Moment(now, truth.totals()))
+    hindrances = (*_parked(truth, job, now), *_queue(queue, job), *_resources(truth, position, job))
     first = next((hindrance.message for hindrance in hindrances if not hindrance.ok), "about to be placed")
     return m.Why(
         job=job_id,
         state=job.life.state.value,
-        position=queue.position(job),
+        position=position,
         of=len(queue.waiting),
         hindrances=hindrances,
         summary=first,
@@ -98,7 +99,7 @@ def _queue(queue: Queue, job: Job) -> list[m.Hindrance]:
     return [_yes("queue", f"queue {name} lets it run")]
 
 
-def _resources(truth: Truth, queue: Queue, job: Job) -> list[m.Hindrance]:
+def _resources(truth: Truth, position: int, job: Job) -> list[m.Hindrance]:
     """What the nodes say."""
     fleet, shape = truth.fleet, job.shape
     known = [node for node in fleet.nodes.values() if node.is_known]
@@ -113,9 +114,8 @@ def _resources(truth: Truth, queue: Queue, job: Job) -> list[m.Hindrance]:
         message = f"no node is large enough: it asks for {_asks(job)}, {has}"
         return [_no("node", message, asked=float(shape.gpus), free=float(biggest.gpus))]
     if fleet.best(shape) is not None:
-        ahead = queue.position(job) - 1
-        if ahead:
-            return [_yes("resources", "a node has room"), _no("order", _ahead(ahead))]
+        if position > 1:
+            return [_yes("resources", "a node has room"), _no("order", _ahead(position - 1))]
         return [_yes("resources", "a node has room"), _no("order", "its turn comes next, or another queue's before it")]
     is_open = [node for node in large if node.is_open]
     if not is_open:

@@ -6,6 +6,7 @@ have told and what was decided and is not in the ledger yet. It may be forgotten
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Final, NamedTuple
 
@@ -51,6 +52,14 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     rank: Rank
     priority: int
     queued_at: float
+    front: int = 0
+    """Below zero: it was moved to the front, the last one that was the furthest."""
+    order_at: float = 0.0
+    """From when its wait counts in the order of its queue: its own, or that of the job it was moved beside."""
+    order_s: float = 0.0
+    """The estimate that counts there."""
+    guard_at: float = math.inf
+    """From then on it is served before all that are not guarded, the oldest first."""
     traceparent: str = ""
     not_before: float = 0.0
     """After a failed attempt it waits a little."""

@@ -6,7 +6,7 @@ first node of the first bucket that has enough of everything: whole nodes stay w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -109,23 +109,12 @@ class Totals(NamedTuple):
     memory_bytes: int
     gpus: int
 
-
-class Reserved(NamedTuple):
-    """The node that a job which fits nowhere yet keeps others from."""
-
-    node: str
-    shape: Shape
-
-    def admits(self, node: Node, shape: Shape) -> bool:
-        """Whether a job of this shape leaves the node as near to having room for the first as it is now."""
-        if node.name != self.node:
-            return True
-        return (
-            shape.gpus == 0
-            and self.shape.gpus > 0
-            and node.free_milli_cpus - shape.milli_cpus >= self.shape.milli_cpus
-            and node.free_memory_bytes - shape.memory_bytes >= self.shape.memory_bytes
-            and node.free_launch_bytes - shape.launch_bytes >= self.shape.launch_bytes
+    def share(self, shape: Shape) -> float:
+        """The largest part of anything that a job of this shape takes: its dominant share."""
+        return max(
+            shape.milli_cpus / (self.milli_cpus or 1),
+            shape.memory_bytes / (self.memory_bytes or 1),
+            shape.gpus / (self.gpus or 1),
         )
 
 
@@ -208,28 +197,14 @@ class Fleet:
             bucket.add((where[1], node.name))
         node.indexed = where
 
-    def best(self, shape: Shape, reserved: Reserved | None = None) -> Node | None:
-        """The open node with the least left over that takes a job of this shape now."""
+    def best(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> Node | None:
+        """The open node with the least left over that takes a job of this shape now, of those that are admitted."""
         for free_gpus in self._buckets.irange(minimum=shape.gpus):
             for _, name in self._buckets[free_gpus].irange(minimum=(shape.milli_cpus, "")):
                 node = self.nodes[name]
-                if node.fits(shape) and (reserved is None or reserved.admits(node, shape)):
+                if node.fits(shape) and (admits is None or admits(node)):
                     return node
         return None
-
-    def nearest(self, shape: Shape) -> Node | None:
-        """The open node that is large enough for this shape and has the most free: where it will fit soonest."""
-        fitting = [node for node in self.nodes.values() if node.is_open and node.could_fit(shape)]
-        return max(
-            fitting,
-            key=lambda node: (
-                min(node.free_gpus.bit_count(), shape.gpus),
-                min(node.free_milli_cpus, shape.milli_cpus),
-                min(node.free_memory_bytes, shape.memory_bytes),
-                node.name,
-            ),
-            default=None,
-        )
 
     def could_fit(self, shape: Shape) -> bool:
         """Whether any known node is large enough."""

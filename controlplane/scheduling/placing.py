@@ -2,9 +2,8 @@
 
 1. Of several queues, the one that holds the least for its weight is served first (the largest of its shares of CPUs,
    memory and GPUs counts).
-2. In a queue: priority, then the order of submission with its moves.
-3. A job that fits nowhere now lets later ones pass, but keeps one node for itself: the one that has most of what it
-   needs. Only one job at a time, the first that was met, does so; nothing that needs what it waits for is placed there.
+2. In a queue: priority, what was moved to the front, then the queue's policy (`order`).
+3. The first `depth` jobs that do not fit now have a reservation (`backfill`); later ones go where they delay none.
 4. A job that its queue's limit on GPUs holds back holds back the later GPU jobs of that queue, unless the limit would
    never let it run.
 5. A job that is larger than every node waits, and is in nobody's way.
@@ -14,13 +13,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from controlplane.scheduling.backfill import Plan
 from controlplane.scheduling.jobs import Job, Shape
-from controlplane.scheduling.nodes import Fleet, Node, Reserved, Totals
-from controlplane.scheduling.queues import Head, Queue, QueueKey
+from controlplane.scheduling.nodes import Fleet, Node, Totals
+from controlplane.scheduling.order import shortest_of
+from controlplane.scheduling.queues import Head, Moment, Queue, QueueKey
 
-WEIGHT_MIN = 1e-6
+WEIGHT_MIN: Final = 1e-6
 
 
 class Choice(NamedTuple):
@@ -32,9 +33,10 @@ class Choice(NamedTuple):
 class _Contender:
     """A queue with what is left to try of it in this round."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, moment: Moment) -> None:
         self.queue = queue
-        self.heads: list[Head] = queue.heads()
+        self.heads: list[Head] = queue.heads(moment)
+        heapq.heapify(self.heads)
         self.gpus_blocked = False
 
 
@@ -51,20 +53,23 @@ def share(queue: Queue, totals: Totals) -> float:
 class Placing:
     """One pass over the queues. The caller takes what each choice says before it asks for the next one."""
 
-    def __init__(self, fleet: Fleet, queues: dict[QueueKey, Queue], totals: Totals) -> None:
+    def __init__(self, fleet: Fleet, queues: dict[QueueKey, Queue], moment: Moment, *, depth: int) -> None:
         self._fleet = fleet
-        self._totals = totals
+        self._moment = moment
+        self._depth = depth
         self._contenders = {
-            queue.key: _Contender(queue) for queue in queues.values() if queue.lines and not queue.settings.paused
+            queue.key: _Contender(queue, moment)
+            for queue in queues.values()
+            if queue.lines and not queue.settings.paused
         }
-        waiting = {shape for contender in self._contenders.values() for _, shape in contender.queue.lines}
+        waiting = {key.shape for contender in self._contenders.values() for key in contender.queue.lines}
         self._room = {shape for shape in waiting if fleet.best(shape) is not None}
         """Shapes that some open node has room for."""
-        self._reserved: Reserved | None = None
+        self._plan = Plan(fleet, moment.now)
 
     def choices(self) -> Iterator[Choice]:
         """What should be placed, one after the other."""
-        order = [(share(c.queue, self._totals), key) for key, c in self._contenders.items()]
+        order = [(share(c.queue, self._moment.totals), key) for key, c in self._contenders.items()]
         heapq.heapify(order)
         while order and self._room:
             _, key = heapq.heappop(order)
@@ -73,21 +78,33 @@ class Placing:
             if choice is None:
                 continue
             yield choice
-            self._placed(contender, choice.job)
-            heapq.heappush(order, (share(contender.queue, self._totals), key))
+            self._placed(contender, choice)
+            heapq.heappush(order, (share(contender.queue, self._moment.totals), key))
 
     def _next(self, contender: _Contender) -> Choice | None:
         """The first job of the queue that can be placed now; None: no other can."""
         queue = contender.queue
         while contender.heads and not queue.is_full:
-            job = contender.heads[0][3]
+            head = contender.heads[0]
+            job = head.job
             if self._may_try(contender, job.shape):
-                node = self._fleet.best(job.shape, self._reserved) if job.shape in self._room else None
+                admits = (lambda node, job=job: self._plan.admits(node, job)) if self._plan.reservations else None
+                node = self._fleet.best(job.shape, admits) if job.shape in self._room else None
                 if node is not None:
                     return Choice(job, node, why(job, queue))
-                self._reserve(job.shape)
+                if len(self._plan.reservations) < self._depth:
+                    self._plan.reserve(job)
+                if self._may_pass(head) and (behind := queue.behind(head, self._moment)) is not None:
+                    heapq.heapreplace(contender.heads, behind)
+                    continue
             heapq.heappop(contender.heads)
         return None
+
+    def _may_pass(self, head: Head) -> bool:
+        """Whether a shorter job of the same line could end before what the head of it would delay."""
+        if head.job.shape not in self._room:
+            return False
+        return shortest_of(head.line.bucket) <= self._plan.window_s(head.job.shape)
 
     def _may_try(self, contender: _Contender, shape: Shape) -> bool:
         if shape.gpus == 0:
@@ -98,21 +115,16 @@ class Placing:
             contender.gpus_blocked = True
         return not contender.gpus_blocked
 
-    def _reserve(self, shape: Shape) -> None:
-        if self._reserved is None:
-            node = self._fleet.nearest(shape)
-            if node is not None:
-                self._reserved = Reserved(node.name, shape)
-
-    def _placed(self, contender: _Contender, job: Job) -> None:
-        """The job left its line: the one behind it is a head now. And there may be room for less than before."""
-        behind = contender.queue.head_behind(job)
-        if behind is None:
+    def _placed(self, contender: _Contender, choice: Choice) -> None:
+        """The job left its line: another one stands there now. And there may be room for less than before."""
+        after = contender.queue.after_leaving(contender.heads[0], self._moment)
+        if after is None:
             heapq.heappop(contender.heads)
         else:
-            heapq.heapreplace(contender.heads, behind)
-        if self._fleet.best(job.shape) is None:
-            self._room.discard(job.shape)
+            heapq.heapreplace(contender.heads, after)
+        self._plan.changed(choice.node.name)
+        if self._fleet.best(choice.job.shape) is None:
+            self._room.discard(choice.job.shape)
 
 
 def why(job: Job, queue: Queue) -> str:

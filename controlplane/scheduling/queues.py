@@ -1,25 +1,62 @@
 """The queues: who waits in which order, and what each queue holds. Pure.
 
-A queue keeps all its waiting jobs in order (that gives a position), and those that may run now once more in *lines*:
-jobs of one priority and one shape, which no node can tell apart. Only the head of a line is ever looked at, so the
-cost of a decision grows with the number of lines, and not with the number of jobs that wait.
+A queue keeps all its waiting jobs by rank (a move needs that), and those that may run now once more in *lines*: jobs of
+one priority, one shape and about one estimate, which neither a node nor the queue's policy can tell apart but by age.
+Only heads of lines are looked at, so the cost of a decision grows with the number of lines, and not with the number of
+jobs that wait.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sortedcontainers import SortedList
 
+from controlplane.scheduling import order
 from controlplane.scheduling.jobs import Job, Rank, Shape
+from controlplane.scheduling.nodes import Totals
 from events import messages as m
 
 QueueKey = tuple[str, str]
-LineKey = tuple[int, Shape]
-Head = tuple[int, Rank, str, Job]
-"""Sorts as the queue does: by priority (negative), rank, and id as the last word."""
+
+
+class LineKey(NamedTuple):
+    """What the jobs of a line have in common."""
+
+    priority: int
+    """Negative: the highest comes first."""
+    shape: Shape
+    bucket: int
+    """Of their estimates (`order.bucket`)."""
+
+
+Standing = tuple[int, float, Rank, str, Job]
+"""How jobs of one line are sorted: moved to the front, by what the policy sorts a line by, by rank, by id."""
+
+
+class Moment(NamedTuple):
+    """What an order goes by beside the jobs: the time, and what there is in all."""
+
+    now: float
+    totals: Totals
+
+
+class Head(NamedTuple):
+    """A job that could be next, and the line in which it stands. Sorts as the queue does."""
+
+    priority: int
+    front: int
+    is_unguarded: bool
+    score: float
+    rank: Rank
+    id: str
+    job: Job
+    line: LineKey
+    place: int
+    """Its place in that line."""
 
 
 class Queue(msgspec.Struct, eq=False):
@@ -32,7 +69,7 @@ class Queue(msgspec.Struct, eq=False):
     waiting: Any = msgspec.field(default_factory=SortedList)
     """(−priority, rank, id) of every queued job, also of those that cannot run now."""
     lines: dict[LineKey, Any] = msgspec.field(default_factory=dict)
-    """(rank, id, job) of those that can, by priority and shape; no line is empty."""
+    """`Standing` of each of those that can; no line is empty."""
     running: int = 0
     gpus: int = 0
     milli_cpus: int = 0
@@ -54,9 +91,22 @@ class Queue(msgspec.Struct, eq=False):
         self.waiting.remove((-job.priority, job.rank, job.id))
         job.waits = False
 
-    def position(self, job: Job) -> int:
-        """Its place, from 1."""
-        return int(self.waiting.bisect_left((-job.priority, job.rank, job.id))) + 1
+    def position(self, job: Job, moment: Moment) -> int:
+        """Its place among those that may run, from 1, were it one of them."""
+        mine = self._head(job, line_key(job), 0, moment)[:6]
+        return 1 + sum(self._ahead(key, mine, moment) for key in self.lines)
+
+    def _ahead(self, key: LineKey, mine: tuple[Any, ...], moment: Moment) -> int:
+        """How many jobs of a line come before one that would stand so. Inside a line the order is the policy's, too."""
+        line = self.lines[key]
+        low, high = 0, len(line)
+        while low < high:
+            middle = (low + high) // 2
+            if self._head(line[middle][4], key, middle, moment)[:6] < mine:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def rank_beside(self, other: Job | None, *, after: bool) -> Rank:
         """A rank directly before or after another waiting job of its priority; None: before all of the queue."""
@@ -82,30 +132,64 @@ class Queue(msgspec.Struct, eq=False):
 
     def enter(self, job: Job) -> None:
         """It may run from now on."""
-        key = (-job.priority, job.shape)
+        key = line_key(job)
         line = self.lines.get(key)
         if line is None:
             line = self.lines[key] = SortedList()
-        line.add((job.rank, job.id, job))
+        line.add(self._standing(job))
         job.in_line = True
 
     def leave(self, job: Job) -> None:
         """It may not, for now."""
-        key = (-job.priority, job.shape)
+        key = line_key(job)
         line = self.lines[key]
-        line.remove((job.rank, job.id, job))
+        line.remove(self._standing(job))
         if not line:
             del self.lines[key]
         job.in_line = False
 
-    def heads(self) -> list[Head]:
-        """The head of each line, in the order of the queue."""
-        return sorted((key[0], *line[0]) for key, line in self.lines.items())
+    def _standing(self, job: Job) -> Standing:
+        return (job.front, order.within_line(self.settings.policy, job.order_s), job.rank, job.id, job)
 
-    def head_behind(self, job: Job) -> Head | None:
-        """The head of the line that this job stood in."""
-        line = self.lines.get((-job.priority, job.shape))
-        return (-job.priority, *line[0]) if line else None
+    def set(self, settings: m.QueueSet, sequence: int) -> None:
+        """Another configuration. Lines are sorted anew where the policy is another one."""
+        standing = [entry[4] for line in self.lines.values() for entry in line]
+        is_other = settings.policy != self.settings.policy
+        for job in standing if is_other else ():
+            self.leave(job)
+        self.settings, self.sequence = settings, sequence
+        for job in standing if is_other else ():
+            self.enter(job)
+
+    def heads(self, moment: Moment) -> list[Head]:
+        """The head of each line."""
+        return [self._head(line[0][4], key, 0, moment) for key, line in self.lines.items()]
+
+    def behind(self, head: Head, moment: Moment) -> Head | None:
+        """The next one in the line of a head that stays where it is."""
+        line, place = self.lines[head.line], head.place + 1
+        return self._head(line[place][4], head.line, place, moment) if place < len(line) else None
+
+    def after_leaving(self, head: Head, moment: Moment) -> Head | None:
+        """Who stands now where a head stood that has left its line."""
+        line = self.lines.get(head.line)
+        if line is None or head.place >= len(line):
+            return None
+        return self._head(line[head.place][4], head.line, head.place, moment)
+
+    def _head(self, job: Job, key: LineKey, place: int, moment: Moment) -> Head:
+        policy = self.settings.policy
+        estimate = job.order_s if order.within_line(policy, 1.0) else order.shortest_of(key.bucket)
+        size = moment.totals.share(key.shape)
+        score = order.score(policy, estimate=estimate, size=size, wait_s=max(0.0, moment.now - job.order_at))
+        if moment.now >= job.guard_at:
+            return Head(key.priority, job.front, False, 0.0, job.rank, job.id, job, key, place)
+        return Head(key.priority, job.front, True, score, job.rank, job.id, job, key, place)
+
+    def in_order(self, moment: Moment) -> Iterator[Job]:
+        """All that may run, the first one first."""
+        heads = [self._head(entry[4], key, 0, moment) for key, line in self.lines.items() for entry in line]
+        return (head.job for head in sorted(heads, key=lambda head: head[:6]))
 
     # -- what it holds ---------------------------------------------------------------------------------------------
 
@@ -132,3 +216,7 @@ class Queue(msgspec.Struct, eq=False):
     def has_gpus_for(self, shape: Shape) -> bool:
         limit = self.settings.gpus_max
         return limit is None or shape.gpus == 0 or self.gpus + shape.gpus <= limit
+
+
+def line_key(job: Job) -> LineKey:
+    return LineKey(-job.priority, job.shape, order.bucket(job.order_s))

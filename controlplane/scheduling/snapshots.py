@@ -18,7 +18,7 @@ from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class _Job(msgspec.Struct, array_like=True):
@@ -33,6 +33,10 @@ class _Job(msgspec.Struct, array_like=True):
     """Numerator and denominator; as hexadecimal text, for they may be of any size, and decimal digits may not."""
     priority: int
     queued_at: float
+    front: int
+    order_at: float
+    order_s: float
+    guard_at: float
     traceparent: str
     not_before: float
     backing_off: bool
@@ -101,8 +105,7 @@ def decode(content: bytes) -> Truth:
     truth = Truth()
     truth.sequence, truth.term, truth.term_sequence = snapshot.sequence, snapshot.term, snapshot.term_sequence
     for team, name, settings, sequence in snapshot.queues:
-        queue = truth.queue(team, name)
-        queue.settings, queue.sequence = settings, sequence
+        truth.queue(team, name).set(settings, sequence)
     for digest, state, lock, python, reason in snapshot.environments:
         environment = truth.environment(digest)
         environment.state, environment.lock, environment.python, environment.reason = state, lock, python, reason
@@ -129,6 +132,10 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         rank=(f"{job.rank.numerator:x}", f"{job.rank.denominator:x}"),
         priority=job.priority,
         queued_at=job.queued_at,
+        front=job.front,
+        order_at=job.order_at,
+        order_s=job.order_s,
+        guard_at=job.guard_at,
         traceparent=job.traceparent,
         not_before=job.not_before,
         backing_off=job.not_before > 0.0 and job.life.state is State.QUEUED,
@@ -153,6 +160,10 @@ def _to_job(record: _Job) -> Job:
         rank=numerator if denominator == 1 else Fraction(numerator, denominator),
         priority=record.priority,
         queued_at=record.queued_at,
+        front=record.front,
+        order_at=record.order_at,
+        order_s=record.order_s,
+        guard_at=record.guard_at,
         traceparent=record.traceparent,
         not_before=record.not_before,
         backing_off=record.backing_off,

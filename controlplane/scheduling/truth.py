@@ -11,7 +11,8 @@ little after a failed attempt, or asking for what cannot be given at all (then i
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ import msgspec
 from controlplane.scheduling.decisions import Counts, FactEntry
 from controlplane.scheduling.jobs import Job, Key, backoff_s, shape_of
 from controlplane.scheduling.nodes import Fleet, Node, Totals
+from controlplane.scheduling.order import estimate_s
 from controlplane.scheduling.queues import Queue, QueueKey
 from events import messages as m
 from events import subjects
@@ -105,9 +107,7 @@ class Truth:
 
     def _apply_to_queue(self, entry: FactEntry, fact: m.QueueSet) -> None:
         _, team, name = subjects.tokens(entry.subject)
-        queue = self.queue(team, name)
-        queue.settings = fact
-        queue.sequence = entry.sequence
+        self.queue(team, name).set(fact, entry.sequence)
         self.counts.applied += 1
 
     def _apply_to_environment(self, entry: FactEntry, fact: m.EnvironmentFact) -> None:
@@ -187,6 +187,8 @@ class Truth:
             rank=entry.sequence,
             priority=specification.priority,
             queued_at=entry.at,
+            order_at=entry.at,
+            order_s=estimate_s(specification.time_limit_s),
             traceparent=entry.traceparent,
         )
         self.admit(job)
@@ -224,7 +226,8 @@ class Truth:
         self.settle(job)
 
     def on_reprioritised(self, job: Job, fact: m.Reprioritised, entry: FactEntry) -> None:
-        self._reorder(job, priority=fact.priority, rank=job.rank)
+        with self._reordered(job):
+            job.priority = fact.priority
 
     def on_moved(self, job: Job, fact: m.Moved, entry: FactEntry) -> None:
         beside = fact.before or fact.after
@@ -234,14 +237,22 @@ class Truth:
             waits = other is not None and other is not job and other.life.state is State.QUEUED
             if not waits or other is None or self.queue_of(other) is not queue:
                 return  # it has left the queue meanwhile: there is no place beside it any more
-        self._reorder(job, priority=job.priority, rank=queue.rank_beside(other, after=bool(fact.after)))
+        rank = queue.rank_beside(other, after=bool(fact.after))
+        with self._reordered(job):
+            job.rank = rank
+            if other is None:
+                job.front = -entry.sequence
+            else:
+                job.front, job.order_at, job.order_s = other.front, other.order_at, other.order_s
 
-    def _reorder(self, job: Job, *, priority: int, rank: Any) -> None:
+    @contextmanager
+    def _reordered(self, job: Job) -> Iterator[None]:
+        """Inside of this, what its place goes by may change."""
         queue = self.queue_of(job)
         if job.in_line:
             queue.leave(job)
         queue.remove(job)
-        job.priority, job.rank = priority, rank
+        yield
         queue.add(job)
         self.settle(job)
 

@@ -1,0 +1,157 @@
+"""Reservations: what a job that does not fit now will get, and when; nothing may be placed that would delay it. Pure.
+
+Time ahead is a profile of each node: what is free of it now, what comes back when the limits of its jobs are over, what
+reservations will take. A job may start where, from now to its limit, the profile has enough for it.
+
+With one reservation that is EASY (Lifka, "The ANL/IBM SP Scheduling System", JSSPP 1995): what is backfilled ends
+before the shadow time of the first blocked job, or takes only what that job leaves over. With one for each it is
+conservative backfilling (Mu'alem and Feitelson, "Utilization, Predictability, Workloads, and User Runtime Estimates in
+Scheduling the IBM SP2 with Backfilling", TPDS 2001).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from controlplane.scheduling.jobs import Job, Shape
+from controlplane.scheduling.nodes import Fleet, Node
+
+FAR_S: Final = 3e9
+"""Somewhere behind all limits: when a job without one ends."""
+OVERDUE_S: Final = 60.0
+"""A job that has outlived its limit is being stopped: it is taken to hold what it has for so much longer."""
+
+
+class Amounts(NamedTuple):
+    """Of one node. May be below zero."""
+
+    milli_cpus: int
+    memory_bytes: int
+    gpus: int
+    launch_bytes: int
+
+    def __add__(self, other: tuple[int, ...]) -> Amounts:  # type: ignore[override]
+        return Amounts(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+    def __neg__(self) -> Amounts:
+        return Amounts(*(-mine for mine in self))
+
+    def cover(self, need: Amounts) -> bool:
+        return all(mine >= its for mine, its in zip(self, need, strict=True))
+
+
+class Reservation(NamedTuple):
+    """What one job will get, at the latest."""
+
+    job: Job
+    node: str
+    at: float
+    until: float
+    need: Amounts
+
+
+def need_of(shape: Shape) -> Amounts:
+    return Amounts(shape.milli_cpus, shape.memory_bytes, shape.gpus, shape.launch_bytes)
+
+
+def ends_at(job: Job, now: float) -> float:
+    """When what a live job holds is free again, at the latest."""
+    if job.specification.time_limit_s is None:
+        return now + FAR_S
+    at = (job.started_at or job.placed_at or now) + job.specification.time_limit_s
+    return at if at > now else now + OVERDUE_S
+
+
+class Plan:
+    """The reservations of one round."""
+
+    def __init__(self, fleet: Fleet, now: float) -> None:
+        self._fleet = fleet
+        self._now = now
+        self.reservations: list[Reservation] = []
+        self._on: dict[str, list[Reservation]] = {}
+        self._profiles: dict[str, list[tuple[float, Amounts]]] = {}
+
+    def reserve(self, job: Job) -> Reservation | None:
+        """The earliest time and the node at which a blocked job can start; None: no open node is large enough.
+
+        Of several nodes that are free at that time, the one that has the most of what it needs already.
+        """
+        need, length_s = need_of(job.shape), _length_s(job)
+        large = [node for node in self._fleet.nodes.values() if node.is_open and node.could_fit(job.shape)]
+        if not large:
+            return None
+        at, _, name = min((self._earliest(node, need, length_s), _lacking(node, need), node.name) for node in large)
+        reservation = Reservation(job, name, at, at + length_s, need)
+        self.reservations.append(reservation)
+        self._on.setdefault(reservation.node, []).append(reservation)
+        self.changed(reservation.node)
+        return reservation
+
+    def admits(self, node: Node, job: Job) -> bool:
+        """Whether a job that fits on the node now takes nothing away from a reservation."""
+        if node.name not in self._on:
+            return True
+        until = self._now + _length_s(job)
+        return self._lasts(self._profile(node), self._now, until, need_of(job.shape))
+
+    def changed(self, node: str) -> None:
+        """Something was placed there."""
+        self._profiles.pop(node, None)
+
+    def window_s(self, shape: Shape) -> float:
+        """How long a job of this shape may take on the reserved nodes that have room for it now, at the most."""
+        window_s = 0.0
+        for name in self._on:
+            node = self._fleet.nodes[name]
+            if node.is_open and node.fits(shape):
+                profile, need = self._profile(node), need_of(shape)
+                short = next((at for at, free in profile if at > self._now and not free.cover(need)), math.inf)
+                window_s = max(window_s, short - self._now)
+        return window_s
+
+    def _earliest(self, node: Node, need: Amounts, length_s: float) -> float:
+        profile = self._profile(node)
+        for at, free in profile:
+            if free.cover(need) and self._lasts(profile, at, at + length_s, need):
+                return at
+        return math.inf
+
+    def _lasts(self, profile: list[tuple[float, Amounts]], begin: float, end: float, need: Amounts) -> bool:
+        """Whether there is enough all the time from `begin` to before `end`."""
+        current = [free for at, free in profile if at <= begin][-1:]
+        return all(free.cover(need) for free in (*current, *(free for at, free in profile if begin < at < end)))
+
+    def _profile(self, node: Node) -> list[tuple[float, Amounts]]:
+        """(time, what is free from then on), ascending; begins now."""
+        if (known := self._profiles.get(node.name)) is not None:
+            return known
+        changes = [(ends_at(job, self._now), need_of(job.shape)) for job in node.jobs.values()]
+        for reservation in self._on.get(node.name, ()):
+            changes += [(reservation.at, -reservation.need), (reservation.until, reservation.need)]
+        free = _free_of(node)
+        profile = [(self._now, free)]
+        for at, change in sorted(changes):
+            free += change
+            if profile[-1][0] == at:
+                profile[-1] = (at, free)
+            else:
+                profile.append((at, free))
+        self._profiles[node.name] = profile
+        return profile
+
+
+def _free_of(node: Node) -> Amounts:
+    return Amounts(node.free_milli_cpus, node.free_memory_bytes, node.free_gpus.bit_count(), node.free_launch_bytes)
+
+
+def _lacking(node: Node, need: Amounts) -> tuple[int, ...]:
+    """What is missing for this need, GPUs first."""
+    cpus, memory, gpus, launch = (max(0, its - mine) for mine, its in zip(_free_of(node), need, strict=True))
+    return (gpus, cpus, memory, launch)
+
+
+def _length_s(job: Job) -> float:
+    limit_s = job.specification.time_limit_s
+    return 2 * FAR_S if limit_s is None else limit_s

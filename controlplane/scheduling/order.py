@@ -1,0 +1,62 @@
+"""Which job of a queue comes first: the policies, as scores of what a job asked for and how long it has waited. Pure.
+
+The lower score comes first. A score may change with time, but among jobs of one estimate it never turns round: older is
+better, or it does not count. So only the head of each line (`queues`) is scored.
+
+- `slowdown` (default): (wait + 1800 s) / estimate, the largest first: the gradient of bounded slowdown, with a floor so
+  that the shortest do not always win. After LXF (largest expansion factor) of Srinivasan et al., "Characterization of
+  Backfilling Strategies for Parallel Job Scheduling", ICPP 2002 workshops.
+- `fcfs`: in the order of their submission.
+- `sjf`: the shortest estimate first. `saf`: the smallest area first, estimate times share of the machines.
+- `wfp3`: (wait / estimate)^3 times size, the largest first. Tang et al., "Fault-aware, utility-based job scheduling on
+  Blue Gene/P systems", CLUSTER 2009.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+PolicyName = Literal["slowdown", "fcfs", "sjf", "saf", "wfp3"]
+
+FLOOR_S: Final = 1800.0
+"""Added to each wait in `slowdown`."""
+ESTIMATE_S_MIN: Final = 1.0
+UNKNOWN_S: Final = 86_400.0
+"""What a job without a time limit and without history is taken for, where an order needs a number."""
+BUCKETS_PER_OCTAVE: Final = 2
+
+
+def estimate_s(time_limit_s: float | None) -> float:
+    """How long a job is taken to run, where its order is decided."""
+    return max(ESTIMATE_S_MIN, time_limit_s if time_limit_s is not None else UNKNOWN_S)
+
+
+def bucket(estimate: float) -> int:
+    """Jobs whose estimates differ by less than √2 stand in one line."""
+    return math.floor(BUCKETS_PER_OCTAVE * math.log2(estimate))
+
+
+def shortest_of(bucket_: int) -> float:
+    """No estimate in a bucket is shorter."""
+    return float(2.0 ** (bucket_ / BUCKETS_PER_OCTAVE))
+
+
+def within_line(policy: PolicyName, estimate: float) -> float:
+    """What sorts the jobs of one line before their age does."""
+    return estimate if policy in ("sjf", "saf") else 0.0
+
+
+def score(policy: PolicyName, *, estimate: float, size: float, wait_s: float) -> float:
+    """See the top of this file. `size`: the largest share of the machines that a job takes of anything."""
+    match policy:
+        case "slowdown":
+            return -(wait_s + FLOOR_S) / estimate
+        case "fcfs":
+            return 0.0
+        case "sjf":
+            return estimate
+        case "saf":
+            return estimate * size
+        case "wfp3":
+            return -((wait_s / estimate) ** 3) * size

@@ -1,0 +1,89 @@
+"""The scheduler's own core on recorded traces: `python -m load_tests.trace_replay`.
+
+Discrete events around the object that runs in production (`controlplane.scheduling.replay`). First it must reproduce
+what an independent simulator found for the textbook policies (`../shared/data/traces/SOURCES.md`), to the integer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+from controlplane.scheduling.decisions import Settings
+from controlplane.scheduling.order import PolicyName
+from controlplane.scheduling.replay import ALWAYS_HEARD, Arrival, Outcome, Replay
+from events import messages as m
+from load_tests.stack import report
+
+TRACES: Final = Path(__file__).parents[2] / "shared" / "data" / "traces"
+PROCESSORS: Final = 256
+
+
+def swf(file: Path) -> Iterator[Arrival]:
+    """Jobs of a file in the Standard Workload Format (Feitelson). Estimates are the run times."""
+    for line in file.read_text().splitlines():
+        if line.strip() and not line.startswith(";"):
+            number, submit, _, run, processors, *_ = line.split()
+            specification = m.Specification(
+                job=f"j-{int(number):06}",
+                team="trace",
+                user="trace",
+                name=number,
+                queue="default",
+                tier=processors,
+                resources=m.Resources(cpus=float(processors), memory_bytes=0),
+                entrypoint=("true",),
+                time_limit_s=float(run),
+            )
+            yield Arrival(float(submit), specification, float(run))
+
+
+def figures(outcomes: list[Outcome]) -> dict[str, Any]:
+    """bsld: mean of max(1, (wait + run) / max(run, 10 s)); waits in seconds."""
+    waits = sorted(outcome.wait_s for outcome in outcomes)
+    slowdowns = [
+        max(1.0, (outcome.wait_s + outcome.arrival.runs_s) / max(outcome.arrival.runs_s, 10.0)) for outcome in outcomes
+    ]
+    return {
+        "jobs": len(outcomes),
+        "bsld": round(fmean(slowdowns), 2),
+        "wait_s_mean": round(fmean(waits)),
+        "wait_s_p99": round(waits[int(len(waits) * 0.99)]),
+        "wait_s_max": round(waits[-1]),
+        "wait_s_sum": round(sum(waits)),
+        "at_once": sum(wait == 0 for wait in waits),
+        "last_end": round(max(outcome.ended_at for outcome in outcomes)),
+    }
+
+
+def play(file: Path, policy: PolicyName, depth: int) -> dict[str, Any]:
+    begun = time.perf_counter()
+    replay = Replay(
+        Settings(backfill_depth=depth, **ALWAYS_HEARD),
+        {"n1": m.Capacity(cpus=float(PROCESSORS), memory_bytes=0)},
+        {("trace", "default"): m.QueueSet(by="trace", policy=policy)},
+    )
+    outcomes = list(replay.run(swf(file)))
+    return {**figures(outcomes), "took_s": round(time.perf_counter() - begun, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--traces", default="lublin_256.swf,lublin_256_new2.swf")
+    parser.add_argument("--policies", default="fcfs,sjf,slowdown")
+    parser.add_argument("--depth", type=int, default=1)
+    options = parser.parse_args()
+    table = {}
+    for trace in options.traces.split(","):
+        for policy in options.policies.split(","):
+            table[f"{trace} {policy}"] = play(TRACES / trace, policy, options.depth)
+            print(f"{trace} {policy}", table[f"{trace} {policy}"], flush=True)
+    report("trace_replay", table, {})
+
+
+if __name__ == "__main__":
+    main()

@@ -437,6 +437,9 @@ EnvironmentFact = EnvironmentWanted | EnvironmentBuilding | EnvironmentReady | E
 # -- about a queue: hr.v1.queue.<team>.<queue> ----------------------------------------------------------- submission --
 
 
+Policy = Literal["slowdown", "fcfs", "sjf", "saf", "wfp3"]
+
+
 class QueueSet(Fact, frozen=True, kw_only=True, tag="queue_set"):
     """The queue's whole configuration as of now. Limits: None is unlimited."""
 
@@ -445,7 +448,7 @@ class QueueSet(Fact, frozen=True, kw_only=True, tag="queue_set"):
     running_max: int | None = None
     gpus_max: int | None = None
     paused: bool = False
-    policy: Literal["slowdown", "fcfs", "sjf", "saf", "wfp3"] = "slowdown"
+    policy: Policy = "slowdown"
     """What decides between its jobs of one priority."""
 
 

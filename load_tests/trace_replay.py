@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Any, Final
 
 from controlplane.scheduling.decisions import Settings
-from controlplane.scheduling.order import PolicyName
 from controlplane.scheduling.replay import ALWAYS_HEARD, Arrival, Outcome, Replay
 from events import messages as m
 from load_tests.stack import report
@@ -60,7 +59,7 @@ def figures(outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def play(file: Path, policy: PolicyName, depth: int) -> dict[str, Any]:
+def play(file: Path, policy: m.Policy, depth: int) -> dict[str, Any]:
     begun = time.perf_counter()
     replay = Replay(
         Settings(backfill_depth=depth, **ALWAYS_HEARD),

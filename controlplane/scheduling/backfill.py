@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from controlplane.scheduling.jobs import Job, Shape
 from controlplane.scheduling.nodes import Fleet, Node
+from events import messages as m
 
 FAR_S: Final = 3e9
 """Somewhere behind all limits: when a job without one ends."""
@@ -59,7 +60,11 @@ def ends_at(job: Job, now: float) -> float:
     """When what a live job holds is free again, at the latest."""
     if job.specification.time_limit_s is None:
         return now + FAR_S
-    at = (job.started_at or job.placed_at or now) + job.specification.time_limit_s
+    if isinstance(job.decided, m.Placed):
+        begun = now
+    else:
+        begun = job.started_at if job.started_at is not None else job.placed_at
+    at = begun + job.specification.time_limit_s
     return at if at > now else now + OVERDUE_S
 
 

@@ -15,9 +15,11 @@ better, or it does not count. So only the head of each line (`queues`) is scored
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Final, get_args
 
-PolicyName = Literal["slowdown", "fcfs", "sjf", "saf", "wfp3"]
+from events.messages import Policy
+
+POLICIES: Final = get_args(Policy)
 
 FLOOR_S: Final = 1800.0
 """Added to each wait in `slowdown`."""
@@ -42,12 +44,12 @@ def shortest_of(bucket_: int) -> float:
     return float(2.0 ** (bucket_ / BUCKETS_PER_OCTAVE))
 
 
-def within_line(policy: PolicyName, estimate: float) -> float:
+def within_line(policy: Policy, estimate: float) -> float:
     """What sorts the jobs of one line before their age does."""
     return estimate if policy in ("sjf", "saf") else 0.0
 
 
-def score(policy: PolicyName, *, estimate: float, size: float, wait_s: float) -> float:
+def score(policy: Policy, *, estimate: float, size: float, wait_s: float) -> float:
     """See the top of this file. `size`: the largest share of the machines that a job takes of anything."""
     match policy:
         case "slowdown":

@@ -92,19 +92,20 @@ class Placing:
                 node = self._fleet.best(job.shape, admits) if job.shape in self._room else None
                 if node is not None:
                     return Choice(job, node, why(job, queue))
-                if len(self._plan.reservations) < self._depth:
-                    self._plan.reserve(job)
-                if self._may_pass(head) and (behind := queue.behind(head, self._moment)) is not None:
+                if self._concerns_those_behind(head) and (behind := queue.behind(head, self._moment)) is not None:
                     heapq.heapreplace(contender.heads, behind)
                     continue
             heapq.heappop(contender.heads)
         return None
 
-    def _may_pass(self, head: Head) -> bool:
-        """Whether a shorter job of the same line could end before what the head of it would delay."""
-        if head.job.shape not in self._room:
-            return False
-        return shortest_of(head.line.bucket) <= self._plan.window_s(head.job.shape)
+    def _concerns_those_behind(self, head: Head) -> bool:
+        """Reserve for a head that does not fit. Whether the next one in its line may have a reservation as well, or be
+        so much shorter that it ends before it would delay one.
+        """
+        plan, shape = self._plan, head.job.shape
+        if len(plan.reservations) < self._depth:
+            return plan.reserve(head.job) is not None
+        return shape in self._room and shortest_of(head.line.bucket) <= plan.window_s(shape)
 
     def _may_try(self, contender: _Contender, shape: Shape) -> bool:
         if shape.gpus == 0:

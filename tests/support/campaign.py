@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from controlplane.scheduling import order
 from controlplane.scheduling.core import Core
 from events import messages as m
 from events import subjects
@@ -79,6 +80,7 @@ class Campaign:
             priority=pick((0, 0, 1)),
             attempts_max=pick((1, 3)),
             environment=pick(("", "", ENVIRONMENT)),
+            time_limit_s=pick((None, 60.0, 80.0, 3600.0)),
         )
         self.world.submit(job, held=pick((False, False, False, True)))
 
@@ -105,6 +107,7 @@ class Campaign:
             "running_max": pick((None, 1, 4)),
             "gpus_max": pick((None, 2, 8)),
             "paused": pick((False, False, True)),
+            "policy": pick(order.POLICIES),
         }
         self.world.queue(pick(QUEUES), **limits)
 

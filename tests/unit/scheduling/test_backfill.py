@@ -1,0 +1,115 @@
+"""Reservations and the order of a queue, against an implementation that is as dumb as it is slow."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controlplane.scheduling import order
+from controlplane.scheduling.decisions import Settings
+from controlplane.scheduling.replay import ALWAYS_HEARD, Arrival, Replay
+from events import messages as m
+from tests.support.worlds import TEAM, a_job
+
+PROCESSORS = 8
+
+
+class Task(NamedTuple):
+    at: int
+    processors: int
+    runs_s: int
+
+
+TASKS = st.lists(
+    st.builds(Task, st.integers(0, 60), st.integers(1, PROCESSORS), st.integers(1, 90)), min_size=1, max_size=24
+)
+
+
+def replayed(tasks: list[Task], policy: m.Policy, *, depth: int = 1) -> dict[str, float]:
+    """When each task starts, by the core."""
+    arrivals = []
+    for number, task in enumerate(tasks):
+        resources = m.Resources(cpus=float(task.processors), memory_bytes=0)
+        job = a_job(f"j{number:03}", time_limit_s=float(task.runs_s))
+        arrivals.append(Arrival(task.at, msgspec.structs.replace(job, resources=resources), float(task.runs_s)))
+    replay = Replay(
+        Settings(backfill_depth=depth, **ALWAYS_HEARD),
+        {"n1": m.Capacity(cpus=float(PROCESSORS), memory_bytes=0)},
+        {(TEAM, "default"): m.QueueSet(by="ops", policy=policy)},
+    )
+    started = {}
+    for outcome in replay.run(arrivals):
+        started[outcome.arrival.specification.job] = outcome.started_at
+        replay.core.check()
+    return started
+
+
+def by_hand(tasks: list[Task], policy: str) -> dict[str, float]:
+    """EASY as the textbook has it: at each time all ends, all submits, one pass; head and shadow chosen anew."""
+    key = {"fcfs": lambda number: 0, "sjf": lambda number: tasks[number].runs_s}[policy]
+    coming = sorted(range(len(tasks)), key=lambda number: tasks[number].at)
+    waiting: list[int] = []
+    running: dict[int, float] = {}
+    started: dict[str, float] = {}
+    while coming or running:
+        now = min([tasks[number].at for number in coming[:1]] + list(running.values()))
+        running = {number: end for number, end in running.items() if end > now}
+        while coming and tasks[coming[0]].at <= now:
+            waiting.append(coming.pop(0))
+        free = PROCESSORS - sum(tasks[number].processors for number in running)
+        head_at, extra = math.inf, 0
+        for number in sorted(waiting, key=lambda number: (key(number), tasks[number].at, number)):
+            task = tasks[number]
+            if head_at is math.inf and task.processors > free:
+                head_at, extra = _shadow(tasks, running, free, task.processors)
+            elif task.processors <= free and (now + task.runs_s <= head_at or task.processors <= extra):
+                if now + task.runs_s > head_at:
+                    extra -= task.processors
+                free -= task.processors
+                running[number] = now + task.runs_s
+                started[f"j{number:03}"] = now
+                waiting.remove(number)
+    return started
+
+
+def _shadow(tasks: list[Task], running: dict[int, float], free: int, need: int) -> tuple[float, int]:
+    """When there is enough for the head, and what is left over then."""
+    for end in sorted(set(running.values())):
+        free += sum(tasks[number].processors for number, at in running.items() if at == end)
+        if free >= need:
+            return end, free - need
+    raise AssertionError("never")
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "sjf"])
+@settings(deadline=None, max_examples=60)
+@given(tasks=TASKS)
+def test_it_is_easy_backfilling_as_the_textbook_has_it(policy: m.Policy, tasks: list[Task]) -> None:
+    tasks = sorted(tasks)
+    assert replayed(tasks, policy) == by_hand(tasks, policy)
+
+
+@pytest.mark.parametrize("policy", order.POLICIES)
+@settings(deadline=None, max_examples=60)
+@given(tasks=TASKS, depth=st.integers(0, 5))
+def test_every_job_starts_under_every_policy(policy: m.Policy, tasks: list[Task], depth: int) -> None:
+    tasks = sorted(tasks)
+    started = replayed(tasks, policy, depth=depth)
+    assert len(started) == len(tasks)
+    assert all(started[f"j{number:03}"] >= task.at for number, task in enumerate(tasks))
+
+
+@settings(deadline=None, max_examples=60)
+@given(tasks=TASKS)
+def test_with_a_reservation_for_each_no_job_waits_longer_because_of_a_later_one(tasks: list[Task]) -> None:
+    """Conservative backfilling: with exact limits, what comes later changes nothing for those before."""
+    tasks = sorted(tasks)
+    *earlier, _ = tasks
+    depth = len(tasks)
+    all_of_them, without_the_last = replayed(tasks, "fcfs", depth=depth), replayed(earlier, "fcfs", depth=depth)
+    assert all(all_of_them[name] <= at for name, at in without_the_last.items())

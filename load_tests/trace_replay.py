@@ -59,12 +59,12 @@ def figures(outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def play(file: Path, policy: m.Policy, depth: int) -> dict[str, Any]:
+def play(file: Path, policy: m.Policy, depth: int, guard: float | None) -> dict[str, Any]:
     begun = time.perf_counter()
     replay = Replay(
         Settings(backfill_depth=depth, **ALWAYS_HEARD),
         {"n1": m.Capacity(cpus=float(PROCESSORS), memory_bytes=0)},
-        {("trace", "default"): m.QueueSet(by="trace", policy=policy)},
+        {("trace", "default"): m.QueueSet(by="trace", policy=policy, guard=guard)},
     )
     outcomes = list(replay.run(swf(file)))
     return {**figures(outcomes), "took_s": round(time.perf_counter() - begun, 1)}
@@ -74,12 +74,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--traces", default="lublin_256.swf,lublin_256_new2.swf")
     parser.add_argument("--policies", default="fcfs,sjf,slowdown")
+    parser.add_argument("--guard", type=float, default=1.0, help="0: none")
     parser.add_argument("--depth", type=int, default=1)
     options = parser.parse_args()
     table = {}
     for trace in options.traces.split(","):
         for policy in options.policies.split(","):
-            table[f"{trace} {policy}"] = play(TRACES / trace, policy, options.depth)
+            table[f"{trace} {policy}"] = play(TRACES / trace, policy, options.depth, options.guard or None)
             print(f"{trace} {policy}", table[f"{trace} {policy}"], flush=True)
     report("trace_replay", table, {})
 

@@ -6,7 +6,6 @@ have told and what was decided and is not in the ledger yet. It may be forgotten
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 from typing import Final, NamedTuple
 
@@ -58,8 +57,8 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """From when its wait counts in the order of its queue: its own, or that of the job it was moved beside."""
     order_s: float = 0.0
     """The estimate that counts there."""
-    guard_at: float = math.inf
-    """From then on it is served before all that are not guarded, the oldest first."""
+    turn_s: float = 0.0
+    """For how long it would have to wait if everybody were served in turn (`backlog`), as it was when it came."""
     traceparent: str = ""
     not_before: float = 0.0
     """After a failed attempt it waits a little."""

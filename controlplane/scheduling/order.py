@@ -23,6 +23,8 @@ POLICIES: Final = get_args(Policy)
 
 FLOOR_S: Final = 1800.0
 """Added to each wait in `slowdown`."""
+GUARD_S_MIN: Final = 3600.0
+"""No job is guarded before it has waited so long: a queue that is nearly empty needs no guard."""
 ESTIMATE_S_MIN: Final = 1.0
 UNKNOWN_S: Final = 86_400.0
 """What a job without a time limit and without history is taken for, where an order needs a number."""
@@ -47,6 +49,14 @@ def shortest_of(bucket_: int) -> float:
 def within_line(policy: Policy, estimate: float) -> float:
     """What sorts the jobs of one line before their age does."""
     return estimate if policy in ("sjf", "saf") else 0.0
+
+
+def is_guarded(policy: Policy, guard: float | None, *, wait_s: float, turn_s: float) -> bool:
+    """Whether a job has waited so long that nothing younger may pass it any more.
+
+    `turn_s` is what it would have waited if all were served in turn; `guard` says how many times as long it may be.
+    """
+    return policy == "slowdown" and guard is not None and wait_s >= guard * turn_s + GUARD_S_MIN
 
 
 def score(policy: Policy, *, estimate: float, size: float, wait_s: float) -> float:

@@ -178,12 +178,12 @@ class Queue(msgspec.Struct, eq=False):
         return self._head(line[head.place][4], head.line, head.place, moment)
 
     def _head(self, job: Job, key: LineKey, place: int, moment: Moment) -> Head:
-        policy = self.settings.policy
+        policy, wait_s = self.settings.policy, max(0.0, moment.now - job.order_at)
+        if order.is_guarded(policy, self.settings.guard, wait_s=wait_s, turn_s=job.turn_s):
+            return Head(key.priority, job.front, False, 0.0, job.rank, job.id, job, key, place)
         estimate = job.order_s if order.within_line(policy, 1.0) else order.shortest_of(key.bucket)
         size = moment.totals.share(key.shape)
-        score = order.score(policy, estimate=estimate, size=size, wait_s=max(0.0, moment.now - job.order_at))
-        if moment.now >= job.guard_at:
-            return Head(key.priority, job.front, False, 0.0, job.rank, job.id, job, key, place)
+        score = order.score(policy, estimate=estimate, size=size, wait_s=wait_s)
         return Head(key.priority, job.front, True, score, job.rank, job.id, job, key, place)
 
     def in_order(self, moment: Moment) -> Iterator[Job]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from controlplane.scheduling.backlog import Backlog
 from controlplane.scheduling.decisions import Counts, FactEntry
 from controlplane.scheduling.jobs import Job, Key, backoff_s, shape_of
 from controlplane.scheduling.nodes import Fleet, Node, Totals
@@ -58,6 +59,7 @@ class Truth:
         self.queues: dict[QueueKey, Queue] = {}
         self.environments: dict[str, Environment] = {}
         self.fleet = Fleet()
+        self.backlog = Backlog()
         self.due: dict[Key, Job] = {}
         """In the order of arrival: jobs about which there may be something to write."""
         self.nodes_due: dict[str, Node] = {}
@@ -189,6 +191,7 @@ class Truth:
             queued_at=entry.at,
             order_at=entry.at,
             order_s=estimate_s(specification.time_limit_s),
+            turn_s=self.backlog.turn_s(self.totals(), entry.at),
             traceparent=entry.traceparent,
         )
         self.admit(job)
@@ -199,12 +202,13 @@ class Truth:
         if job.specification.environment:
             self.environment(_hex(job.specification.environment)).jobs[job.key] = job
         if job.life.state is State.QUEUED:
-            self.queue_of(job).add(job)
+            self._add_to_queue(job)
             if job.backing_off:
                 heapq.heappush(self.backoffs, (job.not_before, job.sequence, job.subject))
             self.settle(job)
         else:
             self._take(job, job.allocations)
+            self.backlog.run(job.shape, job.placed_at, estimate_s(job.specification.time_limit_s))
 
     def on_cancel_requested(self, job: Job, fact: m.CancelRequested, entry: FactEntry) -> None:
         if job.life.state is State.CANCELLED:
@@ -262,6 +266,7 @@ class Truth:
         job.stop_why = job.gone_why = ""
         job.missing = 0
         self._take(job, fact.allocations)
+        self.backlog.run(job.shape, job.placed_at, estimate_s(job.specification.time_limit_s))
         if job.reported is not None:
             self.due[job.key] = job
 
@@ -273,7 +278,7 @@ class Truth:
         job.started_at, job.launch, job.reported = None, None, None
         job.not_before, job.backing_off = entry.at + backoff_s(job.life.attempt), True
         heapq.heappush(self.backoffs, (job.not_before, job.sequence, job.subject))
-        self.queue_of(job).add(job)
+        self._add_to_queue(job)
         self.settle(job)
 
     def on_finished(self, job: Job, fact: m.Finished, entry: FactEntry) -> None:
@@ -378,11 +383,16 @@ class Truth:
 
     # -- resources -------------------------------------------------------------------------------------------------
 
+    def _add_to_queue(self, job: Job) -> None:
+        self.queue_of(job).add(job)
+        self.backlog.wait(job.shape, estimate_s(job.specification.time_limit_s))
+
     def _take_from_queue(self, job: Job) -> None:
         queue = self.queue_of(job)
         if job.in_line:
             queue.leave(job)
         queue.remove(job)
+        self.backlog.wait(job.shape, estimate_s(job.specification.time_limit_s), -1)
 
     def _take(self, job: Job, allocations: tuple[m.Allocation, ...]) -> None:
         self.queue_of(job).take(job.shape)
@@ -393,6 +403,7 @@ class Truth:
 
     def _give_back(self, job: Job) -> None:
         self._release(job, job.allocations)
+        self.backlog.run(job.shape, job.placed_at, estimate_s(job.specification.time_limit_s), -1)
         for allocation in job.allocations:
             self.changed.setdefault(allocation.node, False)
         job.allocations = ()

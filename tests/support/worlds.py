@@ -223,10 +223,13 @@ class World:
         assert why is not None
         return why.state
 
-    def summary(self, job: str, *, team: str = TEAM) -> str:
+    def why(self, job: str, *, team: str = TEAM) -> m.Why:
         why = self.core.why(team, job, self.now)
         assert why is not None
-        return why.summary
+        return why
+
+    def summary(self, job: str, *, team: str = TEAM) -> str:
+        return self.why(job, team=team).summary
 
     def gpus(self, job: str, *, team: str = TEAM) -> tuple[str, tuple[int, ...]]:
         """Where the newest placement of a job is."""

@@ -19,6 +19,7 @@ from events import messages as m
 from load_tests.stack import report
 
 TRACES: Final = Path(__file__).parents[2] / "shared" / "data" / "traces"
+DEFAULT: Final = (TRACES / "lublin_256.swf", TRACES / "lublin_256_new2.swf")
 PROCESSORS: Final = 256
 
 
@@ -72,16 +73,17 @@ def play(file: Path, policy: m.Policy, depth: int, guard: float | None) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--traces", default="lublin_256.swf,lublin_256_new2.swf")
+    parser.add_argument("--traces", type=Path, nargs="+", default=DEFAULT, help="files in the Standard Workload Format")
     parser.add_argument("--policies", default="fcfs,sjf,slowdown")
-    parser.add_argument("--guard", type=float, default=1.0, help="0: none")
+    parser.add_argument("--guard", type=float, default=1.3, help="of `slowdown`; 0: none")
     parser.add_argument("--depth", type=int, default=1)
     options = parser.parse_args()
     table = {}
-    for trace in options.traces.split(","):
+    for trace in options.traces:
         for policy in options.policies.split(","):
-            table[f"{trace} {policy}"] = play(TRACES / trace, policy, options.depth, options.guard or None)
-            print(f"{trace} {policy}", table[f"{trace} {policy}"], flush=True)
+            name = f"{trace.stem} {policy}"
+            table[name] = play(trace, policy, options.depth, options.guard or None)
+            print(name, table[name], flush=True)
     report("trace_replay", table, {})
 
 

@@ -28,6 +28,7 @@ RUN_S_MAX = 280
         ("recovery", "--trials", "1", "--heartbeat-s", "0.5", "--suspect-s", "3", "--lease-s", "10"),
         ("recovery", "--only", "leaderless", "--leaderless-minutes", "0.4", "--lease-s", "10"),
         ("growth", "--jobs", "1200"),
+        ("trace_replay", "--traces", "load_tests/traces/sample.swf"),
         ("soak", "--jobs", "12", "--at-once", "4", "--steps", "120"),
     ],
     ids=lambda words: words[0],

@@ -108,7 +108,7 @@ def test_a_job_that_waited_much_longer_than_in_turn_is_served_next() -> None:
     for hour in range(20):
         world.submit(a_job(f"short{hour}", tier="gpu1", time_limit_s=HOUR / 2))
         world.now += HOUR
-    in_turn_s = 60 * HOUR
+    in_turn_s = 2 * 60 * HOUR
     assert world.why("long").position > 1
     world.now += in_turn_s
     assert world.why("long").position == 1
@@ -122,22 +122,28 @@ def test_the_backlog_is_what_is_left_in_whatever_order_it_came(data: st.DataObje
     works = data.draw(st.lists(st.tuples(st.booleans(), st.floats(1, 1e6)), max_size=20))
     gone = data.draw(st.lists(st.sampled_from(works), unique_by=id)) if works else []
     backlog = Backlog()
-    for waits, seconds in works:
-        (backlog.wait if waits else backlog.run)(SHAPE, seconds)
-    for waits, seconds in gone:
-        (backlog.wait if waits else backlog.run)(SHAPE, seconds, -1)
+    for work in works:
+        count(backlog, *work)
     rest = list(works)
     for work in gone:
+        count(backlog, *work, sign=-1)
         rest.remove(work)
     fresh = Backlog()
-    for waits, seconds in reversed(rest):
-        (fresh.wait if waits else fresh.run)(SHAPE, seconds)
-    assert backlog.seconds(TOTALS, 0.0) == fresh.seconds(TOTALS, 0.0)
+    for work in reversed(rest):
+        count(fresh, *work)
+    assert backlog.turn_s(TOTALS, 0.0) == fresh.turn_s(TOTALS, 0.0)
+
+
+def count(backlog: Backlog, waits: bool, seconds: float, *, sign: int = 1) -> None:
+    if waits:
+        backlog.wait(SHAPE, seconds, sign)
+    else:
+        backlog.run(SHAPE, 0.0, seconds, sign)
 
 
 def test_the_backlog_is_counted_in_what_is_scarcest() -> None:
     backlog = Backlog()
     backlog.wait(SHAPE, 100.0)
-    backlog.run(SHAPE, 1050.0)
+    backlog.run(SHAPE, 980.0, 70.0)
     assert backlog.seconds(TOTALS, 1000.0) == (100.0 + 50.0) / 4
     assert backlog.seconds(TOTALS, 2000.0) == 100.0 / 4

@@ -450,7 +450,7 @@ class QueueSet(Fact, frozen=True, kw_only=True, tag="queue_set"):
     paused: bool = False
     policy: Policy = "slowdown"
     """What decides between its jobs of one priority."""
-    guard: float | None = 1.3
+    guard: float | None = 1.2
     """With `slowdown`: a job that waits longer than so many times what it would wait if all were served in turn is
     served next. None: never."""
 

@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--traces", type=Path, nargs="+", default=DEFAULT, help="files in the Standard Workload Format")
     parser.add_argument("--policies", default="fcfs,sjf,slowdown")
-    parser.add_argument("--guard", type=float, default=1.3, help="of `slowdown`; 0: none")
+    parser.add_argument("--guard", type=float, default=1.2, help="of `slowdown`; 0: none")
     parser.add_argument("--depth", type=int, default=1)
     options = parser.parse_args()
     table = {}

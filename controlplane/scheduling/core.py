@@ -171,7 +171,7 @@ class Core:
         decisions: list[Decision] = []
         self._decide_jobs(decisions)
         self._decide_nodes(decisions, silence, now)
-        nodes = self._place(decisions, Moment(now, truth.totals()))
+        nodes = self._place(decisions, truth.moment(now))
         more = len(decisions) >= ROUND_MAX
         return Round(tuple(decisions), tuple(nodes), more)
 

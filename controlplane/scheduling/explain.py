@@ -10,7 +10,7 @@ from typing import Final
 from controlplane.scheduling.ends import span
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node
-from controlplane.scheduling.queues import Moment, Queue
+from controlplane.scheduling.queues import Queue
 from controlplane.scheduling.truth import Truth
 from events import messages as m
 from events import subjects
@@ -32,7 +32,7 @@ def why(truth: Truth, team: str, job_id: str, now: float) -> m.Why | None:
     if job.life.state is not State.QUEUED:
         return m.Why(job=job_id, state=job.life.state.value, summary=_where(job))
     queue = truth.queue_of(job)
-    position = queue.position(job, Moment(now, truth.totals()))
+    position = queue.position(job, truth.moment(now))
     hindrances = (*_parked(truth, job, now), *_queue(queue, job), *_resources(truth, position, job))
     first = next((hindrance.message for hindrance in hindrances if not hindrance.ok), "about to be placed")
     return m.Why(

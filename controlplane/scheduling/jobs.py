@@ -57,8 +57,6 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """From when its wait counts in the order of its queue: its own, or that of the job it was moved beside."""
     order_s: float = 0.0
     """The estimate that counts there."""
-    turn_s: float = 0.0
-    """For how long it would have to wait if everybody were served in turn (`backlog`), as it was when it came."""
     traceparent: str = ""
     not_before: float = 0.0
     """After a failed attempt it waits a little."""

@@ -54,7 +54,7 @@ def within_line(policy: Policy, estimate: float) -> float:
 def is_guarded(policy: Policy, guard: float | None, *, wait_s: float, turn_s: float) -> bool:
     """Whether a job has waited so long that nothing younger may pass it any more.
 
-    `turn_s` is what it would have waited if all were served in turn; `guard` says how many times as long it may be.
+    `turn_s` is how long all the work that there is now takes; `guard` says how many times as long it may wait.
     """
     return policy == "slowdown" and guard is not None and wait_s >= guard * turn_s + GUARD_S_MIN
 

@@ -38,10 +38,12 @@ Standing = tuple[int, float, Rank, str, Job]
 
 
 class Moment(NamedTuple):
-    """What an order goes by beside the jobs: the time, and what there is in all."""
+    """What an order goes by beside the jobs: the time, what there is in all, and how long all the work takes."""
 
     now: float
     totals: Totals
+    turn_s: float
+    """`Backlog.turn_s`."""
 
 
 class Head(NamedTuple):
@@ -179,7 +181,7 @@ class Queue(msgspec.Struct, eq=False):
 
     def _head(self, job: Job, key: LineKey, place: int, moment: Moment) -> Head:
         policy, wait_s = self.settings.policy, max(0.0, moment.now - job.order_at)
-        if order.is_guarded(policy, self.settings.guard, wait_s=wait_s, turn_s=job.turn_s):
+        if order.is_guarded(policy, self.settings.guard, wait_s=wait_s, turn_s=moment.turn_s):
             return Head(key.priority, job.front, False, 0.0, job.rank, job.id, job, key, place)
         estimate = job.order_s if order.within_line(policy, 1.0) else order.shortest_of(key.bucket)
         size = moment.totals.share(key.shape)

@@ -36,7 +36,6 @@ class _Job(msgspec.Struct, array_like=True):
     front: int
     order_at: float
     order_s: float
-    turn_s: float
     traceparent: str
     not_before: float
     backing_off: bool
@@ -135,7 +134,6 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         front=job.front,
         order_at=job.order_at,
         order_s=job.order_s,
-        turn_s=job.turn_s,
         traceparent=job.traceparent,
         not_before=job.not_before,
         backing_off=job.not_before > 0.0 and job.life.state is State.QUEUED,
@@ -163,7 +161,6 @@ def _to_job(record: _Job) -> Job:
         front=record.front,
         order_at=record.order_at,
         order_s=record.order_s,
-        turn_s=record.turn_s,
         traceparent=record.traceparent,
         not_before=record.not_before,
         backing_off=record.backing_off,

@@ -22,7 +22,7 @@ from controlplane.scheduling.decisions import Counts, FactEntry
 from controlplane.scheduling.jobs import Job, Key, backoff_s, shape_of
 from controlplane.scheduling.nodes import Fleet, Node, Totals
 from controlplane.scheduling.order import estimate_s
-from controlplane.scheduling.queues import Queue, QueueKey
+from controlplane.scheduling.queues import Moment, Queue, QueueKey
 from events import messages as m
 from events import subjects
 from events.lifecycle import Life, Outcome, State, advance
@@ -149,6 +149,9 @@ class Truth:
             self._totals = self.fleet.totals()
         return self._totals
 
+    def moment(self, now: float) -> Moment:
+        return Moment(now, self.totals(), self.backlog.turn_s(self.totals(), now))
+
     # -- jobs ------------------------------------------------------------------------------------------------------
 
     def _apply_to_job(self, entry: FactEntry, fact: m.JobFact) -> None:
@@ -191,7 +194,6 @@ class Truth:
             queued_at=entry.at,
             order_at=entry.at,
             order_s=estimate_s(specification.time_limit_s),
-            turn_s=self.backlog.turn_s(self.totals(), entry.at),
             traceparent=entry.traceparent,
         )
         self.admit(job)

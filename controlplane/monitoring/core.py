@@ -1,8 +1,9 @@
 """When a job's numbers and output are complete, and when they are sealed. Pure: no I/O, no clock.
 
 A job is *over* when the ledger says so. It is *complete* when, besides, everything its attempts reported has arrived:
-each spool that was heard of has said its end and has no hole, and so have both output streams. What a lost node kept to
-itself never arrives; so there are limits to waiting, and a job that ran into one is complete with what there is.
+each spool that was heard of has said its end and has no hole, and so have both output streams; there is one spool at
+least, since an attempt that logged nothing says just that. What a lost node kept to itself never arrives; so there are
+limits to waiting, and a job that ran into one is complete with what there is.
 
 A complete job is sealed. Points that still come after that open it again, and it is sealed once more.
 """
@@ -19,8 +20,6 @@ from events.lifecycle import ENDS, Life, Outcome, State, advance
 
 JobKey = tuple[str, str]
 """Team and job."""
-SILENT_S: Final = 5.0
-"""An attempt whose output has ended, and that no spool is known of, is given this long: it seems to log nothing."""
 WAIT_S_MAX: Final = 300.0
 """For the rest of an attempt that is over: its node is cut off, or gone."""
 RESEAL_S: Final = 30.0
@@ -263,9 +262,6 @@ def _settles_at(attempt: Attempt) -> float | None:
         return None
     if attempt.silent:
         return attempt.over_at
-    told = attempt.outputs.keys() >= STREAMS and all(attempt.outputs.values())
-    if told and attempt.spools:
-        return attempt.over_at + (0.0 if all(attempt.spools.values()) else WAIT_S_MAX)
-    if told:
-        return attempt.over_at + SILENT_S
-    return attempt.over_at + WAIT_S_MAX
+    outputs, spools = attempt.outputs, attempt.spools  # one that logged nothing says so: it has the spool `none`
+    has_all = outputs.keys() >= STREAMS and all(outputs.values()) and spools and all(spools.values())
+    return attempt.over_at + (0.0 if has_all else WAIT_S_MAX)

@@ -87,6 +87,14 @@ async def _kill_supervisor(world: World, fault: Fault) -> bool:
     return bool(pid) and send(pid, signal.SIGKILL)
 
 
+async def _kill_supervisor_unheard(world: World, fault: Fault) -> bool:
+    """Its runner tells of the end, and hears nothing of what became of it: it goes on telling, whatever comes next."""
+    line = asyncio.create_task(_hold_line(world, Fault(fault.at_s, "deaf", f"runner-{fault.target}", fault.for_s)))
+    killed = await _kill_supervisor(world, fault)
+    await line
+    return killed
+
+
 async def _stop_supervisor(world: World, fault: Fault) -> bool:
     pid = _of_node(world, fault.target, supervisors=True)
     await frozen(pid, fault.for_s)
@@ -213,6 +221,7 @@ _KINDS: Final[dict[str, Callable[[World, Fault], Awaitable[bool]]]] = {
     "stop": _stop,
     "kill supervisor": _kill_supervisor,
     "stop supervisor": _stop_supervisor,
+    "kill supervisor unheard": _kill_supervisor_unheard,
     "kill launcher": _kill_launcher,
     "machine": _machine,
     "clock": _step_clock,

@@ -84,8 +84,8 @@ def _fault(rng: random.Random, at_s: float, *, servers: int, nodes: int, ray: bo
         case "link":
             return Fault(at_s, rng.choice(LINKS), rng.choice((service, f"runner-{node}")), length_s)
         case "attempt":
-            kind = rng.choice(("kill supervisor", "stop supervisor", "kill launcher"))
-            return Fault(at_s, kind, node, length_s if kind == "stop supervisor" else 0.0)
+            kind = rng.choice(("kill supervisor", "stop supervisor", "kill launcher", "kill supervisor unheard"))
+            return Fault(at_s, kind, node, 0.0 if kind in ("kill supervisor", "kill launcher") else length_s)
         case "machine":
             return Fault(at_s, "machine", node, length_s)
         case "clock":

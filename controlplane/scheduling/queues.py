@@ -8,7 +8,6 @@ jobs that wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -187,11 +186,6 @@ class Queue(msgspec.Struct, eq=False):
         size = moment.totals.share(key.shape)
         score = order.score(policy, estimate=estimate, size=size, wait_s=wait_s)
         return Head(key.priority, job.front, True, score, job.rank, job.id, job, key, place)
-
-    def in_order(self, moment: Moment) -> Iterator[Job]:
-        """All that may run, the first one first."""
-        heads = [self._head(entry[4], key, 0, moment) for key, line in self.lines.items() for entry in line]
-        return (head.job for head in sorted(heads, key=lambda head: head[:6]))
 
     # -- what it holds ---------------------------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ NATS_PROMISED: Final = 1024**4
 """What a server believes to have, so that the streams' limits fit and its disk can be full all the same."""
 TIMES: Final = {"heartbeat_s": 0.5, "suspect_s": 2.0, "lease_s": 4.0, "leader_lease_s": 2.0}
 SLOW_TIMES: Final = {"heartbeat_s": 3.0, "suspect_s": 9.0, "lease_s": 15.0, "leader_lease_s": 2.0}
+RAY_TIMES: Final = {"heartbeat_s": 1.0, "suspect_s": 4.0, "lease_s": 40.0, "leader_lease_s": 2.0}
+"""Ray takes half a minute to come up again when its head died; attempts are to outlive that."""
 MANY: Final = 12
 """From so many nodes on, heartbeats are slow: all nodes share the cores of one machine."""
 TEAM, USER, TOKEN = "red", "ada", "campaign-token"
@@ -121,7 +123,7 @@ class World:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        ordered = [process for process in self._processes() if process.may_end]  # Ray's end their own children
+        ordered = [process for process in self._processes() if process.may_end]  # they end their own children
         await asyncio.gather(*(process.end() for process in ordered))
         await asyncio.gather(*(process.end(signal.SIGKILL) for process in self._processes()))
         for pid, _ in of_nodes(self.folder):
@@ -206,6 +208,8 @@ class World:
 
     @property
     def _times(self) -> dict[str, float]:
+        if self.ray:
+            return RAY_TIMES
         return SLOW_TIMES if len(self.nodes) >= MANY else TIMES
 
     def _connection(self, name: str) -> dict[str, Any]:
@@ -242,8 +246,10 @@ class World:
         }
         file = self.folder / "settings" / f"{name}.json"
         file.write_text(json.dumps(config))
-        more = ray_environment(self._ray_token) if kind == "capacity" else self._clock(name)
-        self._add(name, [sys.executable, "-m", "controlplane", kind, "--config", str(file)], more)
+        is_of_ray = kind == "capacity"  # whose driver ends its process when the head is gone
+        more = ray_environment(self._ray_token) if is_of_ray else self._clock(name)
+        command = [sys.executable, "-m", "controlplane", kind, "--config", str(file)]
+        self._add(name, command, more, may_end=is_of_ray)
 
     def _runner(self, node: str) -> None:
         name = f"runner-{node}"

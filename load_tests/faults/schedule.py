@@ -84,7 +84,7 @@ def _fault(rng: random.Random, at_s: float, *, servers: int, nodes: int, ray: bo
         case "link":
             return Fault(at_s, rng.choice(LINKS), rng.choice((service, f"runner-{node}")), length_s)
         case "attempt":
-            kind = rng.choice(("kill supervisor", "stop supervisor", "kill launcher", "kill supervisor unheard"))
+            kind = rng.choice(OF_ATTEMPTS)
             return Fault(at_s, kind, node, 0.0 if kind in ("kill supervisor", "kill launcher") else length_s)
         case "machine":
             return Fault(at_s, "machine", node, length_s)
@@ -100,5 +100,6 @@ def _fault(rng: random.Random, at_s: float, *, servers: int, nodes: int, ray: bo
             return Fault(at_s, "full", rng.choice((node, nats)), short_s)
 
 
+OF_ATTEMPTS: Final = ("kill supervisor", "stop supervisor", "kill launcher", *3 * ("kill supervisor unheard",))
 KINDS: Final = ("kill", "stop", "link", "attempt", "machine", "clock", "upgrade", "power", "limit", "full")
-WEIGHTS: Final = (26, 18, 18, 10, 4, 5, 6, 5, 3, 5)
+WEIGHTS: Final = (24, 17, 17, 14, 4, 5, 6, 5, 3, 5)

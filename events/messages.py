@@ -451,7 +451,7 @@ class QueueSet(Fact, frozen=True, kw_only=True, tag="queue_set"):
     policy: Policy = "slowdown"
     """What decides between its jobs of one priority."""
     guard: float | None = 1.2
-    """With `slowdown`: a job that waits longer than so many times what it would wait if all were served in turn is
+    """With `slowdown`: a job that has waited for longer than so many times what all the work takes that there is now is
     served next. None: never."""
 
 

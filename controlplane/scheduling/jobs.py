@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from controlplane.scheduling.order import estimate_s
 from events import messages as m
 from events.lifecycle import HOLDS_RESOURCES, Life, State
 
@@ -104,6 +105,11 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     def attempt(self) -> int:
         """Number of its newest attempt, also if that is decided only."""
         return self.decided.attempt if isinstance(self.decided, m.Placed) else self.life.attempt
+
+    @property
+    def estimate_s(self) -> float:
+        """How long it is taken to run, where a number is needed. Its place may go by another one: `order_s`."""
+        return estimate_s(self.specification.time_limit_s)
 
     @property
     def is_live(self) -> bool:

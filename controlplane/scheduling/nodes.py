@@ -7,7 +7,7 @@ first node of the first bucket that has enough of everything: whole nodes stay w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 from sortedcontainers import SortedDict, SortedList
@@ -102,6 +102,17 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
         )
 
 
+class Taken(Protocol):
+    """What somebody takes of the nodes: one job, or a whole queue."""
+
+    @property
+    def milli_cpus(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def gpus(self) -> int: ...
+
+
 class Totals(NamedTuple):
     """What all known nodes have together."""
 
@@ -109,12 +120,12 @@ class Totals(NamedTuple):
     memory_bytes: int
     gpus: int
 
-    def share(self, shape: Shape) -> float:
-        """The largest part of anything that a job of this shape takes: its dominant share."""
+    def share(self, taken: Taken) -> float:
+        """The largest part of anything that this takes: its dominant share."""
         return max(
-            shape.milli_cpus / (self.milli_cpus or 1),
-            shape.memory_bytes / (self.memory_bytes or 1),
-            shape.gpus / (self.gpus or 1),
+            taken.milli_cpus / (self.milli_cpus or 1),
+            taken.memory_bytes / (self.memory_bytes or 1),
+            taken.gpus / (self.gpus or 1),
         )
 
 

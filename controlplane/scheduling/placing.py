@@ -42,12 +42,7 @@ class _Contender:
 
 def share(queue: Queue, totals: Totals) -> float:
     """The largest share of anything that the queue holds, for its weight."""
-    shares = (
-        queue.milli_cpus / (totals.milli_cpus or 1),
-        queue.memory_bytes / (totals.memory_bytes or 1),
-        queue.gpus / (totals.gpus or 1),
-    )
-    return max(shares) / max(queue.settings.weight, WEIGHT_MIN)
+    return totals.share(queue) / max(queue.settings.weight, WEIGHT_MIN)
 
 
 class Placing:
@@ -92,15 +87,15 @@ class Placing:
                 node = self._fleet.best(job.shape, admits) if job.shape in self._room else None
                 if node is not None:
                     return Choice(job, node, why(job, queue))
-                if self._concerns_those_behind(head) and (behind := queue.behind(head, self._moment)) is not None:
+                if self._hold_back(head) and (behind := queue.behind(head, self._moment)) is not None:
                     heapq.heapreplace(contender.heads, behind)
                     continue
             heapq.heappop(contender.heads)
         return None
 
-    def _concerns_those_behind(self, head: Head) -> bool:
-        """Reserve for a head that does not fit. Whether the next one in its line may have a reservation as well, or be
-        so much shorter that it ends before it would delay one.
+    def _hold_back(self, head: Head) -> bool:
+        """Reserve for a head that cannot be placed now. Gives whether the one behind it in its line is to be looked at:
+        it may have a reservation as well, or be so short that it delays none.
         """
         plan, shape = self._plan, head.job.shape
         if len(plan.reservations) < self._depth:

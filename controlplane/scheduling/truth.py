@@ -210,7 +210,7 @@ class Truth:
             self.settle(job)
         else:
             self._take(job, job.allocations)
-            self.backlog.run(job.shape, job.placed_at, estimate_s(job.specification.time_limit_s))
+            self.backlog.run(job.shape, job.placed_at, job.estimate_s)
 
     def on_cancel_requested(self, job: Job, fact: m.CancelRequested, entry: FactEntry) -> None:
         if job.life.state is State.CANCELLED:
@@ -268,7 +268,7 @@ class Truth:
         job.stop_why = job.gone_why = ""
         job.missing = 0
         self._take(job, fact.allocations)
-        self.backlog.run(job.shape, job.placed_at, estimate_s(job.specification.time_limit_s))
+        self.backlog.run(job.shape, job.placed_at, job.estimate_s)
         if job.reported is not None:
             self.due[job.key] = job
 
@@ -387,14 +387,14 @@ class Truth:
 
     def _add_to_queue(self, job: Job) -> None:
         self.queue_of(job).add(job)
-        self.backlog.wait(job.shape, estimate_s(job.specification.time_limit_s))
+        self.backlog.wait(job.shape, job.estimate_s)
 
     def _take_from_queue(self, job: Job) -> None:
         queue = self.queue_of(job)
         if job.in_line:
             queue.leave(job)
         queue.remove(job)
-        self.backlog.wait(job.shape, estimate_s(job.specification.time_limit_s), -1)
+        self.backlog.wait(job.shape, job.estimate_s, -1)
 
     def _take(self, job: Job, allocations: tuple[m.Allocation, ...]) -> None:
         self.queue_of(job).take(job.shape)
@@ -405,7 +405,7 @@ class Truth:
 
     def _give_back(self, job: Job) -> None:
         self._release(job, job.allocations)
-        self.backlog.run(job.shape, job.placed_at, estimate_s(job.specification.time_limit_s), -1)
+        self.backlog.run(job.shape, job.placed_at, job.estimate_s, -1)
         for allocation in job.allocations:
             self.changed.setdefault(allocation.node, False)
         job.allocations = ()

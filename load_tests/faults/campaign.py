@@ -13,7 +13,7 @@ from typing import Any, Final
 from load_tests.faults import judge
 from load_tests.faults.clients import Clients, call, fetch
 from load_tests.faults.hurt import hurt
-from load_tests.faults.processes import of_jobs, of_nodes
+from load_tests.faults.processes import of_jobs, supervisors
 from load_tests.faults.schedule import Draw, Fault
 from load_tests.faults.world import World
 
@@ -241,7 +241,7 @@ class _Stage:
         ]
         return [
             *(f"left over: process {pid} of a job" for pid in of_jobs(self.world.folder)),
-            *(f"left over: supervisor {pid}" for pid, name in of_nodes(self.world.folder) if name == "hr-supervisor"),
+            *(f"left over: supervisor {pid}" for pid in supervisors(self.world.folder)),
             *(f"left over: {folder}" for folder in folders),
         ]
 

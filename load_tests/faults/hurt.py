@@ -14,7 +14,7 @@ import nats
 import nats.errors
 
 from load_tests.faults.disks import PoweredDisk
-from load_tests.faults.processes import frozen, of_nodes, send, with_word
+from load_tests.faults.processes import frozen, launchers, of_nodes, send, supervisors, with_word
 from load_tests.faults.schedule import LINKS, Fault
 from load_tests.faults.world import World
 
@@ -61,7 +61,7 @@ def _pid_in_ray(world: World, name: str) -> int:
         pids = [pid for pid in with_word("raylet/raylet", opened=world.folder) if label in _command(pid)]
     else:
         return 0
-    return pids[0] if pids else 0
+    return _first(pids)
 
 
 def _command(pid: int) -> str:
@@ -83,7 +83,7 @@ async def _hold_line(world: World, fault: Fault) -> bool:
 
 
 async def _kill_supervisor(world: World, fault: Fault) -> bool:
-    pid = _of_node(world, fault.target, supervisors=True)
+    pid = _first(supervisors(world.node_folder(fault.target)))
     return bool(pid) and send(pid, signal.SIGKILL)
 
 
@@ -96,18 +96,18 @@ async def _kill_supervisor_unheard(world: World, fault: Fault) -> bool:
 
 
 async def _stop_supervisor(world: World, fault: Fault) -> bool:
-    pid = _of_node(world, fault.target, supervisors=True)
+    pid = _first(supervisors(world.node_folder(fault.target)))
     await frozen(pid, fault.for_s)
     return bool(pid)
 
 
 async def _kill_launcher(world: World, fault: Fault) -> bool:
-    pid = _of_node(world, fault.target, supervisors=False)
+    pid = _first(launchers(world.node_folder(fault.target)))
     return bool(pid) and send(pid, signal.SIGKILL)
 
 
-def _of_node(world: World, node: str, *, supervisors: bool) -> int:
-    pids = [pid for pid, name in of_nodes(world.node_folder(node)) if (name == "hr-supervisor") == supervisors]
+def _first(pids: list[int]) -> int:
+    """0: there is none."""
     return pids[0] if pids else 0
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 RESTART_S: Final = 0.3
+SUPERVISOR: Final = "hr-supervisor"
+"""The name that a supervisor gives itself; what came of a launcher and has another one is a launcher."""
 
 
 class Process:
@@ -134,6 +136,14 @@ def of_nodes(below: Path) -> list[tuple[int, str]]:
                 if at.is_relative_to(below):
                     found.append((pid, name))
     return found
+
+
+def supervisors(below: Path) -> list[int]:
+    return [pid for pid, name in of_nodes(below) if name == SUPERVISOR]
+
+
+def launchers(below: Path) -> list[int]:
+    return [pid for pid, name in of_nodes(below) if name != SUPERVISOR]
 
 
 def of_jobs(below: Path) -> list[int]:

@@ -12,14 +12,13 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from controlplane import nats_server
-from controlplane.embedded.plan import ray_environment
+from controlplane.embedded.plan import free_ports, ray_environment
 from controlplane.embedded.stuck import stuck
 from load_tests.faults.disks import Disk, PoweredDisk
 from load_tests.faults.processes import Process, keep_alive, of_nodes, send
@@ -69,11 +68,11 @@ class World:
         self.user, self.password = "headrace", secrets.token_hex(8)
         self._archive_after_s = archive_after_s
         self._ray_token = secrets.token_hex(32)
-        self._nats_ports = _free_ports(servers)
-        self._route_ports = _free_ports(servers)
-        self._monitor_ports = _free_ports(servers)
-        self._gateway_ports = _free_ports(2)
-        self._otlp_port, self._ray_port = _free_ports(2)
+        self._nats_ports = free_ports(servers)
+        self._route_ports = free_ports(servers)
+        self._monitor_ports = free_ports(servers)
+        self._gateway_ports = free_ports(2)
+        self._otlp_port, self._ray_port = free_ports(2)
         self.processes: dict[str, Process] = {}
         self.lines: dict[str, list[Proxy]] = {}
         self.disks: dict[str, Disk] = {}
@@ -290,13 +289,3 @@ class World:
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(more or {})}  # they are started often
         log = self.folder / "logs" / f"{name}.log"
         self.processes[name] = Process(name, command, log=log, tree=self.tree, environment=environment, may_end=may_end)
-
-
-def _free_ports(count: int) -> list[int]:
-    holders = [socket.socket() for _ in range(count)]
-    for each in holders:
-        each.bind((HOST, 0))
-    ports = [int(each.getsockname()[1]) for each in holders]
-    for each in holders:
-        each.close()
-    return ports

@@ -19,7 +19,7 @@ from events.bus import Bus
 from events.ledger import CaughtUp, Entry, Ledger
 from events.messages import Led
 from load_tests.faults.clients import call
-from load_tests.faults.processes import of_nodes, send
+from load_tests.faults.processes import launchers, of_nodes, send
 from load_tests.faults.world import GIB, World
 from load_tests.stack import percentile
 
@@ -143,7 +143,7 @@ class TrialWorld(World):
         self.power_off(node)
 
     def launchers(self, node: str) -> list[int]:
-        return [pid for pid, name in of_nodes(self.node_folder(node)) if name != "hr-supervisor"]
+        return launchers(self.node_folder(node))
 
     # -- what is asked of it -------------------------------------------------------------------------------------------
 

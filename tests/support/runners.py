@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from events.bus import Bus
@@ -16,6 +17,7 @@ from runtime.job_environment import Surroundings
 from runtime.node_folder import NodeFolder
 from runtime.runner import Runner
 from runtime.settings import RunnerSettings
+from runtime.supervised import LauncherClient
 from tests.support.attempts import line_in
 from tests.support.leader import Leader
 from tests.support.nats import NatsServer
@@ -69,6 +71,21 @@ class PlainShipping:
     async def ship(self, launch: Launch, folder: Path, over: asyncio.Event) -> None:
         await over.wait()
         await self.drained.wait()
+
+
+@contextlib.asynccontextmanager
+async def a_runner(nats: NatsServer, bus: Bus, settings: RunnerSettings) -> AsyncIterator[RunnerWorld]:
+    """A world that is left without attempts and without a launcher."""
+    leader = Leader(bus)
+    await leader.listen()
+    world = RunnerWorld(nats, leader, settings)
+    await world.start()
+    yield world
+    leader.wanted.clear()
+    await leader.say()
+    await leader.until(lambda: not leader.exchanges[-1].attempts)
+    await world.stop()
+    await LauncherClient(world.folder.path).retire()
 
 
 class RunnerWorld:

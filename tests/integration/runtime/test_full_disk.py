@@ -14,9 +14,9 @@ from runtime import cgroups, exit_record
 from runtime.settings import RunnerSettings
 from runtime.supervised import LauncherClient
 from tests.support.attempts import Node, lives
-from tests.support.leader import Leader, a_launch
+from tests.support.leader import a_launch
 from tests.support.nats import NatsServer
-from tests.support.runners import RunnerWorld
+from tests.support.runners import RunnerWorld, a_runner
 
 DISK = "48m"
 WAITS = "import signal; open('pid', 'w').write(f'{__import__(\"os\").getpid()}\\n'); signal.pause()"
@@ -50,16 +50,8 @@ async def world(nats: NatsServer, bus: Bus, disk: Path) -> AsyncIterator[RunnerW
     settings = RunnerSettings(
         node="n1", folder=str(disk / "n1"), nats_url=nats.url, blobs_url="", cpus=2, memory_bytes=1, pythons=("3.11.7",)
     )
-    leader = Leader(bus)
-    await leader.listen()
-    world = RunnerWorld(nats, leader, settings)
-    await world.start()
-    yield world
-    leader.wanted.clear()
-    await leader.say()
-    await leader.until(lambda: not leader.exchanges[-1].attempts)
-    await world.stop()
-    await LauncherClient(world.folder.path).retire()
+    async with a_runner(nats, bus, settings) as world:
+        yield world
 
 
 def says(world: RunnerWorld) -> str:

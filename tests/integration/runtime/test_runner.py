@@ -17,11 +17,10 @@ from events.ledger import Ledger, Write
 from events.messages import Capacity, NodeJoined, NodeSuspected
 from runtime.runner import AnotherRunner, Runner
 from runtime.settings import RunnerSettings
-from runtime.supervised import LauncherClient
 from tests.support.attempts import gone, line_in, lives, supervisor_of
-from tests.support.leader import Leader, a_launch
+from tests.support.leader import a_launch
 from tests.support.nats import NatsServer
-from tests.support.runners import RunnerWorld
+from tests.support.runners import RunnerWorld, a_runner
 
 SAYS_ITS_PID = "import os; f = open('pid', 'w'); print(os.getpid(), file=f, flush=True); "
 WAITS = SAYS_ITS_PID + "import signal; signal.pause()"
@@ -39,16 +38,8 @@ async def world(nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[Run
         gpus=2,
         pythons=("3.11.7",),
     )
-    leader = Leader(bus)
-    await leader.listen()
-    world = RunnerWorld(nats, leader, settings)
-    await world.start()
-    yield world
-    leader.wanted.clear()
-    await leader.say()
-    await leader.until(lambda: not leader.exchanges[-1].attempts)
-    await world.stop()
-    await LauncherClient(world.folder.path).retire()
+    async with a_runner(nats, bus, settings) as world:
+        yield world
 
 
 async def test_what_is_wanted_runs_and_its_end_is_reported_and_forgotten(world: RunnerWorld) -> None:

@@ -76,6 +76,13 @@ MUTATIONS: Final = (
         "controlplane/scheduling/core.py",
         "        return job.key in node.jobs and ref.attempt == job.attempt\n",
         "        return job.key in node.jobs\n",
+        (
+            (
+                "controlplane/scheduling/core.py",
+                "        if live is not None and live.ref.attempt == job.life.attempt:\n",
+                "        if live is not None:\n",
+            ),
+        ),
     ),
 )
 

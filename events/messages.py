@@ -174,6 +174,8 @@ class Submit(Request, frozen=True, kw_only=True, tag="submit"):
     """Tries after a lost node or a failed start; a program that fails by itself is not tried again."""
     hold: bool = False
     labels: dict[str, str] = {}
+    preemptible: bool | None = None
+    """Whether an attempt may be stopped, and the job requeued, for what goes before it. None: as its queue says."""
 
 
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
@@ -251,6 +253,8 @@ class Specification(Value, frozen=True, kw_only=True):
     attempts_max: int = 3
     labels: dict[str, str] = {}
     submitted_at: float = 0.0
+    preemptible: bool = False
+    """Whether an attempt may be stopped, and the job requeued, for what goes before it."""
 
 
 class Accepted(Fact, frozen=True, kw_only=True, tag="accepted"):
@@ -453,9 +457,53 @@ class QueueSet(Fact, frozen=True, kw_only=True, tag="queue_set"):
     guard: float | None = 1.2
     """With `slowdown`: a job that has waited for longer than so many times what all the work takes that there is now is
     served next. None: never."""
+    draining: bool = False
+    """It takes no new jobs; those that are there run on. (`paused`: it takes jobs, and starts none.)"""
+    guaranteed_gpus: int = 0
+    """Always obtainable, by reclaiming what other queues borrowed of it. Part of the team's own, if that has one."""
+    guaranteed_cpus: float = 0.0
+    user_running_max: int | None = None
+    """Jobs of one user that may run at once."""
+    user_gpus_max: int | None = None
+    tiers: tuple[str, ...] = ()
+    """That its jobs may ask for; empty: those of the team."""
+    time_limit_s_default: float | None = None
+    """Of a job that gives none; None: the installation's."""
+    time_limit_s_max: float | None = None
+    """None: the installation's."""
+    priority_default: int = 0
+    priority_max: int | None = None
+    """The highest that a user may give a job."""
+    preemptible: bool = False
+    """What its jobs are that do not say."""
 
 
-QueueFact = QueueSet
+class QueueRemoved(Fact, frozen=True, kw_only=True, tag="queue_removed"):
+    """The queue is not there any more. A job that came in just then runs under the defaults of a queue."""
+
+    by: str
+
+
+QueueFact = QueueSet | QueueRemoved
+
+
+# -- about a team: hr.v1.team.<team> ------------------------------------------------------------------ submission --
+
+
+class TeamSet(Fact, frozen=True, kw_only=True, tag="team_set"):
+    """The team's whole configuration as of now, as one level above its queues. Limits: None is unlimited."""
+
+    by: str
+    weight: float = 1.0
+    """Its share beside the other teams."""
+    guaranteed_gpus: int = 0
+    """For all of its queues together. 0: what its queues are guaranteed, each for itself."""
+    guaranteed_cpus: float = 0.0
+    running_max: int | None = None
+    gpus_max: int | None = None
+
+
+TeamFact = TeamSet
 
 
 # -- about a node: hr.v1.node.<node> ----------------------------------------------------------- scheduling, capacity --
@@ -540,6 +588,8 @@ AnyFact = (
     | EnvironmentReady
     | EnvironmentFailed
     | QueueSet
+    | QueueRemoved
+    | TeamSet
     | NodeJoined
     | NodeSuspected
     | NodeCleared

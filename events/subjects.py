@@ -78,9 +78,10 @@ TERM = f"{ROOT}.term"
 JOBS = f"{ROOT}.job.*.*"
 ENVIRONMENTS = f"{ROOT}.environment.*"
 QUEUES = f"{ROOT}.queue.*.*"
+TEAMS = f"{ROOT}.team.*"
 NODES = f"{ROOT}.node.*"
 ARCHIVE = f"{ROOT}.archive"
-LEDGER = (JOBS, ENVIRONMENTS, QUEUES, NODES, TERM, ARCHIVE)
+LEDGER = (JOBS, ENVIRONMENTS, QUEUES, TEAMS, NODES, TERM, ARCHIVE)
 
 
 def job(team: str, job_id: str) -> str:
@@ -93,6 +94,10 @@ def environment(request_digest: str) -> str:
 
 def queue(team: str, queue_name: str) -> str:
     return f"{ROOT}.queue.{encode(team)}.{encode(queue_name)}"
+
+
+def team(name: str) -> str:
+    return f"{ROOT}.team.{encode(name)}"
 
 
 def node(name: str) -> str:

@@ -184,6 +184,7 @@ def queues_view(truth: Truth) -> m.QueuesView:
             paused=queue.settings.paused,
         )
         for _, queue in sorted(truth.queues.items())
+        if queue.is_shown
     ]
     return m.QueuesView(queues=tuple(views))
 

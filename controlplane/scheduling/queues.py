@@ -60,6 +60,15 @@ class Head(NamedTuple):
     """Its place in that line."""
 
 
+class Team(msgspec.Struct, eq=False):
+    """One team: the level between the organisation and its queues."""
+
+    name: str
+    settings: m.TeamSet
+    sequence: int = 0
+    """Of its newest fact; 0: nobody has configured it."""
+
+
 class Queue(msgspec.Struct, eq=False):
     """One queue of one team."""
 
@@ -67,6 +76,9 @@ class Queue(msgspec.Struct, eq=False):
     name: str
     settings: m.QueueSet
     sequence: int = 0
+    """Of its newest fact; 0: nobody has configured it."""
+    removed: bool = False
+    """Its newest fact says so. Its settings are the defaults until nothing of it waits or runs."""
     waiting: Any = msgspec.field(default_factory=SortedList)
     """(−priority, rank, id) of every queued job, also of those that cannot run now."""
     lines: dict[LineKey, Any] = msgspec.field(default_factory=dict)
@@ -158,9 +170,19 @@ class Queue(msgspec.Struct, eq=False):
         is_other = settings.policy != self.settings.policy
         for job in standing if is_other else ():
             self.leave(job)
-        self.settings, self.sequence = settings, sequence
+        self.settings, self.sequence, self.removed = settings, sequence, False
         for job in standing if is_other else ():
             self.enter(job)
+
+    def remove_settings(self, sequence: int) -> None:
+        """It is not there any more, but for the jobs that it has."""
+        self.set(m.QueueSet(by=""), sequence)
+        self.removed = True
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is there, for a person."""
+        return not self.removed or bool(self.waiting) or self.running > 0
 
     def heads(self, moment: Moment) -> list[Head]:
         """The head of each line."""

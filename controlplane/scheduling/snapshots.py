@@ -18,7 +18,7 @@ from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 
 class _Job(msgspec.Struct, array_like=True):
@@ -65,7 +65,8 @@ class _Snapshot(msgspec.Struct, array_like=True):
     term_sequence: int
     jobs: list[_Job]
     ended: list[tuple[str, str, int, bool]]
-    queues: list[tuple[str, str, m.QueueSet, int]]
+    queues: list[tuple[str, str, m.QueueSet, int, bool]]
+    teams: list[tuple[str, m.TeamSet, int]]
     environments: list[tuple[str, str, str, str, str]]
     nodes: list[_Node]
 
@@ -84,7 +85,8 @@ def encode(truth: Truth) -> bytes:
             term_sequence=truth.term_sequence,
             jobs=[_from_job(truth, job) for job in sorted(truth.jobs.values(), key=lambda job: job.accepted)],
             ended=[(subject, life.state.value, life.attempt, life.held) for subject, life in truth.ended.items()],
-            queues=[(q.team, q.name, q.settings, q.sequence) for _, q in sorted(truth.queues.items())],
+            queues=[(q.team, q.name, q.settings, q.sequence, q.removed) for _, q in sorted(truth.queues.items())],
+            teams=[(t.name, t.settings, t.sequence) for _, t in sorted(truth.teams.items()) if t.sequence],
             environments=[
                 (digest, e.state, e.lock, e.python, e.reason) for digest, e in sorted(truth.environments.items())
             ],
@@ -103,8 +105,13 @@ def decode(content: bytes) -> Truth:
         raise ValueError(f"a snapshot of version {snapshot.version}, this reads {VERSION}")
     truth = Truth()
     truth.sequence, truth.term, truth.term_sequence = snapshot.sequence, snapshot.term, snapshot.term_sequence
-    for team, name, settings, sequence in snapshot.queues:
-        truth.queue(team, name).set(settings, sequence)
+    for team, name, settings, sequence, removed in snapshot.queues:
+        queue = truth.queue(team, name)
+        queue.set(settings, sequence)
+        queue.removed = removed
+    for name, of_team, sequence in snapshot.teams:
+        team_ = truth.team(name)
+        team_.settings, team_.sequence = of_team, sequence
     for digest, state, lock, python, reason in snapshot.environments:
         environment = truth.environment(digest)
         environment.state, environment.lock, environment.python, environment.reason = state, lock, python, reason
@@ -209,7 +216,8 @@ def described(content: bytes) -> dict[str, object]:
     said: dict[str, object] = {"term": snapshot.term}
     said |= {job.subject: msgspec.structs.replace(job, rank=("", "")) for job in snapshot.jobs}
     said |= {subject: tuple(life) for subject, *life in snapshot.ended}
-    said |= {f"queue {team}/{name}": (settings, sequence) for team, name, settings, sequence in snapshot.queues}
+    said |= {f"queue {team}/{name}": tuple(rest) for team, name, *rest in snapshot.queues}
+    said |= {f"team {name}": tuple(rest) for name, *rest in snapshot.teams}
     said |= {f"environment {digest}": tuple(rest) for digest, *rest in snapshot.environments}
     said |= {f"node {node.name}": node for node in snapshot.nodes}
     waiting: dict[str, list[tuple[int, Fraction, str]]] = {}

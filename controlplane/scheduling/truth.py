@@ -22,7 +22,7 @@ from controlplane.scheduling.decisions import Counts, FactEntry
 from controlplane.scheduling.jobs import Job, Key, backoff_s, shape_of
 from controlplane.scheduling.nodes import Fleet, Node, Totals
 from controlplane.scheduling.order import estimate_s
-from controlplane.scheduling.queues import Moment, Queue, QueueKey
+from controlplane.scheduling.queues import Moment, Queue, QueueKey, Team
 from events import messages as m
 from events import subjects
 from events.lifecycle import Life, Outcome, State, advance
@@ -57,6 +57,7 @@ class Truth:
         self.ended: dict[str, Life] = {}
         """By subject, oldest end first."""
         self.queues: dict[QueueKey, Queue] = {}
+        self.teams: dict[str, Team] = {}
         self.environments: dict[str, Environment] = {}
         self.fleet = Fleet()
         self.backlog = Backlog()
@@ -90,8 +91,10 @@ class Truth:
             self._apply_to_node(entry, fact)
         elif isinstance(fact, m.EnvironmentFact):
             self._apply_to_environment(entry, fact)
-        elif isinstance(fact, m.QueueSet):
+        elif isinstance(fact, m.QueueFact):
             self._apply_to_queue(entry, fact)
+        elif isinstance(fact, m.TeamFact):
+            self._apply_to_team(entry, fact)
         elif isinstance(fact, m.TermFact):
             self._apply_to_term(entry, fact)
         else:
@@ -107,9 +110,18 @@ class Truth:
         else:
             self.counts.stale += 1
 
-    def _apply_to_queue(self, entry: FactEntry, fact: m.QueueSet) -> None:
+    def _apply_to_queue(self, entry: FactEntry, fact: m.QueueFact) -> None:
         _, team, name = subjects.tokens(entry.subject)
-        self.queue(team, name).set(fact, entry.sequence)
+        queue = self.queue(team, name)
+        if isinstance(fact, m.QueueSet):
+            queue.set(fact, entry.sequence)
+        else:
+            queue.remove_settings(entry.sequence)
+        self.counts.applied += 1
+
+    def _apply_to_team(self, entry: FactEntry, fact: m.TeamSet) -> None:
+        team = self.team(subjects.tokens(entry.subject)[1])
+        team.settings, team.sequence = fact, entry.sequence
         self.counts.applied += 1
 
     def _apply_to_environment(self, entry: FactEntry, fact: m.EnvironmentFact) -> None:
@@ -419,6 +431,13 @@ class Truth:
                 self.nodes_due[node.name] = node  # what waited for its attempts to be over
 
     # -- finding ---------------------------------------------------------------------------------------------------
+
+    def team(self, name: str) -> Team:
+        """The team of that name; one that nobody has configured has no limits."""
+        team = self.teams.get(name)
+        if team is None:
+            team = self.teams[name] = Team(name, m.TeamSet(by=""))
+        return team
 
     def queue(self, team: str, name: str) -> Queue:
         """The queue of that name; one that nobody has configured has no limits."""

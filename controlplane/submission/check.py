@@ -106,6 +106,7 @@ def read_submit(body: bytes, caller: Caller, config: Configuration, found: Findi
         attempts_max=_integer(given, "attempts_max", config.attempts_max_default, 1, ATTEMPTS_MAX, found),
         hold=reading.boolean(given["hold"], "$.hold", found) if "hold" in given else False,
         labels=_labels(given, found),
+        preemptible=_preemptible(given, found),
     )
     return submit, raw.get("id")
 
@@ -273,6 +274,12 @@ def _labels(given: dict[str, Any], found: Findings) -> dict[str, str]:
             hint = "letters, digits and `._/-`, at most 128, a letter or digit first"
             found.problem(reading.join("$.labels", name), f"{quoted(name)} is no name of a label", hint)
     return labels
+
+
+def _preemptible(given: dict[str, Any], found: Findings) -> bool | None:
+    if given.get("preemptible") is None:
+        return None
+    return reading.boolean(given["preemptible"], "$.preemptible", found)
 
 
 def _source(given: dict[str, Any], found: Findings) -> str:

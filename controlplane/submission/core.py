@@ -130,6 +130,7 @@ def _accepted(request: Incoming, submit: m.Submit, job: str, found: Findings, co
         attempts_max=submit.attempts_max if submit.attempts_max is not None else config.attempts_max_default,
         labels=submit.labels,
         submitted_at=request.at,
+        preemptible=bool(submit.preemptible),
     )
     return m.Accepted(specification=specification, held=submit.hold, warnings=found.warnings)
 

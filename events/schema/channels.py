@@ -138,7 +138,15 @@ CHANNELS: Final = (
         get_args(m.EnvironmentFact),
         note="The hex digits of the digest of an environment request.",
     ),
-    Channel("queue", _address(subjects.queue, "TEAM", "QUEUE"), streams.LEDGER.name, "submission", (m.QueueSet,)),
+    Channel(
+        "queue",
+        _address(subjects.queue, "TEAM", "QUEUE"),
+        streams.LEDGER.name,
+        "submission",
+        get_args(m.QueueFact),
+        note="A queue exists if the newest fact is a `queue_set`.",
+    ),
+    Channel("team", _address(subjects.team, "TEAM"), streams.LEDGER.name, "submission", (m.TeamFact,)),
     Channel(
         "node",
         _address(subjects.node, "NODE"),

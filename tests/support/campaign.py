@@ -49,6 +49,7 @@ class Campaign:
         """Nothing bad happens any more: everything that can end must end."""
         self.world.queue("default")
         self.world.queue("other")
+        self.world.team()
         ready = m.EnvironmentReady(lock="sha256:cd", python="3.11", platform="linux", packages=1)
         self.world.write(subjects.environment(ENVIRONMENT), ready)
         self.world.node("whole")
@@ -108,8 +109,25 @@ class Campaign:
             "gpus_max": pick((None, 2, 8)),
             "paused": pick((False, False, True)),
             "policy": pick(order.POLICIES),
+            "weight": pick((1.0, 1.0, 3.0)),
+            "draining": pick((False, True)),
+            "guaranteed_gpus": pick((0, 0, 4)),
+            "guaranteed_cpus": pick((0.0, 0.0, 8.0)),
+            "user_running_max": pick((None, None, 2)),
+            "user_gpus_max": pick((None, None, 2)),
         }
         self.world.queue(pick(QUEUES), **limits)
+
+    def on_queue_removed(self, pick: Pick) -> None:
+        self.world.remove_queue(pick(QUEUES))
+
+    def on_team(self, pick: Pick) -> None:
+        self.world.team(
+            weight=pick((1.0, 2.0)),
+            guaranteed_gpus=pick((0, 0, 8)),
+            running_max=pick((None, None, 3)),
+            gpus_max=pick((None, None, 8)),
+        )
 
     def on_environment(self, pick: Pick) -> None:
         ready = m.EnvironmentReady(lock="sha256:cd", python="3.11", platform="linux", packages=1)

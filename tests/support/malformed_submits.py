@@ -59,6 +59,7 @@ MALFORMED = [
     _of("a tier that the team may not use", {"$.tier": "may not use"}, tier="gpu8"),
     _of("an unknown queue", {"$.queue": "did you mean `night`?"}, queue="nigth"),
     _of("a queue of another team", {"$.queue": "no queue `secret` in team `vision`"}, queue="secret"),
+    _of("preemptible, perhaps", {"$.preemptible": "true or false"}, preemptible="maybe"),
     _of("an id that is no text", {"$.id": "must be text"}, id=17),
     _of("an id without end", {"$.id": "at most 256"}, id="x" * 1000),
     _of("a name with a line break", {"$.name": "control character"}, name="a\nb"),

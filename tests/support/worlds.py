@@ -123,6 +123,12 @@ class World:
     def queue(self, name: str = "default", *, team: str = TEAM, **settings: object) -> None:
         self.write(subjects.queue(team, name), m.QueueSet(by="ada", **settings))  # type: ignore[arg-type]
 
+    def remove_queue(self, name: str = "default", *, team: str = TEAM) -> None:
+        self.write(subjects.queue(team, name), m.QueueRemoved(by="ada"))
+
+    def team(self, name: str = TEAM, **settings: object) -> None:
+        self.write(subjects.team(name), m.TeamSet(by="ada", **settings))  # type: ignore[arg-type]
+
     def commit(self, round_: Round) -> None:
         """What the store does with a round: all or nothing, under its guards."""
         for decision in round_.decisions:

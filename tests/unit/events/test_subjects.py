@@ -90,6 +90,7 @@ def test_every_subject_is_taken_by_its_stream_and_by_no_other(team: str, user: s
         subjects.job(team, job): streams.LEDGER,
         subjects.environment(digest): streams.LEDGER,
         subjects.queue(team, user): streams.LEDGER,
+        subjects.team(team): streams.LEDGER,
         subjects.node(user): streams.LEDGER,
         subjects.TERM: streams.LEDGER,
         subjects.metrics(user, team, job): streams.METRICS,

@@ -76,10 +76,12 @@ def test_every_field_of_a_submit_reaches_the_specification() -> None:
             attempts_max=1,
             hold=True,
             labels={"sweep": "a"},
+            preemptible=True,
         )
     )
     specification = decision.fact.specification
     assert decision.fact.held
+    assert specification.preemptible
     assert decision.environment is not None
     assert specification.environment == environment_digest(decision.environment)
     assert (specification.name, specification.queue, specification.tier) == ("big one", "night", "gpu2")

@@ -12,6 +12,7 @@ Scheduling the IBM SP2 with Backfilling", TPDS 2001).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from controlplane.scheduling.jobs import Job, Shape
@@ -79,7 +80,20 @@ class Plan:
         self._profiles: dict[str, list[tuple[float, Amounts]]] = {}
 
     def reserve(self, job: Job) -> Reservation | None:
-        """The earliest time and the node at which a blocked job can start; None: no open node is large enough.
+        """Keep for a blocked job what it can have the earliest; None: no open node is large enough."""
+        reservation = self.earliest(job)
+        if reservation is not None:
+            self.reservations.append(reservation)
+            self._on.setdefault(reservation.node, []).append(reservation)
+            self.changed(reservation.node)
+        return reservation
+
+    def reserved(self, job: Job) -> Reservation | None:
+        """What is kept for it; None: nothing."""
+        return next((reservation for reservation in self.reservations if reservation.job is job), None)
+
+    def earliest(self, job: Job) -> Reservation | None:
+        """The earliest time and the node at which a job can start, if nothing else comes before it.
 
         Of several nodes that are free at that time, the one that has the most of what it needs already.
         """
@@ -88,11 +102,7 @@ class Plan:
         if not large:
             return None
         at, _, name = min((self._earliest(node, need, length_s), _lacking(node, need), node.name) for node in large)
-        reservation = Reservation(job, name, at, at + length_s, need)
-        self.reservations.append(reservation)
-        self._on.setdefault(reservation.node, []).append(reservation)
-        self.changed(reservation.node)
-        return reservation
+        return Reservation(job, name, at, at + length_s, need)
 
     def admits(self, node: Node, job: Job) -> bool:
         """Whether a job that fits on the node now takes nothing away from a reservation."""
@@ -105,16 +115,26 @@ class Plan:
         """Something was placed there."""
         self._profiles.pop(node, None)
 
+    def delayed(self, node: Node, job: Job) -> list[Reservation]:
+        """The reservations there that would not have enough any more at the first moment at which one has not."""
+        need, until = need_of(job.shape), self._now + _length_s(job)
+        for at, free in self._profile(node):
+            if at < until and not free.cover(need):
+                return [one for one in self._on.get(node.name, ()) if one.at <= at < one.until]
+        return []
+
     def window_s(self, shape: Shape) -> float:
         """How long a job of this shape may take on the reserved nodes that have room for it now, at the most."""
-        window_s = 0.0
+        return max((window_s for window_s, _ in self.windows(shape)), default=0.0)
+
+    def windows(self, shape: Shape) -> Iterator[tuple[float, Node]]:
+        """How long a job of this shape may take on each of the reserved nodes that have room for it now."""
         for name in self._on:
             node = self._fleet.nodes[name]
             if node.is_open and node.fits(shape):
                 profile, need = self._profile(node), need_of(shape)
                 short = next((at for at, free in profile if at > self._now and not free.cover(need)), math.inf)
-                window_s = max(window_s, short - self._now)
-        return window_s
+                yield short - self._now, node
 
     def _earliest(self, node: Node, need: Amounts, length_s: float) -> float:
         profile = self._profile(node)

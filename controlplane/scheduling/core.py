@@ -16,7 +16,7 @@ from controlplane.scheduling import checking, ends, explain, snapshots
 from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, FactEntry, Round, Settings
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
-from controlplane.scheduling.nodes import Node, allocate
+from controlplane.scheduling.nodes import Node
 from controlplane.scheduling.placing import Placing
 from controlplane.scheduling.queues import Moment
 from controlplane.scheduling.truth import Truth
@@ -253,11 +253,9 @@ class Core:
         nodes: dict[str, None] = {}
         if len(decisions) >= ROUND_MAX:
             return nodes
-        for job, node, why in Placing(truth.fleet, truth.queues, moment, depth=self.settings.backfill_depth).choices():
-            allocations = (allocate(node, job.shape),)
-            fact = m.Placed(term=truth.term, attempt=job.life.attempt + 1, allocations=allocations, why=why)
-            self._decide_about(job, fact, decisions)
-            nodes[node.name] = None
+        for choice in Placing(truth.fleet, truth.queues, moment, depth=self.settings.backfill_depth).choices():
+            self._decide_about(choice.job, choice.placed(truth.term), decisions)
+            nodes[choice.node.name] = None
             if len(decisions) >= ROUND_MAX:
                 break
         return nodes

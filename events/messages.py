@@ -540,6 +540,19 @@ class NodeUncordoned(Fact, frozen=True, kw_only=True, tag="node_uncordoned"):
 class NodeDraining(Fact, frozen=True, kw_only=True, tag="node_draining"):
     by: str
     why: str = ""
+    stop: bool = False
+    """Its attempts are stopped after their grace and wait again, which is no try of theirs. False: they run on."""
+
+
+class NodeMaintenance(Fact, frozen=True, kw_only=True, tag="node_maintenance"):
+    """Nothing is placed on it that could still run between these moments. The newest one counts; without a span
+    (`ends_at` is not behind `begins_at`) there is no maintenance any more.
+    """
+
+    by: str
+    begins_at: float = 0.0
+    ends_at: float = 0.0
+    why: str = ""
 
 
 class NodeGone(Fact, frozen=True, kw_only=True, tag="node_gone"):
@@ -547,9 +560,13 @@ class NodeGone(Fact, frozen=True, kw_only=True, tag="node_gone"):
 
     why: str
     term: int = 0
+    by: str = ""
+    """Whose word it is; empty: the leader found it out."""
 
 
-NodeFact = NodeJoined | NodeSuspected | NodeCleared | NodeCordoned | NodeUncordoned | NodeDraining | NodeGone
+NodeFact = (
+    NodeJoined | NodeSuspected | NodeCleared | NodeCordoned | NodeUncordoned | NodeDraining | NodeMaintenance | NodeGone
+)
 
 
 # -- about leadership: hr.v1.term ----------------------------------------------------------------------- scheduling --
@@ -596,6 +613,7 @@ AnyFact = (
     | NodeCordoned
     | NodeUncordoned
     | NodeDraining
+    | NodeMaintenance
     | NodeGone
     | Led
     | Renewed
@@ -727,15 +745,29 @@ class EnvironmentView(Value, frozen=True, kw_only=True):
     log: str = ""
 
 
+class Span(Value, frozen=True, kw_only=True):
+    """A time in which a node is closed: nothing runs there from `begins_at` to before `ends_at`."""
+
+    begins_at: float
+    ends_at: float
+    by: str = ""
+    why: str = ""
+
+
 class NodeView(Value, frozen=True, kw_only=True):
     """`hr.v1.ask.scheduling.nodes` answers `NodesView`."""
 
     node: str
-    state: Literal["ready", "suspected", "cordoned", "draining", "gone"]
+    state: Literal["ready", "suspected", "cordoned", "draining", "drained", "gone"]
     capacity: Capacity
     free: Allocation
     attempts: tuple[AttemptRef, ...] = ()
     seen_at: float = 0.0
+    by: str = ""
+    """Who cordoned it, or drains it."""
+    why: str = ""
+    """What they said, or why it is gone."""
+    maintenance: Span | None = None
 
 
 class NodesView(Value, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Reservations: what a job that does not fit now will get, and when; nothing may be placed that would delay it. Pure.
 
 Time ahead is a profile of each node: what is free of it now, what comes back when the limits of its jobs are over, what
-reservations will take. A job may start where, from now to its limit, the profile has enough for it.
+reservations and maintenance will take. A job may start where, from now to its limit, the profile has enough for it.
 
 With one reservation that is EASY (Lifka, "The ANL/IBM SP Scheduling System", JSSPP 1995): what is backfilled ends
 before the shadow time of the first blocked job, or takes only what that job leaves over. With one for each it is
@@ -43,6 +43,10 @@ class Amounts(NamedTuple):
         return all(mine >= its for mine, its in zip(self, need, strict=True))
 
 
+ALL: Final = Amounts(*4 * (2**62,))
+"""More than any node has: what its maintenance takes."""
+
+
 class Reservation(NamedTuple):
     """What one job will get, at the latest."""
 
@@ -79,6 +83,11 @@ class Plan:
         self._on: dict[str, list[Reservation]] = {}
         self._profiles: dict[str, list[tuple[float, Amounts]]] = {}
 
+    @property
+    def restricts(self) -> bool:
+        """Whether there is anything ahead that a job could run into."""
+        return bool(self.reservations or self._fleet.closing)
+
     def reserve(self, job: Job) -> Reservation | None:
         """Keep for a blocked job what it can have the earliest; None: no open node is large enough."""
         reservation = self.earliest(job)
@@ -97,18 +106,20 @@ class Plan:
 
         Of several nodes that are free at that time, the one that has the most of what it needs already.
         """
-        need, length_s = need_of(job.shape), _length_s(job)
+        need, takes_s = need_of(job.shape), length_s(job)
         large = [node for node in self._fleet.nodes.values() if node.is_open and node.could_fit(job.shape)]
         if not large:
             return None
-        at, _, name = min((self._earliest(node, need, length_s), _lacking(node, need), node.name) for node in large)
-        return Reservation(job, name, at, at + length_s, need)
+        at, _, name = min((self._earliest(node, need, takes_s), _lacking(node, need), node.name) for node in large)
+        return Reservation(job, name, at, at + takes_s, need)
 
     def admits(self, node: Node, job: Job) -> bool:
-        """Whether a job that fits on the node now takes nothing away from a reservation."""
+        """Whether a job that fits on the node now takes nothing away from a reservation, or from its maintenance."""
+        if node.is_closed(self._now, length_s(job)):
+            return False
         if node.name not in self._on:
             return True
-        until = self._now + _length_s(job)
+        until = self._now + length_s(job)
         return self._lasts(self._profile(node), self._now, until, need_of(job.shape))
 
     def changed(self, node: str) -> None:
@@ -117,19 +128,19 @@ class Plan:
 
     def delayed(self, node: Node, job: Job) -> list[Reservation]:
         """The reservations there that would not have enough any more at the first moment at which one has not."""
-        need, until = need_of(job.shape), self._now + _length_s(job)
+        need, until = need_of(job.shape), self._now + length_s(job)
         for at, free in self._profile(node):
             if at < until and not free.cover(need):
                 return [one for one in self._on.get(node.name, ()) if one.at <= at < one.until]
         return []
 
     def window_s(self, shape: Shape) -> float:
-        """How long a job of this shape may take on the reserved nodes that have room for it now, at the most."""
+        """How long a job of this shape may take on those nodes that have room for it now, and something ahead."""
         return max((window_s for window_s, _ in self.windows(shape)), default=0.0)
 
     def windows(self, shape: Shape) -> Iterator[tuple[float, Node]]:
-        """How long a job of this shape may take on each of the reserved nodes that have room for it now."""
-        for name in self._on:
+        """How long a job of this shape may take on each of those nodes with room for it now and something ahead."""
+        for name in self._on | self._fleet.closing:
             node = self._fleet.nodes[name]
             if node.is_open and node.fits(shape):
                 profile, need = self._profile(node), need_of(shape)
@@ -153,6 +164,8 @@ class Plan:
         if (known := self._profiles.get(node.name)) is not None:
             return known
         changes = [(ends_at(job, self._now), need_of(job.shape)) for job in node.jobs.values()]
+        if node.is_closed(self._now, math.inf) and (span := node.maintenance) is not None:
+            changes += [(max(span.begins_at, self._now), -ALL), (span.ends_at, ALL)]
         for reservation in self._on.get(node.name, ()):
             changes += [(reservation.at, -reservation.need), (reservation.until, reservation.need)]
         free = _free_of(node)
@@ -177,6 +190,7 @@ def _lacking(node: Node, need: Amounts) -> tuple[int, ...]:
     return (gpus, cpus, memory, launch)
 
 
-def _length_s(job: Job) -> float:
+def length_s(job: Job) -> float:
+    """How long a job may hold what it has."""
     limit_s = job.specification.time_limit_s
     return 2 * FAR_S if limit_s is None else limit_s

@@ -40,6 +40,8 @@ class Core:
         self._silence: Silence | None = None
         self._revision = 0
         """Of the last Desired of this term, whatever node it was for."""
+        self._opens_at: float | None = None
+        """When the next maintenance is over."""
 
     # -- the ledger ------------------------------------------------------------------------------------------------
 
@@ -166,6 +168,7 @@ class Core:
         if truth.broken:
             raise Broken(truth.broken)
         truth.release_backoffs(now)
+        self._opens_at = truth.fleet.opens_at(now)
         for node in silence.due(truth.fleet.nodes, now):
             truth.nodes_due[node.name] = node
         decisions: list[Decision] = []
@@ -230,10 +233,25 @@ class Core:
                     self._decide_about(job, ends.on_loss(job, name, loss, term=truth.term), decisions)
             if node.jobs and (loss or self._must_lose_first(node)):
                 continue  # it is due again when it holds nothing any more
+            if node.stops and not self._stop_all(node, decisions):
+                truth.nodes_due[name] = node
+                return
             fact = silence.verdict(node, now)
             if fact is not None:
                 node.decided = fact
                 decisions.append(Decision(subjects.node(name), fact, node.sequence))
+
+    def _stop_all(self, node: Node, decisions: list[Decision]) -> bool:
+        """Ask what runs on the node to stop. False: there was no room for all of it in this round."""
+        said = f": {node.closed_why}" if node.closed_why else ""
+        why = f"node {node.name} is being drained by {node.draining_by}{said}"
+        for _, job in sorted(node.jobs.items()):
+            if job.decided is None and job.life.state in (State.PLACED, State.RUNNING):
+                if len(decisions) >= ROUND_MAX:
+                    return False
+                stop = m.StopRequested(term=self._truth.term, attempt=job.life.attempt, why=why)
+                self._decide_about(job, stop, decisions)
+        return True
 
     def _loss(self, node: Node, silence: Silence, now: float) -> str:
         """Why everything on the node is lost; empty: it is not."""
@@ -287,7 +305,7 @@ class Core:
         if self._silence is None:
             return None
         backoffs = self._truth.backoffs
-        times = [self._silence.wake_at(), backoffs[0][0] if backoffs else None]
+        times = [self._silence.wake_at(), backoffs[0][0] if backoffs else None, self._opens_at]
         return min((at for at in times if at is not None), default=None)
 
     # -- what nodes are told ---------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from typing import Final
 
 from controlplane.scheduling.jobs import Job
 from events import messages as m
-from events.lifecycle import State
 
 TRIED_AGAIN: Final = frozenset(
     {"source_failed", "environment_failed", "output_failed", "fenced", "supervisor_lost", "stopped"}
@@ -42,10 +41,12 @@ def on_end(job: Job, end: m.AttemptEnd, *, term: int) -> m.Finished | m.Requeued
         return m.Finished(term=term, attempt=attempt, outcome="succeeded", reason="exit code 0", end=end)
     if end.cause not in TRIED_AGAIN:
         return m.Finished(term=term, attempt=attempt, outcome="failed", reason=describe(job, end), end=end)
-    why = job.stop_why if job.life.state is State.STOPPING and job.stop_why else describe(job, end)
-    if attempt < job.specification.attempts_max:
+    if job.stop_why:
+        return m.Requeued(term=term, attempt=attempt, why=job.stop_why, end=end)
+    why = describe(job, end)
+    if job.tries < job.specification.attempts_max:
         return m.Requeued(term=term, attempt=attempt, why=why, end=end)
-    reason = f"{why} ({tries(attempt)})"
+    reason = f"{why} ({tries(job.tries)})"
     return m.Finished(term=term, attempt=attempt, outcome="failed", reason=reason, end=end)
 
 
@@ -54,9 +55,9 @@ def on_loss(job: Job, node: str, why: str, *, term: int) -> m.Finished | m.Lost:
     attempt = job.life.attempt
     if job.cancelled_by:
         return m.Finished(term=term, attempt=attempt, outcome="cancelled", reason=cancelled(job))
-    if attempt < job.specification.attempts_max:
+    if job.stop_why or job.tries < job.specification.attempts_max:
         return m.Lost(term=term, attempt=attempt, node=node, why=why)
-    return m.Finished(term=term, attempt=attempt, outcome="failed", reason=f"{why} ({tries(attempt)})")
+    return m.Finished(term=term, attempt=attempt, outcome="failed", reason=f"{why} ({tries(job.tries)})")
 
 
 def cancelled(job: Job) -> str:

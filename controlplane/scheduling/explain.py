@@ -5,9 +5,11 @@ Derived from the very structures that decide, never stored. Costs about what is 
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
-from controlplane.scheduling.ends import span
+from controlplane.scheduling.backfill import length_s
+from controlplane.scheduling.ends import span as span_of
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node
 from controlplane.scheduling.queues import Queue
@@ -33,7 +35,7 @@ def why(truth: Truth, team: str, job_id: str, now: float) -> m.Why | None:
         return m.Why(job=job_id, state=job.life.state.value, summary=_where(job))
     queue = truth.queue_of(job)
     position = queue.position(job, truth.moment(now))
-    hindrances = (*_parked(truth, job, now), *_queue(queue, job), *_resources(truth, position, job))
+    hindrances = (*_parked(truth, job, now), *_queue(queue, job), *_resources(truth, position, job, now))
     first = next((hindrance.message for hindrance in hindrances if not hindrance.ok), "about to be placed")
     return m.Why(
         job=job_id,
@@ -75,7 +77,7 @@ def _parked(truth: Truth, job: Job, now: float) -> list[m.Hindrance]:
         message = words.get(environment.state)
         found.append(_no("environment", message) if message else _yes("environment", "its environment is ready"))
     if job.backing_off and job.not_before > now:
-        wait = span(max(1.0, job.not_before - now))
+        wait = span_of(max(1.0, job.not_before - now))
         found.append(
             _no("order", f"attempt {job.life.attempt} broke off; the next one starts in {wait} at the earliest")
         )
@@ -99,7 +101,7 @@ def _queue(queue: Queue, job: Job) -> list[m.Hindrance]:
     return [_yes("queue", f"queue {name} lets it run")]
 
 
-def _resources(truth: Truth, position: int, job: Job) -> list[m.Hindrance]:
+def _resources(truth: Truth, position: int, job: Job, now: float) -> list[m.Hindrance]:
     """What the nodes say."""
     fleet, shape = truth.fleet, job.shape
     known = [node for node in fleet.nodes.values() if node.is_known]
@@ -114,6 +116,8 @@ def _resources(truth: Truth, position: int, job: Job) -> list[m.Hindrance]:
         message = f"no node is large enough: it asks for {_asks(job)}, {has}"
         return [_no("node", message, asked=float(shape.gpus), free=float(biggest.gpus))]
     if fleet.best(shape) is not None:
+        if closed := _in_maintenance(truth, job, now):
+            return [_yes("resources", "a node has room"), _no("node", closed)]
         if position > 1:
             return [_yes("resources", "a node has room"), _no("order", _ahead(position - 1))]
         return [_yes("resources", "a node has room"), _no("order", "its turn comes next, or another queue's before it")]
@@ -133,11 +137,37 @@ def _resources(truth: Truth, position: int, job: Job) -> list[m.Hindrance]:
     return [_no("resources", message, asked=float(asked), free=float(has_free), held_by=holders)]
 
 
+def _in_maintenance(truth: Truth, job: Job, now: float) -> str:
+    """Why the job may start on none of the nodes with room: a maintenance is too near. Empty: it may on one."""
+    fleet, takes_s = truth.fleet, length_s(job)
+    if fleet.best(job.shape, lambda node: not node.is_closed(now, takes_s)) is not None:
+        return ""
+    roomy = [node for node in fleet.closing.values() if node.is_open and node.fits(job.shape)]
+    spans = sorted((-node.maintenance.begins_at, node.name, node.maintenance) for node in roomy if node.maintenance)
+    _, name, span = spans[0]
+    others = f"; {len(spans) - 1} more with room close no later" if len(spans) > 1 else ""
+    said = f" ({span.why})" if span.why else ""
+    if span.begins_at <= now:
+        return f"{name} is closed until {moment(span.ends_at, now)} for maintenance{said}{others}"
+    limit_s = job.specification.time_limit_s
+    length = "it has no time limit, and may" if limit_s is None else f"its limit of {span_of(limit_s)} does"
+    return f"{name} is closed from {moment(span.begins_at, now)} for maintenance{said}: {length} not fit before{others}"
+
+
+def moment(at: float, now: float) -> str:
+    """A moment, for a person: `18:00 UTC`, or with its day where that is another one."""
+    there, here = (datetime.fromtimestamp(each, UTC) for each in (at, now))
+    return f"{there:%H:%M} UTC" if there.date() == here.date() else f"{there:%Y-%m-%d %H:%M} UTC"
+
+
 def _closed(node: Node) -> str:
     """Why a node takes no jobs."""
     if node.state == "ready":
         return f"{node.name} can start none ({node.cannot_start})"
-    return f"{node.name} is {node.state}"
+    who = node.draining_by or node.cordoned_by
+    by = f" by {who}" if who and node.state in ("cordoned", "draining", "drained") else ""
+    said = f" ({node.closed_why})" if by and node.closed_why else ""
+    return f"{node.name} is {node.state}{by}{said}"
 
 
 def _ahead(jobs: int) -> str:
@@ -162,6 +192,9 @@ def nodes_view(truth: Truth) -> m.NodesView:
             free=node.free(),
             attempts=tuple(job.ref() for _, job in sorted(node.jobs.items())),
             seen_at=node.heard_at,
+            by=node.draining_by or node.cordoned_by,
+            why=node.gone_why or node.closed_why,
+            maintenance=node.maintenance,
         )
         for _, node in sorted(truth.fleet.nodes.items())
         if node.sequence

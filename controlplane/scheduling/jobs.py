@@ -69,6 +69,9 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """Empty: nobody wants it cancelled."""
     cancel_why: str = ""
     stop_why: str = ""
+    """Why its attempt is to be stopped, for no fault of its own; empty: nobody wants that."""
+    excused: int = 0
+    """Attempts that were stopped so: they are no tries."""
 
     # -- not in the ledger ------------------------------------------------------------------------------------------
     decided: m.Fact | None = None
@@ -110,6 +113,11 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     def estimate_s(self) -> float:
         """How long it is taken to run, where a number is needed. Its place may go by another one: `order_s`."""
         return estimate_s(self.specification.time_limit_s)
+
+    @property
+    def tries(self) -> int:
+        """How many of its attempts count, the newest among them."""
+        return self.life.attempt - self.excused
 
     @property
     def is_live(self) -> bool:

@@ -32,6 +32,11 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     suspected_at: float | None = None
     cordoned_by: str = ""
     draining_by: str = ""
+    stops: bool = False
+    """It is drained of what runs on it, too."""
+    closed_why: str = ""
+    """What was said when it was cordoned, or drained."""
+    maintenance: m.Span | None = None
     gone_why: str = ""
     free_milli_cpus: int = 0
     free_memory_bytes: int = 0
@@ -72,7 +77,7 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
         if self.suspected_at is not None:
             return "suspected"
         if self.draining_by:
-            return "draining"
+            return "draining" if self.jobs else "drained"
         return "cordoned" if self.cordoned_by else "ready"
 
     def fits(self, shape: Shape) -> bool:
@@ -83,6 +88,11 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
             and shape.memory_bytes <= self.free_memory_bytes
             and shape.launch_bytes <= self.free_launch_bytes
         )
+
+    def is_closed(self, now: float, length_s: float) -> bool:
+        """Whether what starts now and takes so long would be there during its maintenance."""
+        span = self.maintenance
+        return span is not None and now < span.ends_at and now + length_s > span.begins_at
 
     def could_fit(self, shape: Shape) -> bool:
         """Whether it could if the node were empty."""
@@ -134,6 +144,8 @@ class Fleet:
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
+        self.closing: dict[str, Node] = {}
+        """Those with a maintenance, also one that is over."""
         self._buckets: Any = SortedDict()
 
     def node(self, name: str) -> Node:
@@ -188,6 +200,19 @@ class Fleet:
         node.free_memory_bytes = capacity.memory_bytes - sum(job.shape.memory_bytes for job in held)
         node.free_gpus = bits(range(capacity.gpus)) & ~gpus_of(node.name, held)
         self.index(node)
+
+    def close(self, node: Node, span: m.Span | None) -> None:
+        """Its maintenance is another one; None: there is none."""
+        node.maintenance = span
+        if span is not None:
+            self.closing[node.name] = node
+        else:
+            self.closing.pop(node.name, None)
+
+    def opens_at(self, now: float) -> float | None:
+        """When the next maintenance is over."""
+        spans = (node.maintenance for node in self.closing.values())
+        return min((span.ends_at for span in spans if span is not None and span.ends_at > now), default=None)
 
     # -- the index -------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from controlplane.scheduling.backfill import Plan
-from controlplane.scheduling.jobs import Job, Shape
+from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.nodes import Fleet, Node, Totals, allocate
 from controlplane.scheduling.order import shortest_of
 from controlplane.scheduling.queues import Head, Moment, Queue, QueueKey
@@ -106,8 +106,8 @@ class Placing:
         return None
 
     def node_for(self, job: Job) -> Node | None:
-        """Where a job can start now and delays no reservation."""
-        admits = (lambda node: self.plan.admits(node, job)) if self.plan.reservations else None
+        """Where a job can start now, delays no reservation, and ends before any maintenance."""
+        admits = (lambda node: self.plan.admits(node, job)) if self.plan.restricts else None
         return self._fleet.best(job.shape, admits)
 
     def gpus_blocked_by(self, queue: Queue) -> Job | None:

@@ -18,7 +18,7 @@ from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
 
-VERSION: Final = 4
+VERSION: Final = 5
 
 
 class _Job(msgspec.Struct, array_like=True):
@@ -45,6 +45,7 @@ class _Job(msgspec.Struct, array_like=True):
     cancelled_by: str
     cancel_why: str
     stop_why: str
+    excused: int
 
 
 class _Node(msgspec.Struct, array_like=True):
@@ -55,6 +56,9 @@ class _Node(msgspec.Struct, array_like=True):
     suspected_at: float | None
     cordoned_by: str
     draining_by: str
+    stops: bool
+    closed_why: str
+    maintenance: m.Span | None
     gone_why: str
 
 
@@ -118,6 +122,7 @@ def decode(content: bytes) -> Truth:
     for record in snapshot.nodes:
         node = _to_node(record)
         truth.fleet.nodes[node.name] = node
+        truth.fleet.close(node, node.maintenance)
         truth.fleet.resize(node, node.capacity)
     for record_ in snapshot.jobs:
         truth.admit(_to_job(record_))
@@ -150,6 +155,7 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         cancelled_by=job.cancelled_by,
         cancel_why=job.cancel_why,
         stop_why=job.stop_why,
+        excused=job.excused,
     )
 
 
@@ -177,6 +183,7 @@ def _to_job(record: _Job) -> Job:
         cancelled_by=record.cancelled_by,
         cancel_why=record.cancel_why,
         stop_why=record.stop_why,
+        excused=record.excused,
     )
 
 
@@ -189,6 +196,9 @@ def _from_node(node: Node) -> _Node:
         suspected_at=node.suspected_at,
         cordoned_by=node.cordoned_by,
         draining_by=node.draining_by,
+        stops=node.stops,
+        closed_why=node.closed_why,
+        maintenance=node.maintenance,
         gone_why=node.gone_why,
     )
 
@@ -202,6 +212,9 @@ def _to_node(record: _Node) -> Node:
         suspected_at=record.suspected_at,
         cordoned_by=record.cordoned_by,
         draining_by=record.draining_by,
+        stops=record.stops,
+        closed_why=record.closed_why,
+        maintenance=record.maintenance,
         gone_why=record.gone_why,
     )
 

@@ -151,9 +151,29 @@ class Truth:
             self.counts.forbidden += 1
             return
         else:
-            _set_state(node, fact, entry.at)
+            self._set_state(node, fact, entry.at)
         self.counts.applied += 1
         self.fleet.index(node)
+
+    def _set_state(self, node: Node, fact: m.NodeFact, at: float) -> None:
+        match fact:
+            case m.NodeSuspected():
+                node.suspected_at = at
+            case m.NodeCleared():
+                node.suspected_at = None
+            case m.NodeCordoned(by=by, why=why):
+                node.cordoned_by, node.closed_why = by, why
+            case m.NodeUncordoned():
+                node.cordoned_by = node.draining_by = node.closed_why = ""
+                node.stops = False
+            case m.NodeDraining(by=by, why=why, stop=stop):
+                node.draining_by, node.closed_why, node.stops = by, why, stop
+            case m.NodeMaintenance(by=by, begins_at=begins_at, ends_at=ends_at, why=why):
+                span = m.Span(begins_at=begins_at, ends_at=ends_at, by=by, why=why)
+                self.fleet.close(node, span if ends_at > begins_at else None)
+            case m.NodeGone(why=why):
+                node.gone_why = why or "the node is gone"
+                node.claims = None  # what it said before is over: it joins again with what it says from now on
 
     def totals(self) -> Totals:
         """What all known nodes have together."""
@@ -283,15 +303,27 @@ class Truth:
         self.backlog.run(job.shape, job.placed_at, job.estimate_s)
         if job.reported is not None:
             self.due[job.key] = job
+        self._look_at_drained(job)
 
     def on_started(self, job: Job, fact: m.Started, entry: FactEntry) -> None:
         job.started_at = fact.started_at
+        self._look_at_drained(job)
+
+    def _look_at_drained(self, job: Job) -> None:
+        """Its node may have been drained while this was on its way to the ledger."""
+        node = self.fleet.node(job.node)
+        if node.stops:
+            self.nodes_due[node.name] = node
 
     def on_broken_off(self, job: Job, fact: m.Requeued | m.Lost, entry: FactEntry) -> None:
         self._give_back(job)
         job.started_at, job.launch, job.reported = None, None, None
-        job.not_before, job.backing_off = entry.at + backoff_s(job.life.attempt), True
-        heapq.heappush(self.backoffs, (job.not_before, job.sequence, job.subject))
+        if job.stop_why:
+            job.excused, job.stop_why = job.excused + 1, ""
+            job.not_before, job.backing_off = 0.0, False
+        else:
+            job.not_before, job.backing_off = entry.at + backoff_s(job.tries), True
+            heapq.heappush(self.backoffs, (job.not_before, job.sequence, job.subject))
         self._add_to_queue(job)
         self.settle(job)
 
@@ -464,22 +496,6 @@ class Truth:
 
 def _hex(digest: str) -> str:
     return digest.removeprefix("sha256:")
-
-
-def _set_state(node: Node, fact: m.NodeFact, at: float) -> None:
-    if isinstance(fact, m.NodeSuspected):
-        node.suspected_at = at
-    elif isinstance(fact, m.NodeCleared):
-        node.suspected_at = None
-    elif isinstance(fact, m.NodeCordoned):
-        node.cordoned_by = fact.by
-    elif isinstance(fact, m.NodeUncordoned):
-        node.cordoned_by = node.draining_by = ""
-    elif isinstance(fact, m.NodeDraining):
-        node.draining_by = fact.by
-    elif isinstance(fact, m.NodeGone):
-        node.gone_why = fact.why or "the node is gone"
-        node.claims = None  # what it said before is over: it joins again with what it says from now on
 
 
 def _counted(counts: Counts, outcome: Outcome) -> Counts:

@@ -137,8 +137,30 @@ class Campaign:
 
     def on_operator(self, pick: Pick) -> None:
         if self.world.attempts:
-            fact = pick((m.NodeCordoned(by="ops"), m.NodeUncordoned(by="ops"), m.NodeUncordoned(by="ops")))
+            fact = pick(
+                (
+                    m.NodeCordoned(by="ops"),
+                    m.NodeDraining(by="ops", stop=pick((False, True))),
+                    m.NodeUncordoned(by="ops"),
+                    m.NodeUncordoned(by="ops"),
+                )
+            )
             self.world.write(subjects.node(pick(sorted(self.world.attempts))), fact)
+
+    def on_maintenance(self, pick: Pick) -> None:
+        if self.world.attempts:
+            begins_at = self.world.now + pick((0.0, 61.0, 90.0))
+            span = m.NodeMaintenance(by="ops", begins_at=begins_at, ends_at=begins_at + pick((0.0, 50.0, 500.0)))
+            self.world.write(subjects.node(pick(sorted(self.world.attempts))), span)
+
+    def on_gone(self, pick: Pick) -> None:
+        """A machine burns down, and an operator says so. Another one may come in its place."""
+        if self.world.attempts:
+            name = pick(sorted(self.world.attempts))
+            self.world.attempts[name] = {}
+            self.world.boots[name] += "+"
+            self.silent.add(name)
+            self.world.write(subjects.node(name), m.NodeGone(by="ops", why="burnt down"))
 
     # -- what nodes do ---------------------------------------------------------------------------------------------
 
@@ -249,6 +271,7 @@ class Campaign:
         for subject, life in lives.items():
             assert self.world.state(subjects.tokens(subject)[2], team=TEAM) == life.state.value
         self._judge_gpus(lives)
+        self._judge_maintenance()
         for name in self.world.attempts.keys() - self.silent:
             self._judge_node(name)
 
@@ -261,6 +284,21 @@ class Campaign:
                     mine = {(allocation.node, gpu) for gpu in allocation.gpus}
                     assert not mine & held, f"{sorted(mine & held)} are held twice"
                     held |= mine
+
+    def _judge_maintenance(self) -> None:
+        """Nothing was placed that could still run when its node is closed."""
+        spans: dict[str, m.NodeMaintenance] = {}
+        limits: dict[str, float | None] = {}
+        for entry in self.world.ledger:
+            if isinstance(entry.fact, m.NodeMaintenance):
+                spans[subjects.tokens(entry.subject)[1]] = entry.fact
+            elif isinstance(entry.fact, m.Accepted):
+                limits[entry.subject] = entry.fact.specification.time_limit_s
+            elif isinstance(entry.fact, m.Placed) and entry.fact.allocations[0].node in spans:
+                span, limit = spans[entry.fact.allocations[0].node], limits[entry.subject]
+                is_over = entry.at >= span.ends_at or span.ends_at <= span.begins_at
+                ends_before = limit is not None and entry.at + limit <= span.begins_at
+                assert is_over or ends_before, f"{entry} runs into {span}"
 
     def _judge_node(self, name: str) -> None:
         """What really lives on a node never shares a GPU."""

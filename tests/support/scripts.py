@@ -102,6 +102,21 @@ class _Script:
     def on_uncordon(self, node: str) -> None:
         self.world.write(subjects.node(node), m.NodeUncordoned(by="ops"))
 
+    def on_drain(self, node: str, stop: str = "", why: str = "") -> None:
+        self.world.write(subjects.node(node), m.NodeDraining(by="ops", stop=stop == "yes", why=why))
+
+    def on_maintenance(self, *nodes: str, begins: str, lasts: str) -> None:
+        """`begins` in so many seconds."""
+        for node in nodes:
+            begins_at = self.world.now + float(begins)
+            span = m.NodeMaintenance(by="ops", begins_at=begins_at, ends_at=begins_at + float(lasts))
+            self.world.write(subjects.node(node), span)
+
+    def on_gone(self, node: str) -> None:
+        """The machine burns down, and an operator says so."""
+        del self.world.attempts[node]
+        self.world.write(subjects.node(node), m.NodeGone(by="ops", why="burnt down"))
+
     # -- nodes and time --------------------------------------------------------------------------------------------
 
     def on_node(self, *names: str, gpus: str = "8", cpus: str = "64") -> None:

@@ -431,7 +431,7 @@ def test_a_cordoned_node_keeps_its_jobs_and_gets_no_more() -> None:
     world.submit(a_job("b"))
     assert world.decide() == []
     assert world.state("a") == "running"
-    assert world.summary("b") == "no node of its size takes jobs now: n1 is cordoned"
+    assert world.summary("b") == "no node of its size takes jobs now: n1 is cordoned by ops"
     world.write(subjects.node("n1"), m.NodeUncordoned(by="ops"))
     assert kinds(world.decide()) == ["placed"]
 

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from controlplane.config import Configuration
-from controlplane.submission import reading
+from controlplane.submission import queue_rules, reading
+from controlplane.submission.queue_rules import NAME_CHARACTERS_MAX, PRIORITY_MAX
+from controlplane.submission.queues import Queues
 from controlplane.submission.reading import Findings, quoted
 from events import messages as m
 from events.blobs import is_digest
@@ -28,15 +30,12 @@ LABELS_MAX: Final = 64
 LABEL_CHARACTERS_MAX: Final = 256
 LABELS_CHARACTERS_MAX: Final = 16 * 1024
 ID_CHARACTERS_MAX: Final = 256
-NAME_CHARACTERS_MAX: Final = 128
 FOLDER_CHARACTERS_MAX: Final = 1024
 WHY_CHARACTERS_MAX: Final = 500
 ROOTS_MAX: Final = 500
 PREFERENCES_MAX: Final = 5000
 REQUIREMENT_CHARACTERS_MAX: Final = 512
 REQUIREMENTS_CHARACTERS_MAX: Final = 384 * 1024
-PRIORITY_MAX: Final = 1000
-"""Of either sign."""
 ATTEMPTS_MAX: Final = 100
 
 RESERVED_ENV: Final = frozenset(
@@ -80,7 +79,9 @@ class Caller(NamedTuple):
     user: str
 
 
-def read_submit(body: bytes, caller: Caller, config: Configuration, found: Findings) -> tuple[m.Submit, object]:
+def read_submit(
+    body: bytes, caller: Caller, config: Configuration, queues: Queues, found: Findings
+) -> tuple[m.Submit, object]:
     """A submit with all of its defaults, and its `id` as it stands in the body, whether it is usable or not."""
     raw = reading.read_object(body, found)
     unreadable = bool(found.problems) and not raw
@@ -90,23 +91,24 @@ def read_submit(body: bytes, caller: Caller, config: Configuration, found: Findi
     if unreadable:
         return m.Submit(entrypoint=()), None
     given = {field: raw[field] for field in m.Submit.__struct_fields__ if field in raw}
+    rules = queue_rules.rules_of(given, caller.team, config, queues, found)
     submit = m.Submit(
         entrypoint=_entrypoint(given, found),
         id=_text(given, "id", found, ID_CHARACTERS_MAX),
         name=_name(given, found),
-        queue=_queue(given, caller, config, found),
-        tier=_tier(given, caller, config, found),
+        queue=rules.name,
+        tier=queue_rules.tier(given, rules, found),
         env=_env(given, found),
         source=_source(given, found),
         folder=_folder(given, found),
         environment=_environment(given, found),
-        time_limit_s=_time_limit_s(given, config, found),
+        time_limit_s=queue_rules.time_limit_s(given, rules, found),
         grace_s=_grace_s(given, config, found),
-        priority=_integer(given, "priority", 0, -PRIORITY_MAX, PRIORITY_MAX, found),
+        priority=queue_rules.priority(given, rules, found),
         attempts_max=_integer(given, "attempts_max", config.attempts_max_default, 1, ATTEMPTS_MAX, found),
         hold=reading.boolean(given["hold"], "$.hold", found) if "hold" in given else False,
         labels=_labels(given, found),
-        preemptible=_preemptible(given, found),
+        preemptible=queue_rules.preemptible(given, rules, found),
     )
     return submit, raw.get("id")
 
@@ -216,28 +218,6 @@ def _name(given: dict[str, Any], found: Findings) -> str:
     return name
 
 
-def _queue(given: dict[str, Any], caller: Caller, config: Configuration, found: Findings) -> str:
-    queues = config.teams[caller.team].queues
-    name = _text(given, "queue", found, NAME_CHARACTERS_MAX)
-    if name and name not in queues:
-        found.problem("$.queue", f"no queue {quoted(name)} in team {quoted(caller.team)}", reading.choice(name, queues))
-    return name or queues[0]
-
-
-def _tier(given: dict[str, Any], caller: Caller, config: Configuration, found: Findings) -> str:
-    allowed = config.teams[caller.team].tiers or tuple(tier.name for tier in config.tiers)
-    name = _text(given, "tier", found, NAME_CHARACTERS_MAX)
-    if not name:
-        return config.default_tier if config.default_tier in allowed else allowed[0]
-    if config.tier(name) is None:
-        found.problem("$.tier", f"no tier {quoted(name)}", reading.choice(name, allowed))
-    elif name not in allowed:
-        found.problem(
-            "$.tier", f"team {quoted(caller.team)} may not use tier {quoted(name)}", reading.choice("", allowed)
-        )
-    return name
-
-
 def _env(given: dict[str, Any], found: Findings) -> dict[str, str]:
     if "env" not in given:
         return {}
@@ -274,12 +254,6 @@ def _labels(given: dict[str, Any], found: Findings) -> dict[str, str]:
             hint = "letters, digits and `._/-`, at most 128, a letter or digit first"
             found.problem(reading.join("$.labels", name), f"{quoted(name)} is no name of a label", hint)
     return labels
-
-
-def _preemptible(given: dict[str, Any], found: Findings) -> bool | None:
-    if given.get("preemptible") is None:
-        return None
-    return reading.boolean(given["preemptible"], "$.preemptible", found)
 
 
 def _source(given: dict[str, Any], found: Findings) -> str:
@@ -368,13 +342,6 @@ def _requirements(
         if item == raw[field][index] and not form.fullmatch(item.strip(" ")):
             found.problem(f"{path}[{index}]", f"{quoted(item)} is no requirement", f"such as {hint}")
     return tuple(item.strip(" ") for item in items)
-
-
-def _time_limit_s(given: dict[str, Any], config: Configuration, found: Findings) -> float | None:
-    if given.get("time_limit_s") is None:
-        return config.time_limit_s_default
-    path, high = "$.time_limit_s", config.time_limit_s_max
-    return reading.number(given["time_limit_s"], path, found, low=1e-3, high=high, unit=" seconds")
 
 
 def _grace_s(given: dict[str, Any], config: Configuration, found: Findings) -> float:

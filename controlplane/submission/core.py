@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 from controlplane.config import Configuration
 from controlplane.submission import check
 from controlplane.submission.check import JOB_ID, Caller
+from controlplane.submission.queue_rules import NAME_CHARACTERS_MAX
+from controlplane.submission.queues import Queues
 from controlplane.submission.reading import Findings, choice, quoted, shown
 from events import lifecycle
 from events import messages as m
@@ -64,6 +66,8 @@ class Reject(NamedTuple):
     fact: m.Rejected | None
     answer: m.Answer
     traceparent: str
+    queue: str = ""
+    """By whose settings it was judged. Who has seen newer ones should decide again."""
 
 
 class Apply(NamedTuple):
@@ -91,20 +95,20 @@ class Told(NamedTuple):
 # -- submits -----------------------------------------------------------------------------------------------------------
 
 
-def decide_submit(request: Incoming, config: Configuration) -> Accept | Reject:
+def decide_submit(request: Incoming, config: Configuration, queues: Queues) -> Accept | Reject:
     """Total: any bytes have an answer."""
     found = Findings()
     if request.team not in config.teams:
         found.problem("$", f"no team {quoted(request.team)}", choice(request.team, tuple(config.teams)))
         return Reject("", None, m.Answer(verdict="rejected", problems=found.problems), request.traceparent)
-    submit, body_id = check.read_submit(request.body, request.caller, config, found)
+    submit, body_id = check.read_submit(request.body, request.caller, config, queues, found)
     client_id = _id_of(body_id) or request.event_id or request.place
     job = job_id(team=request.team, user=request.user, client_id=_encodable(client_id))
     traceparent = trace(request.traceparent, request.team, job)
     if found.problems:
         fact = m.Rejected(user=request.user, name=shown(submit.name), problems=found.problems)
         answer = m.Answer(verdict="rejected", job=job, problems=found.problems, warnings=found.warnings)
-        return Reject(job, fact, answer, traceparent)
+        return Reject(job, fact, answer, traceparent, submit.queue)
     return Accept(job, _accepted(request, submit, job, found, config), submit.environment, traceparent)
 
 
@@ -157,7 +161,7 @@ def name_of(entrypoint: Sequence[str]) -> str:
 
 
 def _clean_name(name: str) -> str:
-    clean = shown(name, check.NAME_CHARACTERS_MAX).replace("/", "_").strip()
+    clean = shown(name, NAME_CHARACTERS_MAX).replace("/", "_").strip()
     return clean if clean and not JOB_ID.fullmatch(clean) else "job"
 
 
@@ -218,6 +222,7 @@ def decide_control(
     other: Sequence[Told],
     now: float,
     config: Configuration,
+    queues: Queues,
     found: Findings,
 ) -> Apply | Wait | m.Answer:
     """By the facts about its job (`history`), and about the one that it is to stand beside (`other`)."""
@@ -235,6 +240,8 @@ def decide_control(
         found.problem("$", *_why_not(control, life))
     elif isinstance(control, m.Move) and beside(control):
         _check_beside(control, order.job, history, other, found)
+    elif isinstance(control, m.Reprioritise):
+        _check_priority(control, order.team, _queue(history), queues, found)
     if found.problems:
         return refused(order.job, found)
     given = order.traceparent if _TRACEPARENT.fullmatch(order.traceparent) else history[0].traceparent
@@ -334,6 +341,14 @@ def _check_beside(control: m.Move, job: str, history: Sequence[Told], other: Seq
     elif _priority(history) != _priority(other):
         message = f"{quoted(name)} has priority {_priority(other)}, this one {_priority(history)}"
         found.problem(path, message, "priority goes before place: reprioritise one of them first")
+
+
+def _check_priority(control: m.Reprioritise, team: str, queue: str, queues: Queues, found: Findings) -> None:
+    settings = queues.known(team, queue).settings
+    highest = settings.priority_max if settings is not None else None
+    if highest is not None and control.priority > highest:
+        message = f"{control.priority} is more than queue {quoted(queue)} allows"
+        found.problem("$.priority", message, f"{highest} at most")
 
 
 def _queue(history: Sequence[Told]) -> str:

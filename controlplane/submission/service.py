@@ -16,14 +16,15 @@ import msgspec
 
 from controlplane.frame import Tools, ensure_streams, patiently
 from controlplane.submission import core
-from controlplane.submission.archived import Archived, rejection
+from controlplane.submission.archived import rejection
+from controlplane.submission.following import Following
 from controlplane.submission.reading import Findings
 from controlplane.submission.room import Room
 from controlplane.submission.writer import Writer
 from events import logs, streams, subjects
 from events import messages as m
 from events.asking import FULL_S
-from events.bus import Asked, AskRefused, CaughtUp, Conflict, Consumer, Delivery, Poison, Retry, Subscription
+from events.bus import Asked, AskRefused, Conflict, Consumer, Delivery, Poison, Retry, Subscription
 from events.identity import environment_digest
 from events.ledger import Write
 
@@ -54,16 +55,16 @@ async def serve(tools: Tools) -> None:
     await door.set_up()
     async with asyncio.TaskGroup() as group:
         writing = group.create_task(door.writer.run())
-        remembering = group.create_task(door.remember())
+        following = group.create_task(door.following.run())
         try:
-            await door.remembers.wait()
+            await door.following.caught_up.wait()
             await door.open()
             tools.ready()
             await asyncio.Event().wait()
         finally:
             await door.close()
             writing.cancel()
-            remembering.cancel()
+            following.cancel()
 
 
 class Door:
@@ -72,9 +73,7 @@ class Door:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self.writer = Writer(tools.ledger)
-        self.archived = Archived()
-        self.remembers = asyncio.Event()
-        """Every archived job of before the start is known: no submit of one is taken for a new one."""
+        self.following = Following(tools.ledger)
         self._room = Room(tools.bus, tools.clock.now)
         self._counters: Counter[str] = Counter()
         self._ready: OrderedDict[str, float] = OrderedDict()
@@ -94,14 +93,6 @@ class Door:
                 write = Write(subjects.queue(team, queue), m.QueueSet(by="configuration"), 0)
                 with contextlib.suppress(Conflict):
                     await patiently(partial(self._tools.ledger.append, write), f"queue {queue} of team {team}")
-
-    async def remember(self) -> None:
-        """Learn which jobs are in the archive, for ever."""
-        async for item in self._tools.ledger.tail(after=0, subjects=(subjects.ARCHIVE,)):
-            if isinstance(item, CaughtUp):
-                self.remembers.set()
-            elif isinstance(item.fact, m.ArchiveWritten):
-                self.archived.apply(item.fact)
 
     async def open(self) -> None:
         bus = self._tools.bus
@@ -211,7 +202,7 @@ class Door:
             "retried": sum(consumer.retried for consumer in self._consumers),
             "batches": self.writer.batches,
             "conflicts": self.writer.conflicts,
-            "archived_known": len(self.archived.jobs),
+            "archived_known": len(self.following.archived.jobs),
             **{name: counts[name] for name in ("accepted", "rejected", "controlled", "refused", "waited", "put_off")},
         }
         return msgspec.json.encode(status)
@@ -219,12 +210,13 @@ class Door:
     # -- what becomes of it --------------------------------------------------------------------------------------------
 
     async def _submit(self, request: core.Incoming) -> m.Answer:
-        decision = core.decide_submit(request, self._tools.config)
+        decision = await self._decide_submit(request)
         if decision.fact is None:
             self._counters["refused"] += 1
             return decision.answer
-        if decision.job in self.archived.jobs:
-            return await self._repeated_archived(request.team, decision.job, decision.job in self.archived.rejected)
+        archived = self.following.archived
+        if decision.job in archived.jobs:
+            return await self._repeated_archived(request.team, decision.job, decision.job in archived.rejected)
         subject = subjects.job(request.team, decision.job)
         if await self._room.is_short() and await self._tools.ledger.last(subject) is None:
             self._counters["put_off"] += 1
@@ -237,6 +229,15 @@ class Door:
             return await self._repeated(subject, request.team, decision.job)
         self._counters[decision.answer.verdict] += 1
         return msgspec.structs.replace(decision.answer, sequence=sequence)
+
+    async def _decide_submit(self, request: core.Incoming) -> core.Accept | core.Reject:
+        """By the settings of the queue; before it is rejected, by what another instance may have written just now."""
+        queues = self.following.queues
+        decision = core.decide_submit(request, self._tools.config, queues)
+        queue = decision.queue if isinstance(decision, core.Reject) else ""
+        if queue and await self.following.refresh(request.team, queue):
+            return core.decide_submit(request, self._tools.config, queues)
+        return decision
 
     async def _repeated(self, subject: str, team: str, job: str) -> m.Answer:
         history = await self._told(subject)
@@ -297,12 +298,13 @@ class Door:
         beside = core.beside(control)
         for _ in range(CONFLICT_TRIES):
             history = await self._told(subject)
-            if not history and order.job in self.archived.jobs:
+            if not history and order.job in self.following.archived.jobs:
                 self._counters["refused"] += 1
                 return core.over(order.job, found)
             other = await self._told(subjects.job(order.team, beside)) if beside else []
             now = self._tools.clock.now()
-            decision = core.decide_control(order, control, history, other, now, self._tools.config, found)
+            queues = self.following.queues
+            decision = core.decide_control(order, control, history, other, now, self._tools.config, queues, found)
             if isinstance(decision, core.Wait):
                 self._counters["waited"] += 1
                 raise Retry(decision.after_s, f"no job {order.job} yet")

@@ -25,6 +25,7 @@ from controlplane.monitoring.store import Store
 from controlplane.scheduling import reports
 from controlplane.scheduling import service as scheduling
 from controlplane.submission import core as submission
+from controlplane.submission.queues import Queues
 from events import cloudevents, dead, ledger, otlp_token, subjects
 from events import messages as m
 from events.wire import UNREADABLE, Delivery, ack_info
@@ -36,6 +37,7 @@ SPOOL_BYTES: Final = 2048
 """Of the example: its head and its first records."""
 SDK: Final = Path(__file__).parents[2] / "sdk"
 CONFIG: Final = Configuration(teams={"vision": Team(queues=("default", "night"))})
+QUEUES: Final = Queues.configured(CONFIG)
 
 
 class Parser(NamedTuple):
@@ -181,7 +183,7 @@ def _a_spool() -> bytes:
 def _submit(data: bytes) -> None:
     event_id = data[-8:].decode("latin-1")
     request = submission.Incoming(team="vision", user="ada", body=data, at=NOW, event_id=event_id, place="1@1.0")
-    decision = submission.decide_submit(request, CONFIG)
+    decision = submission.decide_submit(request, CONFIG, QUEUES)
     assert decision.answer.verdict in ("accepted", "rejected", "refused")
     msgspec.json.encode(decision.answer)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from controlplane.config import Configuration, Team
 from controlplane.submission import core
+from controlplane.submission.queues import Queues
 from events import messages as m
 
 CONFIG = Configuration(
@@ -15,6 +16,7 @@ CONFIG = Configuration(
         "speech": Team(queues=("secret",)),
     }
 )
+QUEUES = Queues.configured(CONFIG)
 
 
 def incoming(body: bytes | None = None, /, *, team: str = "vision", user: str = "ada", **fields: Any) -> core.Incoming:
@@ -23,14 +25,14 @@ def incoming(body: bytes | None = None, /, *, team: str = "vision", user: str = 
     return core.Incoming(team=team, user=user, body=content, at=1000.0, place="7@1000.0")
 
 
-def accepted(request: core.Incoming) -> core.Accept:
-    decision = core.decide_submit(request, CONFIG)
+def accepted(request: core.Incoming, queues: Queues = QUEUES) -> core.Accept:
+    decision = core.decide_submit(request, CONFIG, queues)
     assert isinstance(decision, core.Accept), decision
     return decision
 
 
-def rejected(request: core.Incoming) -> core.Reject:
-    decision = core.decide_submit(request, CONFIG)
+def rejected(request: core.Incoming, queues: Queues = QUEUES) -> core.Reject:
+    decision = core.decide_submit(request, CONFIG, queues)
     assert isinstance(decision, core.Reject), decision
     return decision
 

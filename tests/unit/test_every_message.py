@@ -23,7 +23,7 @@ from events import messages as m
 from events.bus import Asked, AskRefused
 from events.schema.channels import messages
 from events.wire import UNREADABLE, Delivery
-from load_tests.fuzzing.parsers import CONFIG, hear
+from load_tests.fuzzing.parsers import CONFIG, QUEUES, hear
 from runtime.settings import RunnerSettings, SettingsError
 from runtime.settings import load as load_settings
 from runtime.shipping.positions import Shipped
@@ -81,7 +81,7 @@ def _decoded(kind: type[Any]) -> Door:
 
 def _submit(content: bytes, _: Path) -> Sequence[str]:
     request = submission.Incoming(team="vision", user="ada", body=content, at=NOW, event_id="1", place="1@1.0")
-    answer = submission.decide_submit(request, CONFIG).answer
+    answer = submission.decide_submit(request, CONFIG, QUEUES).answer
     assert answer.verdict == ("rejected" if answer.problems else "accepted")
     assert msgspec.json.decode(msgspec.json.encode(answer), type=m.Answer) == answer
     return _named(answer.problems)

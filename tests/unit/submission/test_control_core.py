@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from controlplane.submission import core
+from controlplane.submission.queues import Queues
 from events import messages as m
-from tests.support.submitting import CONFIG, accepted, incoming, told
+from tests.support.submitting import CONFIG, QUEUES, accepted, incoming, told
 
 ACCEPTED = accepted(incoming(id="a")).fact
 JOB = ACCEPTED.specification.job
@@ -27,11 +28,15 @@ def order(*, at: float = 1000.0, tries: int = 1, may_wait: bool = True, job: str
 
 
 def decide(
-    asked: core.Ordered, history: list[core.Told], other: list[core.Told] | None = None, now: float = 1001.0
+    asked: core.Ordered,
+    history: list[core.Told],
+    other: list[core.Told] | None = None,
+    now: float = 1001.0,
+    queues: Queues = QUEUES,
 ) -> core.Apply | core.Wait | m.Answer:
     control, found = core.read_control(asked, CONFIG)
     assert control is not None, found.problems
-    return core.decide_control(asked, control, history, other or [], now, CONFIG, found)
+    return core.decide_control(asked, control, history, other or [], now, CONFIG, queues, found)
 
 
 @pytest.mark.parametrize(

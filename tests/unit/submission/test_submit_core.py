@@ -14,7 +14,7 @@ from controlplane.submission import core
 from events import messages as m
 from events.identity import environment_digest, job_id
 from tests.support.malformed_submits import MALFORMED, Malformed
-from tests.support.submitting import CONFIG, accepted, incoming, rejected
+from tests.support.submitting import CONFIG, QUEUES, accepted, incoming, rejected
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -213,7 +213,7 @@ def test_whatever_a_control_says_something_is_decided(fields: dict[str, object])
 
 def _decided(body: bytes) -> None:
     """Whatever is decided fits into the ledger and can be read back from there."""
-    decision = core.decide_submit(incoming(body), CONFIG)
+    decision = core.decide_submit(incoming(body), CONFIG, QUEUES)
     assert isinstance(decision, core.Accept) == (decision.answer.verdict == "accepted")
     msgspec.json.encode(decision.answer)
     assert msgspec.json.decode(msgspec.json.encode(decision.fact), type=m.AnyFact) == decision.fact

@@ -1,0 +1,100 @@
+"""What queues, teams and nodes there are, as the ledger tells: what requests are checked against. Pure.
+
+A queue exists if its newest fact is a `queue_set`; which teams there are the configuration says. This is all that
+submission keeps of the ledger beside the archive's ids: some hundred bytes a queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+from controlplane.config import Configuration
+from events import messages as m
+from events import subjects
+
+FOLLOWED: Final = (subjects.QUEUES, subjects.TEAMS, subjects.NODES)
+"""The subjects whose facts `Queues` takes in."""
+
+
+class Entry(Protocol):
+    """As `events.ledger.Entry`."""
+
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def fact(self) -> m.Fact: ...
+
+
+class Known(NamedTuple):
+    """The newest fact about a queue, and where it stands. `settings` is None once the queue was removed."""
+
+    sequence: int
+    settings: m.QueueSet | None
+
+
+NOTHING: Final = Known(0, None)
+
+
+class Queues:
+    """See the top of this file."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, dict[str, Known]] = {}
+        self._teams: dict[str, tuple[int, m.TeamSet]] = {}
+        self._nodes: dict[str, tuple[int, m.Capacity | None]] = {}
+
+    @classmethod
+    def configured(cls, config: Configuration) -> Queues:
+        """Every configured queue with default settings: how an installation begins."""
+        queues = cls()
+        for name, team in config.teams.items():
+            queues._queues[name] = {queue: Known(1, m.QueueSet(by="configuration")) for queue in team.queues}
+        return queues
+
+    def apply(self, entry: Entry) -> None:
+        """Take in a fact, in any order and any number of times: of each subject the newest counts. Total."""
+        fact, names = entry.fact, subjects.tokens(entry.subject)
+        if isinstance(fact, m.QueueFact):
+            team = self._queues.setdefault(names[1], {})
+            if entry.sequence > team.get(names[2], NOTHING).sequence:
+                team[names[2]] = Known(entry.sequence, fact if isinstance(fact, m.QueueSet) else None)
+        elif isinstance(fact, m.TeamSet):
+            if entry.sequence > self.team(names[1])[0]:
+                self._teams[names[1]] = (entry.sequence, fact)
+        elif isinstance(fact, m.NodeJoined | m.NodeGone) and entry.sequence > self._nodes.get(names[1], (0, None))[0]:
+            self._nodes[names[1]] = (entry.sequence, fact.capacity if isinstance(fact, m.NodeJoined) else None)
+
+    def known(self, team: str, queue: str) -> Known:
+        """What is known of a queue, also of one that is not there."""
+        return self._queues.get(team, {}).get(queue, NOTHING)
+
+    def of(self, team: str) -> dict[str, m.QueueSet]:
+        """The queues of a team that exist, by name."""
+        known = sorted(self._queues.get(team, {}).items())
+        return {name: each.settings for name, each in known if each.settings is not None}
+
+    def default(self, team: str, configured: Sequence[str]) -> str:
+        """The queue of a submit that names none: the first configured one that exists, else the first by name.
+
+        Empty if the team has no queue at all.
+        """
+        there = self.of(team)
+        return next((name for name in configured if name in there), next(iter(there), ""))
+
+    def team(self, name: str) -> tuple[int, m.TeamSet]:
+        """The sequence of a team's newest fact and its settings; 0 and the defaults where there is none."""
+        return self._teams.get(name, (0, m.TeamSet(by="")))
+
+    def capacity(self) -> m.Capacity | None:
+        """What all nodes that are there have together; None while there is none."""
+        there = [capacity for _, capacity in self._nodes.values() if capacity is not None]
+        if not there:
+            return None
+        return m.Capacity(
+            cpus=sum(each.cpus for each in there),
+            memory_bytes=sum(each.memory_bytes for each in there),
+            gpus=sum(each.gpus for each in there),
+        )

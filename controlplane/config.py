@@ -7,6 +7,7 @@ The file is TOML (or JSON, by its name) with the names below. Every scalar can a
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,6 +98,12 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     lease_s: float = 900.0
     """A node silent for longer (and the margins of design 7) has lost its attempts. 0: only evidence decides."""
     leader_lease_s: float = 3.0
+    backfill_depth: int = 1
+    """How many jobs that do not fit now have a reservation that later ones must not delay."""
+    preempt_min_run_s: float = 300.0
+    """No attempt is preempted before it has run for so long."""
+    fair_half_life_s: float = 86_400.0
+    """In fair shares, use that is so old counts half. 0: only what is held now counts."""
     control_wait_s: float = 600.0
     """How long a control waits for the submit that it overtook."""
     archive_after_s: float = 7 * 86_400.0
@@ -210,5 +217,8 @@ def _check(config: Configuration) -> None:
     for name in ("ledger", "requests", "metrics", "logs", "dead"):
         if getattr(config, f"{name}_bytes_max") < STREAM_BYTES_MIN:
             raise ConfigurationError(f"{name}_bytes_max: at least {STREAM_BYTES_MIN}: the largest message has to fit")
+    for name in ("backfill_depth", "preempt_min_run_s", "fair_half_life_s"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ConfigurationError(f"{name}: a number that is not below 0")
     if not config.heartbeat_s < config.suspect_s:
         raise ConfigurationError("suspect_s: must be longer than heartbeat_s")

@@ -313,10 +313,22 @@ class Started(Fact, frozen=True, kw_only=True, tag="started"):
     started_at: float
 
 
+class Preemptor(Value, frozen=True, kw_only=True):
+    """The job for which attempts are asked to end, and the nodes that it will get: what it needs of them is kept."""
+
+    team: str
+    job: str
+    nodes: tuple[str, ...]
+
+
 class StopRequested(Fact, frozen=True, kw_only=True, tag="stop_requested"):
+    """The attempt is asked to end: SIGTERM, and SIGKILL after its grace. Then the job waits again."""
+
     term: int
     attempt: int
     why: str
+    preemptor: Preemptor | None = None
+    """Set: it is preempted, which is none of the job's tries."""
 
 
 class Requeued(Fact, frozen=True, kw_only=True, tag="requeued"):
@@ -635,6 +647,8 @@ class LiveAttempt(Value, frozen=True, kw_only=True):
     state: Literal["starting", "running", "ended"]
     started_at: float | None = None
     end: AttemptEnd | None = None
+    checkpoint_at: float | None = None
+    """When it last said that it had saved its work (`headrace.checkpointed()`); None: never."""
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="exchange"):

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from controlplane.scheduling.jobs import Job, Shape
 from controlplane.scheduling.nodes import Fleet, Node
 from events import messages as m
+from events.lifecycle import State
 
 FAR_S: Final = 3e9
 """Somewhere behind all limits: when a job without one ends."""
@@ -51,10 +52,11 @@ class Reservation(NamedTuple):
     """What one job will get, at the latest."""
 
     job: Job
-    node: str
+    nodes: tuple[str, ...]
     at: float
     until: float
     need: Amounts
+    """Of each of the nodes."""
 
 
 def need_of(shape: Shape) -> Amounts:
@@ -63,13 +65,13 @@ def need_of(shape: Shape) -> Amounts:
 
 def ends_at(job: Job, now: float) -> float:
     """When what a live job holds is free again, at the latest."""
-    if job.specification.time_limit_s is None:
-        return now + FAR_S
-    if isinstance(job.decided, m.Placed):
-        begun = now
-    else:
-        begun = job.started_at if job.started_at is not None else job.placed_at
-    at = begun + job.specification.time_limit_s
+    limit_s = job.specification.time_limit_s
+    begun_at = now if isinstance(job.decided, m.Placed) else job.begun_at
+    at = now + FAR_S if limit_s is None else begun_at + limit_s
+    if isinstance(job.decided, m.StopRequested):
+        at = min(at, now + job.specification.grace_s)
+    elif job.life.state is State.STOPPING:
+        at = min(at, job.stop_at + job.specification.grace_s)
     return at if at > now else now + OVERDUE_S
 
 
@@ -80,6 +82,8 @@ class Plan:
         self._fleet = fleet
         self._now = now
         self.reservations: list[Reservation] = []
+        self.pinned: dict[str, Job] = {}
+        """Nodes of which something is kept for a job that preempted."""
         self._on: dict[str, list[Reservation]] = {}
         self._profiles: dict[str, list[tuple[float, Amounts]]] = {}
 
@@ -89,29 +93,44 @@ class Plan:
         return bool(self.reservations or self._fleet.closing)
 
     def reserve(self, job: Job) -> Reservation | None:
-        """Keep for a blocked job what it can have the earliest; None: no open node is large enough."""
+        """Keep for a blocked job what it can have the earliest; None: too few open nodes are large enough."""
         reservation = self.earliest(job)
         if reservation is not None:
-            self.reservations.append(reservation)
-            self._on.setdefault(reservation.node, []).append(reservation)
-            self.changed(reservation.node)
+            self._keep(reservation)
         return reservation
+
+    def pin(self, job: Job, nodes: tuple[str, ...]) -> None:
+        """Keep what the job needs of these nodes from now on; one that is closed or gone is passed over."""
+        found = [self._fleet.nodes[name] for name in nodes if name in self._fleet.nodes]
+        kept = tuple(node.name for node in found if node.is_open)
+        self._keep(Reservation(job, kept, self._now, self._now + length_s(job), need_of(job.shape)))
+        self.pinned.update(dict.fromkeys(kept, job))
+
+    def _keep(self, reservation: Reservation) -> None:
+        self.reservations.append(reservation)
+        for name in reservation.nodes:
+            self._on.setdefault(name, []).append(reservation)
+            self.changed(name)
 
     def reserved(self, job: Job) -> Reservation | None:
         """What is kept for it; None: nothing."""
         return next((reservation for reservation in self.reservations if reservation.job is job), None)
 
     def earliest(self, job: Job) -> Reservation | None:
-        """The earliest time and the node at which a job can start, if nothing else comes before it.
+        """The earliest time and the nodes at which a job can start, if nothing else comes before it.
 
-        Of several nodes that are free at that time, the one that has the most of what it needs already.
+        Of several nodes that are free at that time, those that have the most of what it needs already.
         """
-        need, takes_s = need_of(job.shape), length_s(job)
+        need, takes_s, count = need_of(job.shape), length_s(job), job.shape.nodes
         large = [node for node in self._fleet.nodes.values() if node.is_open and node.could_fit(job.shape)]
-        if not large:
+        if len(large) < count:
             return None
-        at, _, name = min((self._earliest(node, need, takes_s), _lacking(node, need), node.name) for node in large)
-        return Reservation(job, name, at, at + takes_s, need)
+        starts, at = self._starts(large, need, takes_s, self._now, count)
+        while count > 1 and at < math.inf and sum(start == at for start in starts.values()) < count:
+            starts, at = self._starts(large, need, takes_s, at, count)
+        ready = [node for node in large if starts[node.name] <= at]
+        best = sorted(ready, key=lambda node: (_lacking(node, need), node.name))[:count]
+        return Reservation(job, tuple(node.name for node in best), at, at + takes_s, need)
 
     def admits(self, node: Node, job: Job) -> bool:
         """Whether a job that fits on the node now takes nothing away from a reservation, or from its maintenance."""
@@ -147,11 +166,20 @@ class Plan:
                 short = next((at for at, free in profile if at > self._now and not free.cover(need)), math.inf)
                 yield short - self._now, node
 
-    def _earliest(self, node: Node, need: Amounts, length_s: float) -> float:
+    def _starts(
+        self, nodes: list[Node], need: Amounts, takes_s: float, after: float, count: int
+    ) -> tuple[dict[str, float], float]:
+        """The earliest start on each node from `after` on, and when the first `count` of them have begun."""
+        starts = {node.name: self._earliest(node, need, takes_s, after) for node in nodes}
+        return starts, sorted(starts.values())[count - 1] if count > 1 else min(starts.values())
+
+    def _earliest(self, node: Node, need: Amounts, takes_s: float, after: float) -> float:
+        """From `after` on. Infinite: never."""
         profile = self._profile(node)
-        for at, free in profile:
-            if free.cover(need) and self._lasts(profile, at, at + length_s, need):
-                return at
+        for at, _ in profile:
+            begin = max(at, after)
+            if self._lasts(profile, begin, begin + takes_s, need):
+                return begin
         return math.inf
 
     def _lasts(self, profile: list[tuple[float, Amounts]], begin: float, end: float, need: Amounts) -> bool:
@@ -168,7 +196,7 @@ class Plan:
             changes += [(max(span.begins_at, self._now), -ALL), (span.ends_at, ALL)]
         for reservation in self._on.get(node.name, ()):
             changes += [(reservation.at, -reservation.need), (reservation.until, reservation.need)]
-        free = _free_of(node)
+        free = free_of(node)
         profile = [(self._now, free)]
         for at, change in sorted(changes):
             free += change
@@ -180,13 +208,14 @@ class Plan:
         return profile
 
 
-def _free_of(node: Node) -> Amounts:
+def free_of(node: Node) -> Amounts:
+    """What of a node is free now."""
     return Amounts(node.free_milli_cpus, node.free_memory_bytes, node.free_gpus.bit_count(), node.free_launch_bytes)
 
 
 def _lacking(node: Node, need: Amounts) -> tuple[int, ...]:
     """What is missing for this need, GPUs first."""
-    cpus, memory, gpus, launch = (max(0, its - mine) for mine, its in zip(_free_of(node), need, strict=True))
+    cpus, memory, gpus, launch = (max(0, its - mine) for mine, its in zip(free_of(node), need, strict=True))
     return (gpus, cpus, memory, launch)
 
 

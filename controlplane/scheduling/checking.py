@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, bits, held_by
-from controlplane.scheduling.queues import Queue, line_key
+from controlplane.scheduling.queues import Queue
+from controlplane.scheduling.shares import Account, Held
 from controlplane.scheduling.truth import Truth
 from events import messages as m
 from events.lifecycle import HOLDS_RESOURCES, State
@@ -32,6 +33,16 @@ def problems(truth: Truth) -> list[str]:
     holding = _grouped(holders, lambda job: truth.queue_of(job).key)
     for queue in truth.queues.values():
         found += _queue(truth, queue, of[queue.key], holding[queue.key])
+    holding_of_team = _grouped(holders, lambda job: job.specification.team)
+    for team in truth.teams.values():
+        found += _account(f"team {team.name}", team.account, holding_of_team[team.name])
+        if {queue.key for queue in team.queues} != {key for key in truth.queues if key[0] == team.name}:
+            found.append(f"team {team.name} has its queues wrong")
+    preemptible = {job.key for job in truth.jobs.values() if job.is_live and job.specification.preemptible}
+    if preemptible != set(truth.preemptible):
+        found.append(f"who may be preempted is wrong: {sorted(preemptible ^ set(truth.preemptible))}")
+    if any(key not in truth.by_key or not truth.by_key[key].waits for key in truth.claims):
+        found.append(f"something is kept for a job that does not wait: {sorted(truth.claims)}")
     return found
 
 
@@ -103,15 +114,35 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
     }
     if in_line != eligible or in_line != {job.key for job in mine if job.in_line}:
         yield f"queue {queue.key} has its lines wrong: {sorted(in_line ^ eligible)}"
-    if any(line_key(entry[4]) != key for key, line in queue.lines.items() for entry in line):
+    if any(queue.line_key(entry[4]) != key for key, line in queue.lines.items() for entry in line):
         yield f"queue {queue.key} has a job in the wrong line"
     if any(not line or list(line) != sorted(line) for line in queue.lines.values()):
         yield f"queue {queue.key} has an empty line, or one out of order"
-    held = (
-        len(holding),
-        sum(job.shape.gpus for job in holding),
-        sum(job.shape.milli_cpus for job in holding),
-        sum(job.shape.memory_bytes for job in holding),
+    yield from _account(f"queue {queue.key}", queue.account, holding)
+    users = _grouped(holding, lambda job: job.specification.user)
+    if set(users) != set(queue.users):
+        yield f"queue {queue.key} has its users wrong: {sorted(queue.users)}, not {sorted(users)}"
+    for user, jobs in users.items():
+        if _sum(jobs) != queue.users.get(user):
+            yield f"queue {queue.key} counts what {user} holds wrong"
+
+
+def _account(who: str, account: Account, holding: list[Job]) -> Iterator[str]:
+    if (right := _sum(holding)) != account.held:
+        yield f"{who} counts what it holds wrong: {right} is right, not {account.held}"
+    used = [job.shape for job in holding if job.is_live]
+    by_ledger = (
+        sum(shape.milli_cpus * shape.nodes for shape in used),
+        sum(shape.memory_bytes * shape.nodes for shape in used),
+        sum(shape.gpus * shape.nodes for shape in used),
     )
-    if held != (queue.running, queue.gpus, queue.milli_cpus, queue.memory_bytes):
-        yield f"queue {queue.key} counts what it holds wrong: {held} is right"
+    average = account.average
+    if by_ledger != (average.held_milli_cpus, average.held_memory_bytes, average.held_gpus):
+        yield f"{who} counts what it uses wrong: {by_ledger} is right"
+
+
+def _sum(jobs: list[Job]) -> Held:
+    held = Held()
+    for job in jobs:
+        held.take(job.shape, preemptible=job.specification.preemptible)
+    return held

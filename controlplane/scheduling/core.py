@@ -17,7 +17,7 @@ from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, FactE
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
 from controlplane.scheduling.nodes import Node
-from controlplane.scheduling.placing import Placing
+from controlplane.scheduling.placing import Placing, Preempt
 from controlplane.scheduling.queues import Moment
 from controlplane.scheduling.truth import Truth
 from events import messages as m
@@ -36,7 +36,9 @@ class Core:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._truth = Truth()
+        self._truth = Truth(settings.fair_half_life_s)
+        self._preempt_at: float | None = None
+        """When somebody will have run for long enough to be preempted."""
         self._silence: Silence | None = None
         self._revision = 0
         """Of the last Desired of this term, whatever node it was for."""
@@ -88,7 +90,7 @@ class Core:
 
     def restore(self, content: bytes) -> None:
         """Be what `snapshot` was taken of. Raises ValueError if it is none of this version."""
-        self._truth = snapshots.decode(content)
+        self._truth = snapshots.decode(content, self.settings.fair_half_life_s)
         self._silence = None
 
     # -- leading ---------------------------------------------------------------------------------------------------
@@ -266,17 +268,30 @@ class Core:
         return any(job.gone_why for job in node.jobs.values())
 
     def _place(self, decisions: list[Decision], moment: Moment) -> dict[str, None]:
-        """Place what waits; gives the nodes that get something, in order."""
+        """Place what waits, and end what must make room for it; gives the nodes that get something, in order."""
         truth = self._truth
         nodes: dict[str, None] = {}
         if len(decisions) >= ROUND_MAX:
             return nodes
-        for choice in Placing(truth.fleet, truth.queues, moment, depth=self.settings.backfill_depth).choices():
-            self._decide_about(choice.job, choice.placed(truth.term), decisions)
-            nodes[choice.node.name] = None
+        placing = Placing(truth, moment, self.settings)
+        for choice in placing.choices():
+            if isinstance(choice, Preempt):
+                self._preempt(choice, decisions)
+            else:
+                self._decide_about(choice.job, choice.placed(truth.term), decisions)
+                nodes.update(dict.fromkeys(node.name for node in choice.nodes))
             if len(decisions) >= ROUND_MAX:
                 break
+        self._preempt_at = placing.wake_at
         return nodes
+
+    def _preempt(self, choice: Preempt, decisions: list[Decision]) -> None:
+        team, name = choice.job.key
+        preemptor = m.Preemptor(team=team, job=name, nodes=tuple(node.name for node in choice.nodes))
+        for victim in choice.victims:
+            attempt = victim.life.attempt
+            fact = m.StopRequested(term=self._truth.term, attempt=attempt, why=choice.why, preemptor=preemptor)
+            self._decide_about(victim, fact, decisions)
 
     def landed(self, round_: Round, now: float) -> None:
         """The ledger took the round. It is true when `apply` has seen it; launches may be sent now."""
@@ -305,7 +320,7 @@ class Core:
         if self._silence is None:
             return None
         backoffs = self._truth.backoffs
-        times = [self._silence.wake_at(), backoffs[0][0] if backoffs else None, self._opens_at]
+        times = [self._silence.wake_at(), backoffs[0][0] if backoffs else None, self._opens_at, self._preempt_at]
         return min((at for at in times if at is not None), default=None)
 
     # -- what nodes are told ---------------------------------------------------------------------------------------

@@ -59,6 +59,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """0: silence alone never loses a node."""
     backfill_depth: int = 1
     """How many jobs that do not fit now have a reservation that later ones must not delay."""
+    preempt_min_run_s: float = 300.0
+    """No attempt is preempted before it has run for so long."""
+    fair_half_life_s: float = 86_400.0
+    """In fair shares, use that is so old counts half. 0: only what is held now counts."""
     margin_s: float = 13.0
     """On top of the lease, before a silent node is lost: clocks, and how long a deposed leader may still answer."""
 

@@ -11,6 +11,7 @@ from typing import Final
 from controlplane.scheduling.backfill import length_s
 from controlplane.scheduling.ends import span as span_of
 from controlplane.scheduling.jobs import Job
+from controlplane.scheduling.limits import Limits
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node
 from controlplane.scheduling.queues import Queue
 from controlplane.scheduling.truth import Truth
@@ -35,7 +36,7 @@ def why(truth: Truth, team: str, job_id: str, now: float) -> m.Why | None:
         return m.Why(job=job_id, state=job.life.state.value, summary=_where(job))
     queue = truth.queue_of(job)
     position = queue.position(job, truth.moment(now))
-    hindrances = (*_parked(truth, job, now), *_queue(queue, job), *_resources(truth, position, job, now))
+    hindrances = (*_parked(truth, job, now), *_queue(truth, queue, job, now), *_resources(truth, position, job, now))
     first = next((hindrance.message for hindrance in hindrances if not hindrance.ok), "about to be placed")
     return m.Why(
         job=job_id,
@@ -84,21 +85,21 @@ def _parked(truth: Truth, job: Job, now: float) -> list[m.Hindrance]:
     return found
 
 
-def _queue(queue: Queue, job: Job) -> list[m.Hindrance]:
-    """What the queue's own settings say."""
-    settings, shape, name = queue.settings, job.shape, queue.name
-    if settings.paused:
-        return [_no("queue", f"queue {name} is paused by {settings.by or 'its operator'}")]
-    if settings.running_max is not None and queue.is_full:
-        message = f"queue {name} runs {queue.running} of at most {settings.running_max} jobs"
-        return [_no("queue", message, asked=1.0, free=float(max(0, settings.running_max - queue.running)))]
-    if settings.gpus_max is not None and not queue.can_ever_take(shape):
-        message = f"it asks for {shape.gpus} GPUs, and queue {name} may hold {settings.gpus_max} at most"
-        return [_no("queue", message, asked=float(shape.gpus), free=float(settings.gpus_max))]
-    if settings.gpus_max is not None and not queue.has_gpus_for(shape):
-        message = f"queue {name} holds {queue.gpus} of at most {settings.gpus_max} GPUs, it asks for {shape.gpus}"
-        return [_no("queue", message, asked=float(shape.gpus), free=float(settings.gpus_max - queue.gpus))]
-    return [_yes("queue", f"queue {name} lets it run")]
+def _queue(truth: Truth, queue: Queue, job: Job, now: float) -> list[m.Hindrance]:
+    """What the settings of its queue and of its team say."""
+    if queue.settings.paused:
+        return [_no("queue", f"queue {queue.name} is paused by {queue.settings.by or 'its operator'}")]
+    refusal = Limits(truth, truth.moment(now)).refusal(queue, job)
+    if refusal is None:
+        return [_yes("queue", f"queue {queue.name} lets it run")]
+    who, what, held, limit, asked = refusal[:5]
+    if refusal.never:
+        message = f"it asks for {asked:g} {what}, and {who} may hold {limit:g} at most"
+    elif what == "jobs":
+        message = f"{who} runs {held:g} of at most {limit:g} jobs"
+    else:
+        message = f"{who} holds {held:g} of at most {limit:g} {what}, it asks for {asked:g}"
+    return [_no("queue", message, asked=asked, free=max(0.0, limit - held))]
 
 
 def _resources(truth: Truth, position: int, job: Job, now: float) -> list[m.Hindrance]:
@@ -210,8 +211,8 @@ def queues_view(truth: Truth) -> m.QueuesView:
             queue=queue.name,
             weight=queue.settings.weight,
             waiting=len(queue.waiting),
-            running=queue.running,
-            gpus=queue.gpus,
+            running=queue.account.held.running,
+            gpus=queue.account.held.gpus,
             running_max=queue.settings.running_max,
             gpus_max=queue.settings.gpus_max,
             paused=queue.settings.paused,
@@ -234,6 +235,6 @@ def counters(truth: Truth) -> dict[str, int]:
         "jobs": len(truth.jobs),
         "ended": len(truth.ended),
         "waiting": sum(len(queue.waiting) for queue in truth.queues.values()),
-        "running": sum(queue.running for queue in truth.queues.values()),
+        "running": sum(queue.account.held.running for queue in truth.queues.values()),
         "nodes": sum(node.is_known for node in truth.fleet.nodes.values()),
     }

@@ -72,6 +72,8 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """Why its attempt is to be stopped, for no fault of its own; empty: nobody wants that."""
     excused: int = 0
     """Attempts that were stopped so: they are no tries."""
+    stop_at: float = 0.0
+    """When its attempt was first asked to end; 0: it was not."""
 
     # -- not in the ledger ------------------------------------------------------------------------------------------
     decided: m.Fact | None = None
@@ -130,6 +132,11 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
         if isinstance(self.decided, m.Placed):
             return self.landed
         return self.life.state in (State.PLACED, State.RUNNING) and not self.missing and not self.gone_why
+
+    @property
+    def begun_at(self) -> float:
+        """Since when its attempt runs, or is about to."""
+        return self.started_at if self.started_at is not None else self.placed_at
 
     def ref(self) -> m.AttemptRef:
         return m.AttemptRef(team=self.specification.team, job=self.specification.job, attempt=self.attempt)

@@ -242,6 +242,18 @@ class Fleet:
                     return node
         return None
 
+    def several(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> tuple[Node, ...] | None:
+        """As many open nodes as a gang of this shape asks for, each with room for its part; None: too few."""
+        found: list[Node] = []
+        for free_gpus in self._buckets.irange(minimum=shape.gpus):
+            for _, name in self._buckets[free_gpus].irange(minimum=(shape.milli_cpus, "")):
+                node = self.nodes[name]
+                if node.fits(shape) and (admits is None or admits(node)):
+                    found.append(node)
+                    if len(found) == shape.nodes:
+                        return tuple(found)
+        return None
+
     def could_fit(self, shape: Shape) -> bool:
         """Whether any known node is large enough."""
         return any(node.is_known and node.could_fit(shape) for node in self.nodes.values())

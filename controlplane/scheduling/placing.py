@@ -1,12 +1,16 @@
-"""The policy: which waiting job gets which node. Pure.
+"""The policy: which waiting job gets which nodes. Pure.
 
-1. Of several queues, the one that holds the least for its weight is served first (the largest of its shares of CPUs,
-   memory and GPUs counts).
-2. In a queue: priority, what was moved to the front, then the queue's policy (`order`).
-3. The first `depth` jobs that do not fit now have a reservation (`backfill`); later ones go where they delay none.
-4. A job that its queue's limit on GPUs holds back holds back the later GPU jobs of that queue, unless the limit would
-   never let it run.
-5. A job that is larger than every node waits, and is in nobody's way.
+1. What was freed for a job by preemption is its own.
+2. Of several teams the one with the least share comes first, of its queues the one with the least share (`shares`);
+   whoever has less than it is guaranteed comes before all others.
+3. In a queue: priority, what was moved to the front, then the queue's policy (`order`).
+4. The first `depth` jobs that do not fit now have a reservation (`backfill`), and in each queue the first that the
+   starvation guard puts in front and the first within a guarantee; later ones go where they delay none.
+5. A job that a limit on GPUs holds back holds back the later GPU jobs under the same limit, unless it could never run
+   under it.
+6. A job that is larger than every node waits, and is in nobody's way.
+7. A job that does not fit and is within a guarantee, or has a higher priority than others of its queue, may take what
+   preemptible jobs hold (`preemption`).
 """
 
 from __future__ import annotations
@@ -16,24 +20,44 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from controlplane.scheduling.backfill import Plan
-from controlplane.scheduling.jobs import Job
-from controlplane.scheduling.nodes import Fleet, Node, Totals, allocate
+from controlplane.scheduling.decisions import Settings
+from controlplane.scheduling.jobs import Job, Shape
+from controlplane.scheduling.limits import Limits
+from controlplane.scheduling.nodes import Node, allocate
 from controlplane.scheduling.order import shortest_of
-from controlplane.scheduling.queues import Head, Moment, Queue, QueueKey
+from controlplane.scheduling.preemption import Search, Victims
+from controlplane.scheduling.queues import Head, Moment, Queue
+from controlplane.scheduling.truth import Truth
 from events import messages as m
 
-WEIGHT_MIN: Final = 1e-6
+SEARCHES_MAX: Final = 8
+"""For victims, in one round: each looks at all nodes. Further jobs have their turn in the next round."""
 
 
 class Choice(NamedTuple):
+    """This job gets these nodes now."""
+
     job: Job
-    node: Node
+    nodes: tuple[Node, ...]
     why: str
 
     def placed(self, term: int) -> m.Placed:
         """What to write about it. Goes by what is free now."""
-        allocations = (allocate(self.node, self.job.shape),)
+        allocations = tuple(allocate(node, self.job.shape) for node in self.nodes)
         return m.Placed(term=term, attempt=self.job.life.attempt + 1, allocations=allocations, why=self.why)
+
+
+class Preempt(NamedTuple):
+    """These attempts end so that this job gets these nodes."""
+
+    job: Job
+    nodes: tuple[Node, ...]
+    victims: tuple[Job, ...]
+    why: str
+
+
+Turn = tuple[bool, float, str, bool, float, str]
+"""What sorts queues: has it all that is guaranteed to it, its share, its name; first of the team, then of the queue."""
 
 
 class _Contender:
@@ -43,13 +67,8 @@ class _Contender:
         self.queue = queue
         self.heads: list[Head] = queue.heads(moment)
         heapq.heapify(self.heads)
-        self.gpus_blocked_by: Job | None = None
-        """Whom its limit on GPUs holds back: later GPU jobs wait behind it."""
-
-
-def share(queue: Queue, totals: Totals) -> float:
-    """The largest share of anything that the queue holds, for its weight."""
-    return totals.share(queue) / max(queue.settings.weight, WEIGHT_MIN)
+        self.reserved_guarded = False
+        self.reserved_guaranteed = False
 
 
 class Placing:
@@ -58,80 +77,149 @@ class Placing:
     With `whole` it goes on when no shape has room any more, so that all reservations are known: for who asks why.
     """
 
-    def __init__(
-        self, fleet: Fleet, queues: dict[QueueKey, Queue], moment: Moment, *, depth: int, whole: bool = False
-    ) -> None:
-        self._fleet = fleet
+    def __init__(self, truth: Truth, moment: Moment, settings: Settings, *, whole: bool = False) -> None:
+        self._truth = truth
+        self._fleet = truth.fleet
         self._moment = moment
-        self._depth = depth
+        self._settings = settings
         self._whole = whole
+        self.limits = Limits(truth, moment)
         self._contenders = {
             queue.key: _Contender(queue, moment)
-            for queue in queues.values()
+            for queue in truth.queues.values()
             if queue.lines and not queue.settings.paused
         }
+        self.plan = Plan(truth.fleet, moment.now)
+        self._search = Search(truth, self.plan, moment, settings.preempt_min_run_s)
+        self._searches = 0
         waiting = {key.shape for contender in self._contenders.values() for key in contender.queue.lines}
-        self._room = {shape for shape in waiting if fleet.best(shape) is not None}
-        """Shapes that some open node has room for."""
-        self.plan = Plan(fleet, moment.now)
+        self._room = {shape for shape in waiting if self._room_for(shape)}
+        """Shapes that open nodes have room for."""
 
-    def choices(self) -> Iterator[Choice]:
-        """What should be placed, one after the other."""
-        order = [(share(c.queue, self._moment.totals), key) for key, c in self._contenders.items()]
+    @property
+    def wake_at(self) -> float | None:
+        """When an attempt will have run for long enough to be preempted for a job that found too few, or something is
+        kept no more; None: never.
+        """
+        times = [claim.until for claim in self._truth.claims.values() if claim.until >= self._moment.now]
+        if self._search.wake_at is not None:
+            times.append(self._search.wake_at)
+        return min(times, default=None)
+
+    def choices(self) -> Iterator[Choice | Preempt]:
+        """What should be placed, and what should end, one after the other."""
+        yield from self._claimed()
+        order = [(self._turn(contender.queue), key) for key, contender in self._contenders.items()]
         heapq.heapify(order)
-        while order and (self._room or self._whole):
-            _, key = heapq.heappop(order)
+        while order and (self._room or self._whole or self._may_preempt):
+            turn, key = heapq.heappop(order)
             contender = self._contenders[key]
+            now = self._turn(contender.queue)
+            if now > turn:  # its team or itself got something meanwhile
+                heapq.heappush(order, (now, key))
+                continue
             choice = self._next(contender)
             if choice is None:
                 continue
             yield choice
-            self._placed(contender, choice)
-            heapq.heappush(order, (share(contender.queue, self._moment.totals), key))
+            if isinstance(choice, Choice):
+                self._placed(contender, choice)
+            heapq.heappush(order, (self._turn(contender.queue), key))
 
-    def _next(self, contender: _Contender) -> Choice | None:
-        """The first job of the queue that can be placed now; None: no other can."""
+    def _turn(self, queue: Queue) -> Turn:
+        team, now, totals = self._truth.team(queue.team), self._moment.now, self._moment.totals
+        half_life_s = self._truth.half_life_s
+        own, its = self.limits.has_guaranteed(queue), self.limits.has_guaranteed(team)
+        return (
+            own and its,
+            team.account.share(team.settings.weight, totals, now, half_life_s),
+            queue.team,
+            own,
+            queue.account.share(queue.settings.weight, totals, now, half_life_s),
+            queue.name,
+        )
+
+    def _claimed(self) -> Iterator[Choice]:
+        """What was freed for a job by preemption is placed, or kept for it until all of it is free."""
+        for key, claim in list(self._truth.claims.items()):
+            job = self._truth.by_key.get(key)
+            if job is None or not job.in_line or claim.until < self._moment.now:
+                continue
+            queue = self._truth.queue_of(job)
+            nodes = tuple(self._fleet.nodes[name] for name in claim.nodes if name in self._fleet.nodes)
+            fits = len(nodes) == len(claim.nodes) and all(node.is_open and node.fits(job.shape) for node in nodes)
+            if fits and queue.key in self._contenders and self.limits.refusal(queue, job) is None:
+                yield Choice(job, nodes, f"has what was freed for it, attempt {job.life.attempt + 1}")
+                self._contenders[queue.key] = _Contender(queue, self._moment)
+            else:
+                self.plan.pin(job, claim.nodes)
+        for key in [key for key, contender in self._contenders.items() if not contender.heads]:
+            del self._contenders[key]
+
+    def _next(self, contender: _Contender) -> Choice | Preempt | None:
+        """The first job of the queue that can be placed now, or for which others should end; None: no other."""
         queue = contender.queue
-        while contender.heads and not queue.is_full:
+        while contender.heads and not self.limits.is_full(queue):
             head = contender.heads[0]
-            job = head.job
-            if self._may_try(contender, job):
-                node = self.node_for(job) if job.shape in self._room else None
-                if node is not None:
-                    return Choice(job, node, why(job, queue))
-                if self._hold_back(head) and (behind := queue.behind(head, self._moment)) is not None:
-                    heapq.heapreplace(contender.heads, behind)
+            if self.limits.may_try(queue, head.job):
+                nodes = self.nodes_for(head.job) if head.job.shape in self._room else None
+                if nodes is not None:
+                    return Choice(head.job, nodes, why(head.job, queue))
+                victims = self._victims(queue, head.job)
+                if victims is not None:
+                    self.plan.pin(head.job, tuple(node.name for node in victims.nodes))
+                    self._drop(contender, head)
+                    return Preempt(head.job, victims.nodes, victims.jobs, victims.why)
+                if self._hold_back(contender, head):
+                    self._drop(contender, head)
                     continue
             heapq.heappop(contender.heads)
         return None
 
-    def node_for(self, job: Job) -> Node | None:
+    def _drop(self, contender: _Contender, head: Head) -> None:
+        """This head stays where it is: look at the one behind it in its line."""
+        behind = contender.queue.behind(head, self._moment)
+        if behind is None:
+            heapq.heappop(contender.heads)
+        else:
+            heapq.heapreplace(contender.heads, behind)
+
+    def nodes_for(self, job: Job) -> tuple[Node, ...] | None:
         """Where a job can start now, delays no reservation, and ends before any maintenance."""
         admits = (lambda node: self.plan.admits(node, job)) if self.plan.restricts else None
-        return self._fleet.best(job.shape, admits)
+        if job.shape.nodes > 1:
+            return self._fleet.several(job.shape, admits)
+        node = self._fleet.best(job.shape, admits)
+        return None if node is None else (node,)
 
-    def gpus_blocked_by(self, queue: Queue) -> Job | None:
-        """The job of the queue that its limit on GPUs holds back, and behind which later ones wait."""
-        contender = self._contenders.get(queue.key)
-        return contender.gpus_blocked_by if contender is not None else None
+    def _room_for(self, shape: Shape) -> bool:
+        return (self._fleet.several(shape) if shape.nodes > 1 else self._fleet.best(shape)) is not None
 
-    def _hold_back(self, head: Head) -> bool:
+    @property
+    def _may_preempt(self) -> bool:
+        return bool(self._truth.preemptible) and self._searches < SEARCHES_MAX
+
+    def _victims(self, queue: Queue, job: Job) -> Victims | None:
+        if self._searches >= SEARCHES_MAX or not self._search.is_worth_it(queue, job):
+            return None
+        self._searches += 1
+        return self._search.victims(queue, job, within_guarantee=self.limits.is_guaranteed(queue, job.shape))
+
+    def _hold_back(self, contender: _Contender, head: Head) -> bool:
         """Reserve for a head that cannot be placed now. Gives whether the one behind it in its line is to be looked at:
         it may have a reservation as well, or be so short that it delays none.
         """
         plan, shape = self.plan, head.job.shape
-        if len(plan.reservations) < self._depth:
+        is_guaranteed = self.limits.is_guaranteed(contender.queue, shape)
+        if (
+            len(plan.reservations) < self._settings.backfill_depth
+            or (not head.is_unguarded and not contender.reserved_guarded)
+            or (is_guaranteed and not contender.reserved_guaranteed)
+        ):
+            contender.reserved_guarded |= not head.is_unguarded
+            contender.reserved_guaranteed |= is_guaranteed
             return plan.reserve(head.job) is not None
         return shape in self._room and shortest_of(head.line.bucket) <= plan.window_s(shape)
-
-    def _may_try(self, contender: _Contender, job: Job) -> bool:
-        if job.shape.gpus == 0:
-            return True
-        if not contender.queue.can_ever_take(job.shape):
-            return False
-        if contender.gpus_blocked_by is None and not contender.queue.has_gpus_for(job.shape):
-            contender.gpus_blocked_by = job
-        return contender.gpus_blocked_by is None
 
     def _placed(self, contender: _Contender, choice: Choice) -> None:
         """The job left its line: another one stands there now. And there may be room for less than before."""
@@ -140,8 +228,9 @@ class Placing:
             heapq.heappop(contender.heads)
         else:
             heapq.heapreplace(contender.heads, after)
-        self.plan.changed(choice.node.name)
-        if self._fleet.best(choice.job.shape) is None:
+        for node in choice.nodes:
+            self.plan.changed(node.name)
+        if not self._room_for(choice.job.shape):
             self._room.discard(choice.job.shape)
 
 

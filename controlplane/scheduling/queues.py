@@ -17,6 +17,7 @@ from sortedcontainers import SortedList
 from controlplane.scheduling import order
 from controlplane.scheduling.jobs import Job, Rank, Shape
 from controlplane.scheduling.nodes import Totals
+from controlplane.scheduling.shares import Account, Guarantee, Held
 from events import messages as m
 
 QueueKey = tuple[str, str]
@@ -30,6 +31,9 @@ class LineKey(NamedTuple):
     shape: Shape
     bucket: int
     """Of their estimates (`order.bucket`)."""
+    preemptible: bool
+    user: str
+    """Empty where the queue has no limits for each user."""
 
 
 Standing = tuple[int, float, Rank, str, Job]
@@ -67,6 +71,12 @@ class Team(msgspec.Struct, eq=False):
     settings: m.TeamSet
     sequence: int = 0
     """Of its newest fact; 0: nobody has configured it."""
+    account: Account = msgspec.field(default_factory=Account)
+    queues: list[Queue] = msgspec.field(default_factory=list)
+
+    @property
+    def guarantee(self) -> Guarantee:
+        return guarantee_of(self.settings)
 
 
 class Queue(msgspec.Struct, eq=False):
@@ -83,14 +93,17 @@ class Queue(msgspec.Struct, eq=False):
     """(−priority, rank, id) of every queued job, also of those that cannot run now."""
     lines: dict[LineKey, Any] = msgspec.field(default_factory=dict)
     """`Standing` of each of those that can; no line is empty."""
-    running: int = 0
-    gpus: int = 0
-    milli_cpus: int = 0
-    memory_bytes: int = 0
+    account: Account = msgspec.field(default_factory=Account)
+    users: dict[str, Held] = msgspec.field(default_factory=dict)
+    """What each user's live jobs in it hold; only users who have any."""
 
     @property
     def key(self) -> QueueKey:
         return (self.team, self.name)
+
+    @property
+    def guarantee(self) -> Guarantee:
+        return guarantee_of(self.settings)
 
     # -- the order -------------------------------------------------------------------------------------------------
 
@@ -106,7 +119,7 @@ class Queue(msgspec.Struct, eq=False):
 
     def position(self, job: Job, moment: Moment) -> int:
         """Its place among those that may run, from 1, were it one of them."""
-        mine = self._head(job, line_key(job), 0, moment)[:6]
+        mine = self._head(job, self.line_key(job), 0, moment)[:6]
         return 1 + sum(self._ahead(key, mine, moment) for key in self.lines)
 
     def _ahead(self, key: LineKey, mine: tuple[Any, ...], moment: Moment) -> int:
@@ -145,7 +158,7 @@ class Queue(msgspec.Struct, eq=False):
 
     def enter(self, job: Job) -> None:
         """It may run from now on."""
-        key = line_key(job)
+        key = self.line_key(job)
         line = self.lines.get(key)
         if line is None:
             line = self.lines[key] = SortedList()
@@ -154,7 +167,7 @@ class Queue(msgspec.Struct, eq=False):
 
     def leave(self, job: Job) -> None:
         """It may not, for now."""
-        key = line_key(job)
+        key = self.line_key(job)
         line = self.lines[key]
         line.remove(self._standing(job))
         if not line:
@@ -165,9 +178,9 @@ class Queue(msgspec.Struct, eq=False):
         return (job.front, order.within_line(self.settings.policy, job.order_s), job.rank, job.id, job)
 
     def set(self, settings: m.QueueSet, sequence: int) -> None:
-        """Another configuration. Lines are sorted anew where the policy is another one."""
+        """Another configuration. Lines are made anew where the policy is another one, or users count now."""
         standing = [entry[4] for line in self.lines.values() for entry in line]
-        is_other = settings.policy != self.settings.policy
+        is_other = settings.policy != self.settings.policy or _counts_users(settings) != _counts_users(self.settings)
         for job in standing if is_other else ():
             self.leave(job)
         self.settings, self.sequence, self.removed = settings, sequence, False
@@ -182,7 +195,7 @@ class Queue(msgspec.Struct, eq=False):
     @property
     def is_shown(self) -> bool:
         """Whether it is there, for a person."""
-        return not self.removed or bool(self.waiting) or self.running > 0
+        return not self.removed or bool(self.waiting) or self.account.held.running > 0
 
     def heads(self, moment: Moment) -> list[Head]:
         """The head of each line."""
@@ -209,32 +222,28 @@ class Queue(msgspec.Struct, eq=False):
         score = order.score(policy, estimate=estimate, size=size, wait_s=wait_s)
         return Head(key.priority, job.front, True, score, job.rank, job.id, job, key, place)
 
+    def line_key(self, job: Job) -> LineKey:
+        user = job.specification.user if _counts_users(self.settings) else ""
+        bucket = order.bucket(job.order_s)
+        return LineKey(-job.priority, job.shape, bucket, job.specification.preemptible, user)
+
     # -- what it holds ---------------------------------------------------------------------------------------------
 
-    def take(self, shape: Shape) -> None:
-        self.running += 1
-        self.gpus += shape.gpus
-        self.milli_cpus += shape.milli_cpus
-        self.memory_bytes += shape.memory_bytes
-
-    def give_back(self, shape: Shape) -> None:
-        self.running -= 1
-        self.gpus -= shape.gpus
-        self.milli_cpus -= shape.milli_cpus
-        self.memory_bytes -= shape.memory_bytes
-
-    @property
-    def is_full(self) -> bool:
-        return self.settings.running_max is not None and self.running >= self.settings.running_max
-
-    def can_ever_take(self, shape: Shape) -> bool:
-        """Whether its limit on GPUs lets a job of this shape run at all."""
-        return self.settings.gpus_max is None or shape.gpus <= self.settings.gpus_max
-
-    def has_gpus_for(self, shape: Shape) -> bool:
-        limit = self.settings.gpus_max
-        return limit is None or shape.gpus == 0 or self.gpus + shape.gpus <= limit
+    def take(self, job: Job, sign: int = 1) -> None:
+        """The job holds its resources from now on; with −1 it does not any more."""
+        preemptible, user = job.specification.preemptible, job.specification.user
+        self.account.held.take(job.shape, preemptible=preemptible, sign=sign)
+        held = self.users.get(user)
+        if held is None:
+            held = self.users[user] = Held()
+        held.take(job.shape, preemptible=preemptible, sign=sign)
+        if not held.running:
+            del self.users[user]
 
 
-def line_key(job: Job) -> LineKey:
-    return LineKey(-job.priority, job.shape, order.bucket(job.order_s))
+def guarantee_of(settings: m.QueueSet | m.TeamSet) -> Guarantee:
+    return Guarantee(settings.guaranteed_gpus, round(settings.guaranteed_cpus * 1000))
+
+
+def _counts_users(settings: m.QueueSet) -> bool:
+    return settings.user_running_max is not None or settings.user_gpus_max is not None

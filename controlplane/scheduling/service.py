@@ -54,6 +54,9 @@ def build(config: Configuration) -> Core:
             heartbeat_s=config.heartbeat_s,
             suspect_s=config.suspect_s,
             lease_s=config.lease_s,
+            backfill_depth=config.backfill_depth,
+            preempt_min_run_s=config.preempt_min_run_s,
+            fair_half_life_s=config.fair_half_life_s,
             margin_s=CLOCK_MARGIN_S + config.leader_lease_s,
         )
     )

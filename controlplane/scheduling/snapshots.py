@@ -13,7 +13,8 @@ import msgspec
 
 from controlplane.scheduling.jobs import Job, shape_of
 from controlplane.scheduling.nodes import Node
-from controlplane.scheduling.truth import Truth
+from controlplane.scheduling.shares import Account
+from controlplane.scheduling.truth import Claim, Truth
 from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
@@ -46,6 +47,11 @@ class _Job(msgspec.Struct, array_like=True):
     cancel_why: str
     stop_why: str
     excused: int
+    stop_at: float
+
+
+_Average = tuple[float, float, float, float]
+"""milli_cpus, memory_bytes, gpus, at."""
 
 
 class _Node(msgspec.Struct, array_like=True):
@@ -69,8 +75,9 @@ class _Snapshot(msgspec.Struct, array_like=True):
     term_sequence: int
     jobs: list[_Job]
     ended: list[tuple[str, str, int, bool]]
-    queues: list[tuple[str, str, m.QueueSet, int, bool]]
-    teams: list[tuple[str, m.TeamSet, int]]
+    queues: list[tuple[str, str, m.QueueSet, int, bool, _Average]]
+    teams: list[tuple[str, m.TeamSet, int, _Average]]
+    claims: list[tuple[str, str, tuple[str, ...], float]]
     environments: list[tuple[str, str, str, str, str]]
     nodes: list[_Node]
 
@@ -89,8 +96,16 @@ def encode(truth: Truth) -> bytes:
             term_sequence=truth.term_sequence,
             jobs=[_from_job(truth, job) for job in sorted(truth.jobs.values(), key=lambda job: job.accepted)],
             ended=[(subject, life.state.value, life.attempt, life.held) for subject, life in truth.ended.items()],
-            queues=[(q.team, q.name, q.settings, q.sequence, q.removed) for _, q in sorted(truth.queues.items())],
-            teams=[(t.name, t.settings, t.sequence) for _, t in sorted(truth.teams.items()) if t.sequence],
+            queues=[
+                (q.team, q.name, q.settings, q.sequence, q.removed, _average(q.account))
+                for _, q in sorted(truth.queues.items())
+            ],
+            teams=[
+                (t.name, t.settings, t.sequence, _average(t.account))
+                for _, t in sorted(truth.teams.items())
+                if t.sequence or t.account.average.at
+            ],
+            claims=[(*key, claim.nodes, claim.until) for key, claim in truth.claims.items()],
             environments=[
                 (digest, e.state, e.lock, e.python, e.reason) for digest, e in sorted(truth.environments.items())
             ],
@@ -99,23 +114,25 @@ def encode(truth: Truth) -> bytes:
     )
 
 
-def decode(content: bytes) -> Truth:
-    """The truth in a snapshot. Raises ValueError if it is none, or one of another version."""
+def decode(content: bytes, half_life_s: float) -> Truth:
+    """The truth in a snapshot. `half_life_s`: as Truth. Raises ValueError if it is none, or one of another version."""
     try:
         snapshot = _DECODER.decode(content)
     except UNREADABLE as error:
         raise ValueError(f"not a snapshot of the scheduler: {error}") from error
     if snapshot.version != VERSION:
         raise ValueError(f"a snapshot of version {snapshot.version}, this reads {VERSION}")
-    truth = Truth()
+    truth = Truth(half_life_s)
     truth.sequence, truth.term, truth.term_sequence = snapshot.sequence, snapshot.term, snapshot.term_sequence
-    for team, name, settings, sequence, removed in snapshot.queues:
+    for team, name, settings, sequence, removed, average in snapshot.queues:
         queue = truth.queue(team, name)
         queue.set(settings, sequence)
         queue.removed = removed
-    for name, of_team, sequence in snapshot.teams:
+        _restore(queue.account, average)
+    for name, of_team, sequence, average in snapshot.teams:
         team_ = truth.team(name)
         team_.settings, team_.sequence = of_team, sequence
+        _restore(team_.account, average)
     for digest, state, lock, python, reason in snapshot.environments:
         environment = truth.environment(digest)
         environment.state, environment.lock, environment.python, environment.reason = state, lock, python, reason
@@ -128,7 +145,19 @@ def decode(content: bytes) -> Truth:
         truth.admit(_to_job(record_))
     for subject, state, attempt, held in snapshot.ended:
         truth.ended[subject] = Life(State(state), attempt, held)
+    for team, job, nodes, until in snapshot.claims:
+        truth.claims[(team, job)] = Claim(nodes, until)
     return truth
+
+
+def _average(account: Account) -> _Average:
+    average = account.average
+    return (average.milli_cpus, average.memory_bytes, average.gpus, average.at)
+
+
+def _restore(account: Account, average: _Average) -> None:
+    mine = account.average
+    mine.milli_cpus, mine.memory_bytes, mine.gpus, mine.at = average
 
 
 def _from_job(truth: Truth, job: Job) -> _Job:
@@ -156,6 +185,7 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         cancel_why=job.cancel_why,
         stop_why=job.stop_why,
         excused=job.excused,
+        stop_at=job.stop_at,
     )
 
 
@@ -184,6 +214,7 @@ def _to_job(record: _Job) -> Job:
         cancel_why=record.cancel_why,
         stop_why=record.stop_why,
         excused=record.excused,
+        stop_at=record.stop_at,
     )
 
 
@@ -223,14 +254,16 @@ def described(content: bytes) -> dict[str, object]:
     """What a snapshot says, by name: to compare two of them.
 
     Instead of the ranks of waiting jobs their order: a place between two jobs that have left the ledger may be another
-    number when it is found again, but never another place.
+    number when it is found again, but never another place. Without what was used: of jobs that have left the ledger
+    nothing tells it but a snapshot.
     """
     snapshot = _DECODER.decode(content)
     said: dict[str, object] = {"term": snapshot.term}
     said |= {job.subject: msgspec.structs.replace(job, rank=("", "")) for job in snapshot.jobs}
     said |= {subject: tuple(life) for subject, *life in snapshot.ended}
-    said |= {f"queue {team}/{name}": tuple(rest) for team, name, *rest in snapshot.queues}
-    said |= {f"team {name}": tuple(rest) for name, *rest in snapshot.teams}
+    said |= {f"queue {team}/{name}": tuple(rest) for team, name, *rest, _ in snapshot.queues}
+    said |= {f"team {name}": tuple(rest) for name, *rest, _ in snapshot.teams if rest[1]}
+    said |= {f"kept for {team}/{job}": tuple(rest) for team, job, *rest in snapshot.claims}
     said |= {f"environment {digest}": tuple(rest) for digest, *rest in snapshot.environments}
     said |= {f"node {node.name}": node for node in snapshot.nodes}
     waiting: dict[str, list[tuple[int, Fraction, str]]] = {}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -42,10 +42,23 @@ class Environment(msgspec.Struct, eq=False):
     jobs: dict[Key, Job] = msgspec.field(default_factory=dict)
 
 
+class Claim(NamedTuple):
+    """What was freed for a job by preemption and is kept for it, until it has it or the time is over."""
+
+    nodes: tuple[str, ...]
+    until: float
+
+
+CLAIM_S: Final = 60.0
+"""For so long after the last grace the freed nodes are kept for the job that they were freed for."""
+
+
 class Truth:
     """See the top of this file."""
 
-    def __init__(self) -> None:
+    def __init__(self, half_life_s: float = 0.0) -> None:
+        self.half_life_s = half_life_s
+        """Of what was used, in fair shares (`shares.Average`)."""
         self.sequence = 0
         self.term = 0
         self.term_sequence = 0
@@ -61,6 +74,10 @@ class Truth:
         self.environments: dict[str, Environment] = {}
         self.fleet = Fleet()
         self.backlog = Backlog()
+        self.claims: dict[Key, Claim] = {}
+        """By the job that preempted, the oldest first."""
+        self.preemptible: dict[Key, Job] = {}
+        """Those that hold resources, by the ledger, and may be preempted."""
         self.due: dict[Key, Job] = {}
         """In the order of arrival: jobs about which there may be something to write."""
         self.nodes_due: dict[str, Node] = {}
@@ -242,22 +259,29 @@ class Truth:
             self.settle(job)
         else:
             self._take(job, job.allocations)
+            self._use(job)
             self.backlog.run(job.shape, job.placed_at, job.estimate_s)
 
     def on_cancel_requested(self, job: Job, fact: m.CancelRequested, entry: FactEntry) -> None:
         if job.life.state is State.CANCELLED:
-            self._end(job)
+            self._end(job, entry.at)
             return
         if not job.cancelled_by:
             job.cancelled_by, job.cancel_why = fact.by, fact.why
-        self._stopping(job)
+        self._stopping(job, entry.at)
 
     def on_stop_requested(self, job: Job, fact: m.StopRequested, entry: FactEntry) -> None:
         job.stop_why = fact.why
-        self._stopping(job)
+        self._stopping(job, entry.at)
+        if fact.preemptor is not None:
+            key, until = (fact.preemptor.team, fact.preemptor.job), entry.at + job.specification.grace_s + CLAIM_S
+            older = self.claims.pop(key, None)
+            if key in self.by_key:
+                self.claims[key] = Claim(fact.preemptor.nodes, max(until, older.until if older else 0.0))
 
-    def _stopping(self, job: Job) -> None:
+    def _stopping(self, job: Job, at: float) -> None:
         job.missing = 0
+        job.stop_at = job.stop_at or at
         self.changed[job.node] = True
 
     def on_hold_changed(self, job: Job, fact: m.Held | m.Released, entry: FactEntry) -> None:
@@ -296,10 +320,12 @@ class Truth:
 
     def on_placed(self, job: Job, fact: m.Placed, entry: FactEntry) -> None:
         self._take_from_queue(job)
+        self.claims.pop(job.key, None)
         job.allocations, job.placed_at, job.started_at = fact.allocations, entry.at, None
         job.stop_why = job.gone_why = ""
-        job.missing = 0
+        job.stop_at, job.missing = 0.0, 0
         self._take(job, fact.allocations)
+        self._use(job, entry.at)
         self.backlog.run(job.shape, job.placed_at, job.estimate_s)
         if job.reported is not None:
             self.due[job.key] = job
@@ -316,7 +342,7 @@ class Truth:
             self.nodes_due[node.name] = node
 
     def on_broken_off(self, job: Job, fact: m.Requeued | m.Lost, entry: FactEntry) -> None:
-        self._give_back(job)
+        self._give_back(job, entry.at)
         job.started_at, job.launch, job.reported = None, None, None
         if job.stop_why:
             job.excused, job.stop_why = job.excused + 1, ""
@@ -328,13 +354,14 @@ class Truth:
         self.settle(job)
 
     def on_finished(self, job: Job, fact: m.Finished, entry: FactEntry) -> None:
-        self._end(job)
+        self._end(job, entry.at)
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: Job, at: float) -> None:
+        self.claims.pop(job.key, None)
         if job.waits:
             self._take_from_queue(job)
         else:
-            self._give_back(job)
+            self._give_back(job, at)
         del self.jobs[job.subject], self.by_key[job.key]
         self.due.pop(job.key, None)
         if job.specification.environment:
@@ -347,7 +374,7 @@ class Truth:
         job = self.jobs.get(entry.subject)
         if job is not None:
             self.forget(job)
-            self._end(job)
+            self._end(job, entry.at)
         self.ended.pop(entry.subject, None)
 
     def _remember(self, subject: str, life: Life) -> None:
@@ -367,6 +394,8 @@ class Truth:
         if self.doom(job):
             self.due[job.key] = job
         may_run = self.parked(job) == ""
+        if not may_run:
+            self.claims.pop(job.key, None)
         if may_run and not job.in_line:
             self.queue_of(job).enter(job)
         elif job.in_line and not may_run:
@@ -441,21 +470,40 @@ class Truth:
         self.backlog.wait(job.shape, job.estimate_s, -1)
 
     def _take(self, job: Job, allocations: tuple[m.Allocation, ...]) -> None:
-        self.queue_of(job).take(job.shape)
+        self._count(job, 1)
         for allocation in allocations:
             node = self.fleet.node(allocation.node)
             if not self.fleet.take(node, job, allocation):
                 self.broken = f"{job.subject} got GPUs {allocation.gpus} of {allocation.node}, of which one was held"
 
-    def _give_back(self, job: Job) -> None:
+    def _count(self, job: Job, sign: int) -> None:
+        queue = self.queue_of(job)
+        queue.take(job, sign)
+        held = self.team(queue.team).account.held
+        held.take(job.shape, preemptible=job.specification.preemptible, sign=sign)
+
+    def _use(self, job: Job, at: float | None = None, sign: int = 1) -> None:
+        """What the ledger says is used: from `at` on, or as a snapshot has settled it."""
+        queue = self.queue_of(job)
+        for account in (queue.account, self.team(queue.team).account):
+            if at is not None:
+                account.average.settle(at, self.half_life_s)
+            account.average.hold(job.shape, sign)
+        if job.specification.preemptible and sign > 0:
+            self.preemptible[job.key] = job
+        elif job.specification.preemptible:
+            del self.preemptible[job.key]
+
+    def _give_back(self, job: Job, at: float) -> None:
         self._release(job, job.allocations)
+        self._use(job, at, -1)
         self.backlog.run(job.shape, job.placed_at, job.estimate_s, -1)
         for allocation in job.allocations:
             self.changed.setdefault(allocation.node, False)
         job.allocations = ()
 
     def _release(self, job: Job, allocations: tuple[m.Allocation, ...]) -> None:
-        self.queue_of(job).give_back(job.shape)
+        self._count(job, -1)
         for allocation in allocations:
             node = self.fleet.node(allocation.node)
             self.fleet.give_back(node, job, allocation)
@@ -476,6 +524,7 @@ class Truth:
         queue = self.queues.get((team, name))
         if queue is None:
             queue = self.queues[(team, name)] = Queue(team, name, m.QueueSet(by=""))
+            self.team(team).queues.append(queue)
         return queue
 
     def queue_of(self, job: Job) -> Queue:

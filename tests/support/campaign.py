@@ -82,6 +82,8 @@ class Campaign:
             attempts_max=pick((1, 3)),
             environment=pick(("", "", ENVIRONMENT)),
             time_limit_s=pick((None, 60.0, 80.0, 3600.0)),
+            user=pick(("ada", "ada", "bob")),
+            preemptible=pick((False, True)),
         )
         self.world.submit(job, held=pick((False, False, False, True)))
 

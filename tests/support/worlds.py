@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import Round, Settings
 from events import messages as m
@@ -24,7 +26,7 @@ TIERS = {
 }
 QUIET_ROUNDS = 2
 """What a node started it tells in its next exchange; what it misses, in the one after that."""
-SETTINGS = Settings(heartbeat_s=5, suspect_s=20, lease_s=100, margin_s=10)
+SETTINGS = Settings(heartbeat_s=5, suspect_s=20, lease_s=100, margin_s=10, preempt_min_run_s=60)
 
 
 class Entry(NamedTuple):
@@ -52,11 +54,13 @@ def a_job(
     environment: str = "",
     time_limit_s: float | None = None,
     grace_s: float = 5.0,
+    user: str = "ada",
+    preemptible: bool = False,
 ) -> m.Specification:
     return m.Specification(
         job=name,
         team=team,
-        user="ada",
+        user=user,
         name=name,
         queue=queue,
         tier=tier,
@@ -67,6 +71,7 @@ def a_job(
         attempts_max=attempts_max,
         time_limit_s=time_limit_s,
         grace_s=grace_s,
+        preemptible=preemptible,
     )
 
 
@@ -205,6 +210,12 @@ class World:
         """The attempt ends, and the node says so."""
         live = self.attempts[node][(team, job)]
         self.attempts[node][(team, job)] = m.LiveAttempt(ref=live.ref, state="ended", end=end)
+        self.exchange(node)
+
+    def saved(self, job: str, at: float, *, node: str = "n1", team: str = TEAM) -> None:
+        """A job said that it had saved its work, and the node tells."""
+        live = self.attempts[node][(team, job)]
+        self.attempts[node][(team, job)] = msgspec.structs.replace(live, checkpoint_at=at)
         self.exchange(node)
 
     def settle(self) -> list[m.Fact]:

@@ -1,0 +1,160 @@
+"""Who may hold one more job: limits of queues, teams and users, and what guarantees leave to others. Pure.
+
+A job that can be preempted may use what is guaranteed to others while they do not; one that cannot may not: beyond the
+guarantee of its own queue or team it takes only of what is guaranteed to nobody. So a guarantee can always be had.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from controlplane.scheduling.jobs import Job, Shape
+from controlplane.scheduling.queues import Moment, Queue, Team
+from controlplane.scheduling.shares import Guarantee, Held
+from controlplane.scheduling.truth import Truth
+
+
+class Refusal(NamedTuple):
+    """A limit that a job does not fit under now, for a person: `who` holds `held` of at most `limit` of `what`."""
+
+    who: str
+    what: str
+    held: float
+    limit: float
+    asked: float
+    never: bool = False
+    """It would not fit under it if nothing else were held."""
+
+
+class Limits:
+    """What may be held at one moment; goes by what is held, also what is decided only."""
+
+    def __init__(self, truth: Truth, moment: Moment) -> None:
+        self._truth = truth
+        self._moment = moment
+        self._blocked: dict[tuple[str, ...], Job] = {}
+        """Whom limits on GPUs hold back: nothing later passes under them in this round."""
+        self._guarantees = _guarantees(truth)
+        self._all = Guarantee()
+        for guarantee in self._guarantees.values():
+            self._all = self._all.plus(guarantee)
+
+    def is_full(self, queue: Queue) -> bool:
+        """Whether no job at all may start from this queue now."""
+        team = self._truth.team(queue.team)
+        return _is_full(queue.settings.running_max, queue.account.held) or _is_full(
+            team.settings.running_max, team.account.held
+        )
+
+    def may_try(self, queue: Queue, job: Job) -> bool:
+        """Whether limits let the job start, and hold back none that was tried before it."""
+        refusal, scope = self._refused(queue, job)
+        if refusal is not None:
+            if refusal.what == "GPUs" and not refusal.never:
+                self._blocked.setdefault(scope, job)
+            return False
+        return self.behind(queue, job) is None
+
+    def behind(self, queue: Queue, job: Job) -> Job | None:
+        """Whom a limit on GPUs holds back, so that this job, which would fit under it, waits as well; None: nobody."""
+        if not job.shape.gpus:
+            return None
+        return next((self._blocked[scope] for scope in _scopes(queue, job) if scope in self._blocked), None)
+
+    def refusal(self, queue: Queue, job: Job) -> Refusal | None:
+        """The first limit that the job does not fit under now."""
+        return self._refused(queue, job)[0]
+
+    def _refused(self, queue: Queue, job: Job) -> tuple[Refusal | None, tuple[str, ...]]:
+        team, user = self._truth.team(queue.team), job.specification.user
+        of_queue, of_team = queue.settings, team.settings
+        of_user = queue.users.get(user) or Held()
+        for scope, who, held, running_max, gpus_max in (
+            (_of_queue(queue), f"queue {queue.name}", queue.account.held, of_queue.running_max, of_queue.gpus_max),
+            (
+                _of_user(queue, user),
+                f"{user} in queue {queue.name}",
+                of_user,
+                of_queue.user_running_max,
+                of_queue.user_gpus_max,
+            ),
+            (_of_team(queue), f"team {team.name}", team.account.held, of_team.running_max, of_team.gpus_max),
+        ):
+            gpus = job.shape.gpus * job.shape.nodes
+            if running_max is not None and held.running + 1 > running_max:
+                return Refusal(who, "jobs", held.running, running_max, 1, running_max < 1), scope
+            if gpus_max is not None and gpus and held.gpus + gpus > gpus_max:
+                return Refusal(who, "GPUs", held.gpus, gpus_max, gpus, gpus > gpus_max), scope
+        return self._beyond_guarantees(queue, job), ()
+
+    # -- guarantees ------------------------------------------------------------------------------------------------
+
+    def is_guaranteed(self, queue: Queue, shape: Shape) -> bool:
+        """Whether one more job of this shape is within what the queue or its team can always have."""
+        team = self._truth.team(queue.team)
+        return queue.guarantee.covers(queue.account.held, shape) or team.guarantee.covers(team.account.held, shape)
+
+    def has_guaranteed(self, holder: Queue | Team) -> bool:
+        """Whether it holds as much as it can always have."""
+        guarantee, held = holder.guarantee, holder.account.held
+        return held.gpus >= guarantee.gpus and held.plain_milli_cpus >= guarantee.milli_cpus
+
+    def _beyond_guarantees(self, queue: Queue, job: Job) -> Refusal | None:
+        """Jobs that cannot be preempted must leave what is guaranteed to others."""
+        shape = job.shape
+        if not self._all or job.specification.preemptible or self.is_guaranteed(queue, shape):
+            return None
+        totals = self._moment.totals
+        asked = shape.gpus * shape.nodes if shape.gpus else shape.milli_cpus * shape.nodes
+        there, promised = (totals.gpus, self._all.gpus) if shape.gpus else (totals.milli_cpus, self._all.milli_cpus)
+        if not promised:
+            return None
+        firm = sum(self._firm_beyond(team, shape) for team in self._guarantees)
+        if firm + asked <= max(0, there - promised):
+            return None
+        what, unit = ("GPUs", 1) if shape.gpus else ("CPUs", 1000)
+        limit = max(0, there - promised)
+        who = "what cannot be preempted, beyond guarantees,"
+        return Refusal(who, what, firm / unit, limit / unit, asked / unit, never=asked > limit)
+
+    def _firm_beyond(self, team: str, shape: Shape) -> int:
+        """What a team's jobs that cannot be preempted hold beyond its guarantees."""
+        over, promised = 0, 0
+        for queue in self._truth.team(team).queues:
+            firm = queue.account.held.firm_gpus if shape.gpus else queue.account.held.firm_milli_cpus
+            mine = queue.guarantee.gpus if shape.gpus else queue.guarantee.milli_cpus
+            over += max(0, firm - mine)
+            promised += mine
+        whole = self._guarantees[team].gpus if shape.gpus else self._guarantees[team].milli_cpus
+        return max(0, over - (whole - promised))
+
+
+def _guarantees(truth: Truth) -> dict[str, Guarantee]:
+    """What each team can always have: its own, or all that of its queues, where that is more."""
+    found: dict[str, Guarantee] = {}
+    for team in truth.teams.values():
+        of_queues = Guarantee()
+        for queue in team.queues:
+            of_queues = of_queues.plus(queue.guarantee)
+        found[team.name] = of_queues.larger(team.guarantee)
+    return found
+
+
+def _is_full(running_max: int | None, held: Held) -> bool:
+    return running_max is not None and held.running >= running_max
+
+
+def _of_team(queue: Queue) -> tuple[str, ...]:
+    return (queue.team,)
+
+
+def _of_queue(queue: Queue) -> tuple[str, ...]:
+    return (queue.team, queue.name)
+
+
+def _of_user(queue: Queue, user: str) -> tuple[str, ...]:
+    return (queue.team, queue.name, user)
+
+
+def _scopes(queue: Queue, job: Job) -> tuple[tuple[str, ...], ...]:
+    return (_of_queue(queue), _of_user(queue, job.specification.user), _of_team(queue))

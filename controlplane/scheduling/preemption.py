@@ -1,0 +1,192 @@
+"""Whose attempts end so that another job can start: the cheapest set, found before anyone is touched. Pure.
+
+Two rights, as Kueue has them (https://kueue.sigs.k8s.io/docs/concepts/preemption/): a job within the guarantee of its
+queue or team reclaims what others borrowed, that is hold beyond their own guarantees; and a job may end those of lower
+priority in its own queue. Only attempts of preemptible jobs that have run for `min_run_s` end. Neither right leads in a
+circle: what reclaims is within its guarantee and cannot be reclaimed, and priorities only fall.
+
+The cost of a victim is what it loses: its share of the machines, times the time since it last said that it had saved
+its work. A node is chosen by the cheapest set that frees enough of it; one that is kept for another job is left alone.
+The whole set ends, or nobody; a victim that is a gang ends on all of its nodes.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+from controlplane.scheduling.backfill import Amounts, Plan, free_of, length_s, need_of
+from controlplane.scheduling.jobs import Job, Key, Shape
+from controlplane.scheduling.nodes import Node
+from controlplane.scheduling.queues import Moment, Queue, QueueKey
+from controlplane.scheduling.shares import Held
+from controlplane.scheduling.truth import Truth
+from events.lifecycle import State
+
+
+class Victims(NamedTuple):
+    """What ends, and where that makes room."""
+
+    nodes: tuple[Node, ...]
+    jobs: tuple[Job, ...]
+    why: str
+
+
+class Search:
+    """Looks for victims, in one round."""
+
+    def __init__(self, truth: Truth, plan: Plan, moment: Moment, min_run_s: float) -> None:
+        self._truth = truth
+        self._plan = plan
+        self._moment = moment
+        self._min_run_s = min_run_s
+        self._fruitless: set[tuple[object, ...]] = set()
+        self.wake_at: float | None = None
+        """When somebody will have run for long enough, where that was what was missing."""
+
+    def is_worth_it(self, queue: Queue, job: Job) -> bool:
+        """Whether there is anybody who could end for this job, at a glance."""
+        claim = self._truth.claims.get(job.key)
+        if claim is not None and claim.until >= self._moment.now:
+            return False
+        return bool(self._truth.preemptible) and _key(queue, job) not in self._fruitless
+
+    def victims(self, queue: Queue, job: Job, *, within_guarantee: bool) -> Victims | None:
+        """Who should end so that this job can start; None: there are too few who may."""
+        found = self._found(_Rights(self._truth, queue, job, within_guarantee=within_guarantee), job)
+        if found is None:
+            self._fruitless.add(_key(queue, job))
+            return None
+        nodes, victims = found
+        reason = "within what is guaranteed to it" if within_guarantee else f"of priority {job.priority}"
+        why = f"preempted for job {job.id} of queue {queue.team}/{queue.name}, {reason}"
+        return Victims(nodes, victims, why)
+
+    def _found(self, rights: _Rights, job: Job) -> tuple[tuple[Node, ...], tuple[Job, ...]] | None:
+        shape, need = job.shape, need_of(job.shape)
+        open_nodes = [
+            node
+            for _, node in sorted(self._truth.fleet.nodes.items())
+            if node.is_open
+            and node.could_fit(shape)
+            and node.name not in self._plan.pinned
+            and not node.is_closed(self._moment.now, length_s(job))
+        ]
+        chosen: list[Node] = []
+        victims: dict[Key, Job] = {}
+        later: list[float] = []
+        for _ in range(shape.nodes):
+            best: tuple[float, int, str, Node, list[Job]] | None = None
+            for node in open_nodes:
+                if node in chosen:
+                    continue
+                more = self._cheapest(node, need, victims, rights, later)
+                if more is not None:
+                    offer = (sum(map(self._cost, more)), len(more), node.name, node, more)
+                    best = offer if best is None or offer[:3] < best[:3] else best
+            if best is None:
+                self._wake_later(later)
+                return None
+            *_, node, more = best
+            chosen.append(node)
+            for victim in more:
+                victims[victim.key] = victim
+                rights.remove(victim)
+        return tuple(chosen), tuple(victims.values())
+
+    def _wake_later(self, later: list[float]) -> None:
+        if later:
+            self.wake_at = min(later) if self.wake_at is None else min(self.wake_at, min(later))
+
+    def _cheapest(
+        self, node: Node, need: Amounts, chosen: dict[Key, Job], rights: _Rights, later: list[float]
+    ) -> list[Job] | None:
+        """Which further attempts must end for this need on this node; None: those who may are not enough."""
+        free = free_of(node)
+        for key in chosen.keys() & node.jobs.keys():
+            free += need_of(chosen[key].shape)
+        candidates = []
+        for job in node.jobs.values():
+            if job.key not in chosen and _can_end(job) and rights.may_end(job):
+                if (at := job.begun_at + self._min_run_s) > self._moment.now:
+                    later.append(at)
+                else:
+                    candidates.append(job)
+        trial = rights.trial()
+        more: list[Job] = []
+        for job in sorted(candidates, key=lambda job: (self._cost(job), job.id)):
+            if free.cover(need):
+                break
+            if trial.may_end(job):
+                trial.remove(job)
+                more.append(job)
+                free += need_of(job.shape)
+        if not free.cover(need):
+            return None
+        for job in reversed(list(more)):  # what the dearest freed may have made a cheaper one needless
+            without = free + -need_of(job.shape)
+            if without.cover(need):
+                more.remove(job)
+                free = without
+        return more
+
+    def _cost(self, job: Job) -> float:
+        live = job.reported
+        saved_at = live.checkpoint_at if live is not None and live.ref.attempt == job.life.attempt else None
+        since = max(job.begun_at, saved_at or 0.0)
+        return max(0.0, self._moment.now - since) * self._moment.totals.share(job.shape) * job.shape.nodes
+
+
+class _Rights:
+    """Whom a job may end, given who has been chosen already."""
+
+    def __init__(self, truth: Truth, queue: Queue, job: Job, *, within_guarantee: bool) -> None:
+        self._truth = truth
+        self._queue = queue
+        self._job = job
+        self._reclaims = within_guarantee
+        self._own_guarantee = queue.guarantee.covers(queue.account.held, job.shape)
+        """Then also from the other queues of its team."""
+        self._held: dict[QueueKey | str, Held] = {}
+
+    def trial(self) -> _Rights:
+        other = copy.copy(self)
+        other._held = {key: copy.copy(held) for key, held in self._held.items()}
+        return other
+
+    def may_end(self, victim: Job) -> bool:
+        queue = self._truth.queue_of(victim)
+        if queue is self._queue:
+            return victim.priority < self._job.priority
+        if not self._reclaims or not queue.guarantee.is_exceeded(self._of(queue), victim.shape):
+            return False
+        if queue.team == self._queue.team:
+            return self._own_guarantee
+        team = self._truth.team(queue.team)
+        return team.guarantee.is_exceeded(self._of_team(queue), victim.shape)
+
+    def remove(self, victim: Job) -> None:
+        queue, preemptible = self._truth.queue_of(victim), victim.specification.preemptible
+        self._of(queue).take(victim.shape, preemptible=preemptible, sign=-1)
+        self._of_team(queue).take(victim.shape, preemptible=preemptible, sign=-1)
+
+    def _of(self, queue: Queue) -> Held:
+        return self._copied(queue.key, queue.account.held)
+
+    def _of_team(self, queue: Queue) -> Held:
+        return self._copied(queue.team, self._truth.team(queue.team).account.held)
+
+    def _copied(self, key: QueueKey | str, held: Held) -> Held:
+        mine = self._held.get(key)
+        if mine is None:
+            mine = self._held[key] = copy.copy(held)
+        return mine
+
+
+def _can_end(job: Job) -> bool:
+    return job.specification.preemptible and job.decided is None and job.life.state in (State.PLACED, State.RUNNING)
+
+
+def _key(queue: Queue, job: Job) -> tuple[QueueKey, Shape, int]:
+    """What finds no victims once in a round finds none later in it."""
+    return (queue.key, job.shape, job.priority)

@@ -39,12 +39,19 @@ def _failure(message: str, hint: str) -> bytes:
 
 
 _BUSY_BODY: Final = _failure("all places are taken just now", f"try again in {BUSY_S} s")
-_BUSY_HEADERS: Final = (
-    (b"content-type", b"application/json"),
-    (b"content-length", str(len(_BUSY_BODY)).encode()),
-    (b"retry-after", str(BUSY_S).encode()),
-    (b"connection", b"close"),
-)
+_CLOSING_BODY: Final = _failure("this server ends just now", f"try again in {BUSY_S} s: nothing tells what was done")
+
+
+def _come_again(body: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"retry-after", str(BUSY_S).encode()),
+        (b"connection", b"close"),
+    )
+
+
+_BUSY_HEADERS: Final = _come_again(_BUSY_BODY)
 _BUSY_RAW: Final = b"".join(
     (
         b"HTTP/1.1 503 Service Unavailable\r\n",
@@ -140,24 +147,33 @@ class Bounded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._taken >= self._places:
             self.counts["unavailable"] += 1
-            await send({"type": "http.response.start", "status": 503, "headers": list(_BUSY_HEADERS)})
-            await send({"type": "http.response.body", "body": _BUSY_BODY, "more_body": False})
+            await _refuse(send, _BUSY_BODY)
             return
         self._taken += 1
-        try:
-            has_body = scope.get("method", "") in _WITH_BODY
-            await self._app(scope, _in_time(receive) if has_body else receive, self._counting(send))
-        finally:
-            self._taken -= 1
+        has_begun = False
 
-    def _counting(self, send: Send) -> Send:
         async def counting(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 status = message["status"]
                 self.counts["refused" if status < 500 else "unavailable" if status == 503 else "failed"] += 1
             await send(message)
 
-        return counting
+        try:
+            has_body = scope.get("method", "") in _WITH_BODY
+            await self._app(scope, _in_time(receive) if has_body else receive, counting)
+        except asyncio.CancelledError:
+            if has_begun:
+                raise
+            await _refuse(counting, _CLOSING_BODY)  # uvicorn cancels what takes longer than its end may
+        finally:
+            self._taken -= 1
+
+
+async def _refuse(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": 503, "headers": list(_come_again(body))})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _in_time(receive: Receive) -> Receive:

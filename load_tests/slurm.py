@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from controlplane.embedded.plan import free_ports
+
 PROGRAMS: Final = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 READY_S: Final = 30.0
 LIMIT_S: Final = 120.0
@@ -163,6 +165,4 @@ def _path(program: str) -> str | None:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return free_ports(1)[0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import glob
 import hashlib
 import os
+import random
 import secrets
 import socket
 import sys
@@ -21,6 +23,9 @@ from controlplane.embedded.files import write_private
 from controlplane.nats_server import binary, configuration
 
 T = TypeVar("T")
+
+PORTS: Final = range(20_000, 32_768)
+"""Linux gives outgoing connections those from 32768 on: a service that starts again must find its port free."""
 
 SERVICES: Final = ("submission", "environments", "scheduling", "monitoring", "gateway")
 USER: Final = "headrace"
@@ -225,15 +230,17 @@ def user_name() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now, all different."""
-    with_sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in with_sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in with_sockets]
-    finally:
-        for each in with_sockets:
-            each.close()
+    """Ports of loopback that nobody listens on now, all different, and that no outgoing connection will ever take.
+
+    Raises OSError if there are not so many.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        if len(found) == count:
+            return found
+        if _is_free(port):
+            found.append(port)
+    raise OSError(errno.EADDRINUSE, f"fewer than {count} of the ports {PORTS.start} to {PORTS.stop - 1} are free")
 
 
 def _kept(file: Path, kind: type[T], make: Callable[[], T]) -> T:

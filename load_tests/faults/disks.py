@@ -46,6 +46,10 @@ class Disk:
         self._ballast.unlink(missing_ok=True)
 
     @property
+    def is_full(self) -> bool:
+        return self._ballast.exists()
+
+    @property
     def _ballast(self) -> Path:
         return self.path / "ballast"
 

@@ -97,14 +97,16 @@ class Process:
             os.kill(self.pid, number)
 
 
-async def keep_alive(processes: Callable[[], Iterator[Process]], died: Callable[[str], None]) -> None:
-    """Start everything, and again what dies; `died` is told of deaths that nobody asked for. Until cancelled."""
+async def keep_alive(processes: Callable[[], Iterator[Process]], died: Callable[[str, int | None], None]) -> None:
+    """Start everything, and again what dies; `died` is told the name and the status of who nobody asked to. Until
+    cancelled.
+    """
     while True:
         for process in processes():
             if process.pid or process.is_held:
                 continue
             if process.ended_by_itself:
-                died(f"{process.name} ended by itself with status {process.status}")
+                died(process.name, process.status)
             process.start()
         await asyncio.sleep(RESTART_S)
 

@@ -114,9 +114,15 @@ class World:
             self._service(name)
         for node in () if self.ray else self.nodes:
             self._runner(node)
-        self._tasks = [asyncio.create_task(keep_alive(self._processes, self.unexpected.append))]
+        self._tasks = [asyncio.create_task(keep_alive(self._processes, self._on_death))]
         self._tasks += [asyncio.create_task(self._probe(number)) for number in range(len(self._nats_ports))]
         return self
+
+    def _on_death(self, name: str, status: int | None) -> None:
+        """A death that nobody asked for. A server of NATS cannot start on a full disk."""
+        disk = self.disks.get(name)
+        if disk is None or not disk.is_full:
+            self.unexpected.append(f"{name} ended by itself with status {status}")
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from controlplane import nats_server
+from controlplane.embedded.plan import free_ports
 
 USER = "headrace"
 HOST = "127.0.0.1"
@@ -19,9 +20,7 @@ READY_S = 15.0
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
+    return free_ports(1)[0]
 
 
 class NatsServer:

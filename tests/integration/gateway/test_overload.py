@@ -115,6 +115,41 @@ async def test_requests_beyond_the_places_are_told_when_to_come_back_and_places_
     assert bounded.counts["unavailable"] == 1
 
 
+async def test_a_request_that_is_cut_off_by_the_end_of_the_server_is_told_to_come_again() -> None:
+    sent: list[dict[str, Any]] = []
+    begins: list[bool] = []
+    inside = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if begins:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        inside.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    bounded = http.Bounded(app)
+    cut = asyncio.ensure_future(bounded({"type": "http", "method": "GET"}, receive, send))  # type: ignore[arg-type]
+    await inside.wait()
+    cut.cancel()  # as uvicorn does when its `timeout_graceful_shutdown` is over
+    await cut
+    assert (sent[0]["status"], dict(sent[0]["headers"])[b"retry-after"]) == (503, b"2")
+    assert "ends" in json.loads(sent[1]["body"])["error"]["message"]
+    assert bounded.counts == {"refused": 0, "unavailable": 1, "failed": 0}
+    begins.append(True)
+    inside.clear()
+    stream = asyncio.ensure_future(bounded({"type": "http", "method": "GET"}, receive, send))  # type: ignore[arg-type]
+    await inside.wait()
+    stream.cancel()  # its head is sent already: the end of the connection says it
+    with pytest.raises(asyncio.CancelledError):
+        await stream
+    assert len(sent) == 3
+
+
 # -- a full store ------------------------------------------------------------------------------------------------------
 
 

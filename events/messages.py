@@ -718,15 +718,60 @@ class AskJob(Value, frozen=True, kw_only=True):
     job: str
 
 
+class Holder(Value, frozen=True, kw_only=True):
+    """A job that holds what another one waits for."""
+
+    job: str
+    team: str
+    nodes: tuple[str, ...] = ()
+    gpus: int = 0
+    until_at: float | None = None
+    """When its time limit ends it, at the latest; None: it has none."""
+
+
 class Hindrance(Value, frozen=True, kw_only=True):
-    """One thing that a waiting job waits for, or that is in order: a refusal as data."""
+    """One thing that a waiting job waits for, or that is in order: a refusal as data.
+
+    `reservation`: a place is kept for it. `delay`: there is room for it now, but it would delay who has a reservation.
+    `preemption`: room is being made for it.
+    """
 
     ok: bool
-    kind: Literal["environment", "hold", "queue", "resources", "node", "order", "leader"]
+    kind: Literal[
+        "environment",
+        "hold",
+        "queue",
+        "resources",
+        "node",
+        "order",
+        "leader",
+        "reservation",
+        "delay",
+        "preemption",
+    ]
     message: str
     asked: float | None = None
     free: float | None = None
     held_by: tuple[str, ...] = ()
+    """Ids of `holders`, or of the jobs that may not be delayed."""
+    nodes: tuple[str, ...] = ()
+    """Where it is, or will be."""
+    at: float | None = None
+    """When it is over at the latest; None: nobody can tell."""
+    holders: tuple[Holder, ...] = ()
+    """Who holds what it waits for: the first to end first."""
+
+
+class Sooner(Value, frozen=True, kw_only=True):
+    """What would let a waiting job start now, as things stand."""
+
+    kind: Literal["time_limit", "tier"]
+    message: str
+    nodes: tuple[str, ...] = ()
+    """Where it would start."""
+    time_limit_s: float | None = None
+    """With `time_limit`: it would have to be this or less."""
+    tier: str = ""
 
 
 class Why(Value, frozen=True, kw_only=True):
@@ -737,6 +782,7 @@ class Why(Value, frozen=True, kw_only=True):
     of: int = 0
     hindrances: tuple[Hindrance, ...] = ()
     summary: str = ""
+    sooner: tuple[Sooner, ...] = ()
 
 
 class AskEnvironment(Value, frozen=True, kw_only=True):

@@ -17,9 +17,10 @@ from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, FactE
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
 from controlplane.scheduling.nodes import Node
-from controlplane.scheduling.placing import Placing, Preempt
+from controlplane.scheduling.placing import Choice, Placing
 from controlplane.scheduling.queues import Moment
 from controlplane.scheduling.truth import Truth
+from controlplane.scheduling.waits import LOOK_S, Look
 from events import messages as m
 from events import subjects
 from events.lifecycle import State
@@ -44,6 +45,8 @@ class Core:
         """Of the last Desired of this term, whatever node it was for."""
         self._opens_at: float | None = None
         """When the next maintenance is over."""
+        self._look: Look | None = None
+        """What the placing would do, as long as nothing changes."""
 
     # -- the ledger ------------------------------------------------------------------------------------------------
 
@@ -72,6 +75,7 @@ class Core:
 
     def apply(self, entry: FactEntry, now: float) -> None:
         """Take in the next fact of the ledger. Total. Where another term begins, this one does not lead any more."""
+        self._look = None
         self._truth.apply(entry)
         if isinstance(entry.fact, m.Led) and self._silence is not None:
             self.end_term()
@@ -91,7 +95,7 @@ class Core:
     def restore(self, content: bytes) -> None:
         """Be what `snapshot` was taken of. Raises ValueError if it is none of this version."""
         self._truth = snapshots.decode(content, self.settings.fair_half_life_s)
-        self._silence = None
+        self._silence = self._look = None
 
     # -- leading ---------------------------------------------------------------------------------------------------
 
@@ -105,7 +109,7 @@ class Core:
 
     def end_term(self) -> None:
         """Lead no more: all that is not in the ledger is forgotten."""
-        self._silence = None
+        self._silence = self._look = None
         for job in self._truth.jobs.values():
             self._truth.forget(job)
             job.reported, job.missing, job.gone_why = None, 0, ""
@@ -123,6 +127,7 @@ class Core:
         if node is None and truth.fleet.is_full:
             return False
         node = node or truth.fleet.node(exchange.node)
+        self._look = None
         rebooted = node.is_known and exchange.boot != node.boot
         node.heard_at, node.claims = now, exchange
         truth.fleet.index(node)
@@ -167,6 +172,7 @@ class Core:
         truth, silence = self._truth, self._silence
         if silence is None:
             return Round()
+        self._look = None
         if truth.broken:
             raise Broken(truth.broken)
         truth.release_backoffs(now)
@@ -275,23 +281,14 @@ class Core:
             return nodes
         placing = Placing(truth, moment, self.settings)
         for choice in placing.choices():
-            if isinstance(choice, Preempt):
-                self._preempt(choice, decisions)
-            else:
-                self._decide_about(choice.job, choice.placed(truth.term), decisions)
+            for job, fact in choice.facts(truth.term):
+                self._decide_about(job, fact, decisions)
+            if isinstance(choice, Choice):
                 nodes.update(dict.fromkeys(node.name for node in choice.nodes))
             if len(decisions) >= ROUND_MAX:
                 break
         self._preempt_at = placing.wake_at
         return nodes
-
-    def _preempt(self, choice: Preempt, decisions: list[Decision]) -> None:
-        team, name = choice.job.key
-        preemptor = m.Preemptor(team=team, job=name, nodes=tuple(node.name for node in choice.nodes))
-        for victim in choice.victims:
-            attempt = victim.life.attempt
-            fact = m.StopRequested(term=self._truth.term, attempt=attempt, why=choice.why, preemptor=preemptor)
-            self._decide_about(victim, fact, decisions)
 
     def landed(self, round_: Round, now: float) -> None:
         """The ledger took the round. It is true when `apply` has seen it; launches may be sent now."""
@@ -304,6 +301,7 @@ class Core:
 
     def abandon(self, round_: Round) -> None:
         """Nothing of the round was written: as if it had never been decided."""
+        self._look = None
         truth = self._truth
         for decision in round_.decisions:
             job = truth.jobs.get(decision.subject)
@@ -393,7 +391,14 @@ class Core:
 
     def why(self, team: str, job: str, now: float) -> m.Why | None:
         """Why a job waits, or what became of it; None: nobody has heard of it."""
-        return explain.why(self._truth, team, job, now)
+        return explain.why(self._truth, team, job, lambda: self._looked(now))
+
+    def _looked(self, now: float) -> Look:
+        """What the placing would do now: one look serves all questions until something happens."""
+        look = self._look
+        if look is None or now >= look.now + LOOK_S:
+            look = self._look = Look(self._truth, now, self.settings)
+        return look
 
     def nodes_view(self) -> m.NodesView:
         return explain.nodes_view(self._truth)

@@ -63,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """No attempt is preempted before it has run for so long."""
     fair_half_life_s: float = 86_400.0
     """In fair shares, use that is so old counts half. 0: only what is held now counts."""
+    tiers: tuple[m.Tier, ...] = ()
+    """What a job could ask for instead; decides nothing."""
     margin_s: float = 13.0
     """On top of the lease, before a silent node is lost: clocks, and how long a deposed leader may still answer."""
 

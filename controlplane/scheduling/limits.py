@@ -48,7 +48,7 @@ class Limits:
 
     def may_try(self, queue: Queue, job: Job) -> bool:
         """Whether limits let the job start, and hold back none that was tried before it."""
-        refusal, scope = self._refused(queue, job)
+        refusal, scope = self.refused(queue, job)
         if refusal is not None:
             if refusal.what == "GPUs" and not refusal.never:
                 self._blocked.setdefault(scope, job)
@@ -63,9 +63,12 @@ class Limits:
 
     def refusal(self, queue: Queue, job: Job) -> Refusal | None:
         """The first limit that the job does not fit under now."""
-        return self._refused(queue, job)[0]
+        return self.refused(queue, job)[0]
 
-    def _refused(self, queue: Queue, job: Job) -> tuple[Refusal | None, tuple[str, ...]]:
+    def refused(self, queue: Queue, job: Job) -> tuple[Refusal | None, tuple[str, ...]]:
+        """The first limit that the job does not fit under now, and whose it is: of a team, a queue of it, a user there;
+        empty: what is guaranteed to others.
+        """
         team, user = self._truth.team(queue.team), job.specification.user
         of_queue, of_team = queue.settings, team.settings
         of_user = queue.users.get(user) or Held()

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from controlplane.scheduling.backfill import Plan
@@ -41,10 +41,10 @@ class Choice(NamedTuple):
     nodes: tuple[Node, ...]
     why: str
 
-    def placed(self, term: int) -> m.Placed:
+    def facts(self, term: int) -> Iterator[tuple[Job, m.JobFact]]:
         """What to write about it. Goes by what is free now."""
         allocations = tuple(allocate(node, self.job.shape) for node in self.nodes)
-        return m.Placed(term=term, attempt=self.job.life.attempt + 1, allocations=allocations, why=self.why)
+        yield self.job, m.Placed(term=term, attempt=self.job.life.attempt + 1, allocations=allocations, why=self.why)
 
 
 class Preempt(NamedTuple):
@@ -54,6 +54,14 @@ class Preempt(NamedTuple):
     nodes: tuple[Node, ...]
     victims: tuple[Job, ...]
     why: str
+
+    def facts(self, term: int) -> Iterator[tuple[Job, m.JobFact]]:
+        """What to write about the victims."""
+        team, name = self.job.key
+        preemptor = m.Preemptor(team=team, job=name, nodes=tuple(node.name for node in self.nodes))
+        for victim in self.victims:
+            attempt = victim.life.attempt
+            yield victim, m.StopRequested(term=term, attempt=attempt, why=self.why, preemptor=preemptor)
 
 
 Turn = tuple[bool, float, str, bool, float, str]
@@ -93,7 +101,7 @@ class Placing:
         self._search = Search(truth, self.plan, moment, settings.preempt_min_run_s)
         self._searches = 0
         waiting = {key.shape for contender in self._contenders.values() for key in contender.queue.lines}
-        self._room = {shape for shape in waiting if self._room_for(shape)}
+        self._room = {shape for shape in waiting if self.room_for(shape)}
         """Shapes that open nodes have room for."""
 
     @property
@@ -187,13 +195,14 @@ class Placing:
     def nodes_for(self, job: Job) -> tuple[Node, ...] | None:
         """Where a job can start now, delays no reservation, and ends before any maintenance."""
         admits = (lambda node: self.plan.admits(node, job)) if self.plan.restricts else None
-        if job.shape.nodes > 1:
-            return self._fleet.several(job.shape, admits)
-        node = self._fleet.best(job.shape, admits)
-        return None if node is None else (node,)
+        return self.room_for(job.shape, admits)
 
-    def _room_for(self, shape: Shape) -> bool:
-        return (self._fleet.several(shape) if shape.nodes > 1 else self._fleet.best(shape)) is not None
+    def room_for(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> tuple[Node, ...] | None:
+        """Open nodes that have room for a job of this shape now, of those that are admitted."""
+        if shape.nodes > 1:
+            return self._fleet.several(shape, admits)
+        node = self._fleet.best(shape, admits)
+        return None if node is None else (node,)
 
     @property
     def _may_preempt(self) -> bool:
@@ -230,7 +239,7 @@ class Placing:
             heapq.heapreplace(contender.heads, after)
         for node in choice.nodes:
             self.plan.changed(node.name)
-        if not self._room_for(choice.job.shape):
+        if not self.room_for(choice.job.shape):
             self._room.discard(choice.job.shape)
 
 

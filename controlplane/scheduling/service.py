@@ -58,6 +58,7 @@ def build(config: Configuration) -> Core:
             preempt_min_run_s=config.preempt_min_run_s,
             fair_half_life_s=config.fair_half_life_s,
             margin_s=CLOCK_MARGIN_S + config.leader_lease_s,
+            tiers=config.tiers,
         )
     )
 

@@ -58,8 +58,18 @@ class JobView(TypedDict, total=False):
     latest: dict[str, dict[str, Any]]
 
 
+class HolderView(TypedDict, total=False):
+    """A job that holds what another one waits for; without `until_at` it has no time limit."""
+
+    job: str
+    team: str
+    node: str
+    gpus: int
+    until_at: float | None
+
+
 class HindranceView(TypedDict, total=False):
-    """One thing that a waiting job waits for, or that is in order."""
+    """One thing that a waiting job waits for, or that is in order. `at`: when it is over at the latest."""
 
     ok: bool
     kind: str
@@ -67,6 +77,19 @@ class HindranceView(TypedDict, total=False):
     asked: float | None
     free: float | None
     held_by: list[str]
+    node: str
+    at: float | None
+    holders: list[HolderView]
+
+
+class SoonerView(TypedDict, total=False):
+    """What would let a waiting job start now."""
+
+    kind: str
+    message: str
+    node: str
+    time_limit_s: float | None
+    tier: str
 
 
 class WhyView(TypedDict, total=False):
@@ -78,6 +101,7 @@ class WhyView(TypedDict, total=False):
     of: int
     hindrances: list[HindranceView]
     summary: str
+    sooner: list[SoonerView]
 
 
 class SeriesView(TypedDict, total=False):

@@ -1,4 +1,4 @@
-"""`headrace jobs`, `show` and `why`: what there is, all of one, and what one waits for."""
+"""`headrace jobs` and `show`: what there is, and all of one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headrace.cli.options import seconds
 from headrace.cli.printer import Stream, columns
 from headrace.cli.table import Cell, Column, table
 from headrace.client import Client
-from headrace.views import ENDS, JobView, WhyView
+from headrace.views import ENDS, JobView
 
 PAGE = 200
 LIMIT = 20
@@ -89,38 +89,6 @@ def show(app: App, job: str) -> None:
         return
     for line in described(view, app.printer.out):
         app.printer.data(line)
-
-
-@click.command(cls=Command, short_help="Say why a job waits, and for what.")
-@job_argument
-@pass_app
-def why(app: App, job: str) -> None:
-    """Say why a job waits: its place, and each thing that is missing (✕) or in order (✓)."""
-    answer = cast(WhyView, app.client().why(job))
-    if app.printer.json:
-        app.printer.object(answer)
-        return
-    for line in explained(answer, job, app.printer.out):
-        app.printer.data(line)
-
-
-def explained(answer: WhyView, job: str, out: Stream) -> list[str]:
-    """The lines of a `why`."""
-    state = answer.get("state", "")
-    told = text.clean(answer.get("summary") or "")
-    if state == "queued":
-        stands = f"is place {answer['position']} of {answer.get('of', 0)}" if answer.get("position") else "is queued"
-    else:
-        stands = state if state in ENDS else f"is {state}"
-    lines = [f"{text.clean(job)} {stands}" + (f": {told}" if told else "")]
-    for hindrance in sorted(answer.get("hindrances") or [], key=lambda each: bool(each.get("ok"))):
-        sign, style = ("✓", "green") if hindrance.get("ok") else ("✕", "red")
-        lines.append(f"  {out.paint(sign, style)} {text.clean(hindrance.get('message', ''))}")
-        held_by = [text.clean(holder) for holder in hindrance.get("held_by") or []]
-        if held_by:
-            more = f", {len(held_by) - 5} more" if len(held_by) > 5 else ""
-            lines.append(f"      {', '.join(held_by[:5])}{more}")
-    return lines
 
 
 def described(view: JobView, out: Stream) -> list[str]:

@@ -24,7 +24,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "show": ("jobs", "Show all that is known of a job."),
         "logs": ("logs", "Print a job's output."),
         "metrics": ("metrics", "Show a job's metrics, as numbers or as a plot."),
-        "why": ("jobs", "Say why a job waits, and for what."),
+        "why": ("waiting", "Say why a job waits, and for what."),
     },
     "Steer": {
         "cancel": ("control", "End jobs, wherever they are on their road."),

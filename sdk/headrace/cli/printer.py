@@ -26,8 +26,8 @@ STYLES = {
 }
 
 _ASCII = str.maketrans(
-    "▁▂▃▄▅▆▇█▶○✕✓◼–−≈×…·┤└┬─│≥≤⏵" + "".join(chr(0x2800 + n) for n in range(256)),
-    "_.-~=+*#>oxv#--~x~.|+---><>" + "".join(" .:*#"[(n.bit_count() + 1) // 2] for n in range(256)),
+    "▁▂▃▄▅▆▇█▶○✕✓◼–−≈×…·┤└┬─│≥≤⏵→" + "".join(chr(0x2800 + n) for n in range(256)),
+    "_.-~=+*#>oxv#--~x~.|+---><>>" + "".join(" .:*#"[(n.bit_count() + 1) // 2] for n in range(256)),
 )  # one character for one, so that columns stay columns
 
 

@@ -129,6 +129,12 @@ def clock(at: float) -> str:
     return f"{moment:%H:%M:%S}" if today else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
+def hour(at: float, now: float) -> str:
+    """A moment to come, for people, to the minute: `14:20`, with the day if it is not today's."""
+    moment = datetime.fromtimestamp(at)
+    return f"{moment:%H:%M}" if moment.date() == datetime.fromtimestamp(now).date() else f"{moment:%a %d %b %H:%M}"
+
+
 def timed(value: Any, key: str = "") -> Any:
     """JSON with its moments (`at`, `…_at`) as RFC 3339, everything else as it was."""
     if isinstance(value, Mapping):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from headrace.cli import text
 from tests.support.fake_gateway import ENVIRONMENT, JOB, PLACED, WHY, FakeGateway, a_view
 from tests.support.terminal import Terminal
 
@@ -78,6 +79,39 @@ def test_why_names_what_is_missing_before_what_is_in_order(terminal: Terminal, n
           ✕ 4 GPUs of one node are not free
           ✓ environment e3b0c442 is ready""")
     assert json.loads(terminal.run("why", "vit-l-384", "--json")) == WHY
+
+
+def test_why_names_who_holds_it_until_when_and_what_would_help(
+    terminal: Terminal, gateway: FakeGateway, now: float
+) -> None:
+    until = now + 3_600
+    gateway.pages["/v1/jobs/vit-l-384/why"] = {
+        "job": JOB,
+        "state": "queued",
+        "position": 1,
+        "of": 3,
+        "summary": "node gpu-a03 is kept for it",
+        "hindrances": [
+            {
+                "ok": False,
+                "kind": "reservation",
+                "message": "node gpu-a03 is kept for it",
+                "at": until,
+                "held_by": ["j-aaaaaaaaaaaa", "j-bbbbbbbbbbbb"],
+                "holders": [
+                    {"job": "j-aaaaaaaaaaaa", "team": "vision", "node": "gpu-a03", "gpus": 2, "until_at": until},
+                    {"job": "j-bbbbbbbbbbbb", "team": "vision", "node": "gpu-a03"},
+                ],
+            },
+        ],
+        "sooner": [{"kind": "tier", "message": "as tier gpu1 it could start now on node gpu-a04", "tier": "gpu1"}],
+    }
+    at = text.hour(until, now)
+    assert terminal.run("why", "vit-l-384") == dedent(f"""\
+        vit-l-384 is place 1 of 3
+          ✕ node gpu-a03 is kept for it, by {at} at the latest
+              j-aaaaaaaa 2 GPUs until {at}, j-bbbbbbbb without a time limit
+          → as tier gpu1 it could start now on node gpu-a04""")
 
 
 def test_a_job_that_is_not_there_is_an_error_with_a_hint(terminal: Terminal) -> None:

@@ -1,0 +1,367 @@
+"""Why a job waits, and what would start it sooner. Pure.
+
+A `Look` is one pass of the very placing that decides (`placing.Placing`), over the truth as it is, and taken back: its
+reservations, its refusals and the nodes it would choose are the answers. It serves every question until something
+changes, so what a question costs beyond that goes by what is asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from controlplane.scheduling.backfill import FAR_S, Reservation, ends_at, length_s
+from controlplane.scheduling.decisions import Settings
+from controlplane.scheduling.jobs import Job, shape_of
+from controlplane.scheduling.limits import Refusal
+from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, held_by
+from controlplane.scheduling.order import estimate_s
+from controlplane.scheduling.placing import Choice, Placing
+from controlplane.scheduling.queues import Queue
+from controlplane.scheduling.truth import Claim, Truth
+from controlplane.scheduling.words import amounts, count, moment, no, sentence_of, span, yes
+from events import messages as m
+from events.lifecycle import State
+
+HOLDERS_MAX: Final = 10
+"""Jobs in one answer; a person reads no more."""
+CHOICES_MAX: Final = 32
+"""What one look places at the most, to take it back: a leader that is not behind has left nothing to place."""
+SOONER_S_MIN: Final = 60.0
+"""A shorter time limit than this is no advice."""
+LOOK_S: Final = 1.0
+"""For how long one look answers, if nothing has happened: meanwhile limits come nearer."""
+
+
+class Look:
+    """See the top of this file. Must be made anew after every change of the truth."""
+
+    def __init__(self, truth: Truth, now: float, settings: Settings) -> None:
+        self.now = now
+        self._truth = truth
+        self._settings = settings
+        self._moment = truth.moment(now)
+        self._placing, self._chosen = self._pass()
+
+    def _pass(self) -> tuple[Placing, dict[Job, tuple[Node, ...]]]:
+        """The placing as it would go now, and where it would place jobs. Leaves the truth as it was."""
+        truth, chosen, assumed = self._truth, dict[Job, tuple[Node, ...]](), list[Job]()
+        nodes_due = dict(truth.nodes_due)
+        placing = Placing(truth, self._moment, self._settings, whole=True)
+        for choice in islice(placing.choices(), CHOICES_MAX):
+            for job, fact in choice.facts(truth.term):
+                truth.assume(job, fact)
+                assumed.append(job)
+            if isinstance(choice, Choice):
+                chosen[choice.job] = choice.nodes
+        for job in reversed(assumed):
+            truth.forget(job)
+        truth.nodes_due = nodes_due  # a question changes nothing, not even the order in which nodes are looked at
+        return placing, chosen
+
+    def why(self, job: Job) -> m.Why:
+        """Of a queued job."""
+        queue = self._truth.queue_of(job)
+        position = queue.position(job, self._moment)
+        parked, limits = _parked(self._truth, job, self.now), self._limits(queue, job)
+        is_free = all(hindrance.ok for hindrance in (*parked, *limits))
+        hindrances = (*parked, *limits, *self._resources(position, job, is_free=is_free))
+        first = next((hindrance.message for hindrance in hindrances if not hindrance.ok), "about to be placed")
+        return m.Why(
+            job=job.id,
+            state=job.life.state.value,
+            position=position,
+            of=len(queue.waiting),
+            hindrances=hindrances,
+            summary=first,
+            sooner=tuple(self._sooner(job)) if is_free and job.in_line and job not in self._chosen else (),
+        )
+
+    # -- limits ----------------------------------------------------------------------------------------------------
+
+    def _limits(self, queue: Queue, job: Job) -> list[m.Hindrance]:
+        """What the settings of its queue and of its team say."""
+        if queue.settings.paused:
+            return [no("queue", f"queue {queue.name} is paused by {queue.settings.by or 'its operator'}")]
+        limits = self._placing.limits
+        refusal, scope = limits.refused(queue, job)
+        if refusal is None:
+            first = limits.behind(queue, job)
+            if first is None or first is job:
+                return [yes("queue", f"queue {queue.name} lets it run")]
+            refusal, scope = limits.refused(self._truth.queue_of(first), first)
+            if refusal is None:  # what was tried in this look has been taken back
+                return [no("order", f"job {first.id} comes first")]
+            message = f"job {first.id} comes first: {_limit(refusal)}"
+        else:
+            message = _limit(refusal)
+        holders = [] if refusal.never else [job for job in self._running(scope) if job.shape.gpus or refusal.asked == 1]
+        free = max(0.0, float(refusal.limit - refusal.held))
+        return [self._held("queue", message, holders, asked=float(refusal.asked), free=free)]
+
+    def _running(self, scope: tuple[str, ...]) -> list[Job]:
+        """What holds something under a limit: a look at all that runs."""
+        nodes = self._truth.fleet.nodes.values()
+        running = {job.key: job for node in nodes for job in node.jobs.values()}.values()
+        return [job for job in running if scope and scope == _scope(job)[: len(scope)]]
+
+    # -- the nodes -------------------------------------------------------------------------------------------------
+
+    def _resources(self, position: int, job: Job, *, is_free: bool) -> list[m.Hindrance]:
+        fleet, shape, placing = self._truth.fleet, job.shape, self._placing
+        known = [node for node in fleet.nodes.values() if node.is_known]
+        large = [node for node in known if node.could_fit(shape)]
+        if len(large) < shape.nodes:
+            return [_too_large(job, known, len(large))]
+        fits = self._chosen.get(job) or placing.room_for(shape)
+        if fits is not None:
+            room = yes("resources", f"{_named(fits)} {'has' if len(fits) == 1 else 'have'} room", nodes=_names(fits))
+            if job in self._chosen or not is_free:
+                return [room]
+            if placing.nodes_for(job) is None:
+                return [room, *self._delays(job, fits)]
+            return [room, no("order", _ahead(position - 1))]
+        open_ones = [node for node in large if node.is_open]
+        if len(open_ones) < shape.nodes:
+            states = ", ".join(sorted(_closed(node) for node in large if not node.is_open)[:HOLDERS_MAX])
+            few = "no node" if not open_ones else f"only {len(open_ones)} of the {shape.nodes} nodes that it needs"
+            return [no("node", f"{few} of its size takes jobs now: {states}")]
+        found = [_too_little_free(job, open_ones)]
+        if (claim := self._truth.claims.get(job.key)) is not None and claim.until >= self.now:
+            found.append(self._made_room(claim))
+        elif (reserved := placing.plan.reserved(job)) is not None:
+            found.append(self._reservation(reserved))
+        return found
+
+    def _made_room(self, claim: Claim) -> m.Hindrance:
+        """Who is being stopped for it."""
+        nodes = [self._truth.fleet.nodes[name] for name in claim.nodes if name in self._truth.fleet.nodes]
+        stopping = {
+            job.key: job for node in nodes for job in node.jobs.values() if job.life.state is State.STOPPING
+        }.values()
+        message = f"room is being made for it on {_named(nodes)}"
+        return self._held("preemption", message, list(stopping), nodes=_names(nodes), at=claim.until)
+
+    def _reservation(self, mine: Reservation) -> m.Hindrance:
+        """What is kept for it, and who must end before."""
+        nodes = [self._truth.fleet.nodes[name] for name in mine.nodes]
+        holders = {job.key: job for node in nodes for job in node.jobs.values()}.values()
+        before = [holder for holder in holders if ends_at(holder, self.now) <= mine.at]
+        ahead = [
+            one.job.id
+            for one in self._placing.plan.reservations
+            if one.until <= mine.at and not set(one.nodes).isdisjoint(mine.nodes)
+        ]
+        message = f"{_named(nodes)} {'is' if len(nodes) == 1 else 'are'} kept for it"
+        if ahead:
+            message += f" after {sentence_of(ahead[:HOLDERS_MAX])}"
+        at = mine.at if mine.at < self.now + FAR_S else None
+        if at is None:
+            message += ", but a job without a time limit is in the way"
+        return self._held("reservation", message, before, nodes=mine.nodes, at=at)
+
+    def _delays(self, job: Job, nodes: tuple[Node, ...]) -> list[m.Hindrance]:
+        """Who would start later, were it started on these nodes, or what closes them too soon."""
+        found = [(one, node) for node in nodes for one in self._placing.plan.delayed(node, job)]
+        if not found:
+            closed = _in_maintenance(self._truth, job, self.now) if job.shape.nodes == 1 else ""
+            return [no("node", closed)] if closed else [no("order", _ahead(0))]
+        first, node = min(found, key=lambda each: (each[0].at, each[0].job.id))
+        delayed = tuple(dict.fromkeys(one.job.id for one, on in found if on is node))[:HOLDERS_MAX]
+        limit_s = job.specification.time_limit_s
+        takes = f"it may take {span(limit_s)}" if limit_s is not None else "it has no time limit"
+        message = f"{takes}, and node {node.name} is kept for {sentence_of(delayed)}"
+        at = first.at if first.at < self.now + FAR_S else None
+        return [no("delay", message, nodes=(node.name,), at=at, held_by=delayed)]
+
+    # -- advice ----------------------------------------------------------------------------------------------------
+
+    def _sooner(self, job: Job) -> Iterator[m.Sooner]:
+        """What would let it start at once: each is tried in a pass of its own before it is told."""
+        limit_s = job.specification.time_limit_s
+        window_s = self._placing.plan.window_s(job.shape)
+        if SOONER_S_MIN <= window_s < (FAR_S if limit_s is None else limit_s):
+            whole_s = window_s // 60 * 60
+            nodes = self._would_start(job, time_limit_s=whole_s)
+            if nodes is not None:
+                message = f"with a time limit of {span(whole_s)} or less it could start now on {_named(nodes)}"
+                yield m.Sooner(kind="time_limit", message=message, nodes=_names(nodes), time_limit_s=whole_s)
+        tier = max(filter(lambda tier: self._is_less(tier, job), self._tiers()), key=_size, default=None)
+        if tier is not None and (nodes := self._would_start(job, tier=tier.name, resources=tier.resources)) is not None:
+            message = f"as tier {tier.name} it could start now on {_named(nodes)}"
+            yield m.Sooner(kind="tier", message=message, nodes=_names(nodes), tier=tier.name)
+
+    def _tiers(self) -> tuple[m.Tier, ...]:
+        return self._settings.tiers
+
+    def _is_less(self, tier: m.Tier, job: Job) -> bool:
+        """Whether it asks for less than the job does, for a GPU only if the job does, and some node has room for it."""
+        asked, less = job.specification.resources, tier.resources
+        if (asked.gpus > 0) != (less.gpus > 0) or less.nodes > asked.nodes or _amount(less) == _amount(asked):
+            return False
+        is_less = all(its <= mine for its, mine in zip(_amount(less), _amount(asked), strict=True))
+        return is_less and self._placing.room_for(_other(job, resources=less).shape) is not None
+
+    def _would_start(self, job: Job, **changes: object) -> tuple[Node, ...] | None:
+        """Where the job would be placed now, had it been submitted like that."""
+        queue, other = self._truth.queue_of(job), _other(job, **changes)
+        queue.leave(job)
+        queue.enter(other)
+        try:
+            return self._pass()[1].get(other)
+        finally:
+            queue.leave(other)
+            queue.enter(job)
+
+    def _held(self, kind: str, message: str, holders: list[Job], **more: object) -> m.Hindrance:
+        """A refusal with those who are in the way, the first to end first."""
+        first = sorted(holders, key=lambda job: (ends_at(job, self.now), job.key))[:HOLDERS_MAX]
+        return no(
+            kind,
+            message,
+            held_by=tuple(job.id for job in first),
+            holders=tuple(_holder(job, self.now) for job in first),
+            **more,
+        )
+
+
+def _parked(truth: Truth, job: Job, now: float) -> list[m.Hindrance]:
+    """What must be in order before resources count."""
+    found = []
+    if job.life.held:
+        found.append(no("hold", "it is held; release it to let it run"))
+    doom = truth.doom(job)
+    if doom:
+        found.append(no("environment" if "environment" in doom else "node", f"it can never run: {doom}"))
+    environment = truth.environment_of(job)
+    if environment is not None and not doom:
+        words = {"wanted": "its environment waits to be built", "building": "its environment is being built"}
+        message = words.get(environment.state)
+        found.append(no("environment", message) if message else yes("environment", "its environment is ready"))
+    if job.backing_off and job.not_before > now:
+        wait = span(max(1.0, job.not_before - now))
+        message = f"attempt {job.life.attempt} broke off; the next one starts in {wait} at the earliest"
+        found.append(no("order", message))
+    return found
+
+
+def _holder(job: Job, now: float) -> m.Holder:
+    until = ends_at(job, now)
+    return m.Holder(
+        job=job.id,
+        team=job.specification.team,
+        nodes=tuple(allocation.node for allocation in held_by(job)),
+        gpus=sum(len(allocation.gpus) for allocation in held_by(job)),
+        until_at=until if until < now + FAR_S else None,
+    )
+
+
+def _too_large(job: Job, known: list[Node], large: int) -> m.Hindrance:
+    """Too few nodes could ever take its part of it."""
+    if not known:
+        return no("node", "there is no node yet")
+    if job.shape.launch_bytes > LAUNCHES_BYTES_MAX:
+        return no("node", "its entrypoint and environment variables are too large to be sent to a node")
+    if large:
+        message = f"it asks for {job.shape.nodes} nodes of {_asks(job)} each, and there are {large} of that size"
+        return no("node", message, asked=float(job.shape.nodes), free=float(large))
+    biggest = max(known, key=lambda node: (node.capacity.gpus, node.capacity.cpus, node.name)).capacity
+    has = f"the largest has {amounts(biggest.cpus, biggest.memory_bytes, biggest.gpus)}"
+    message = f"no node is large enough: it asks for {_asks(job)}, {has}"
+    return no("node", message, asked=float(job.shape.gpus), free=float(biggest.gpus))
+
+
+def _too_little_free(job: Job, open_nodes: list[Node]) -> m.Hindrance:
+    """What it asks for beside what there is."""
+    shape = job.shape
+    if shape.nodes > 1 and (fitting := [node for node in open_nodes if node.fits(shape)]):
+        message = (
+            f"it asks for {shape.nodes} nodes with {_asks(job)} each, and {count(len(fitting), 'node')} of them free"
+        )
+        return no("resources", message, asked=float(shape.nodes), free=float(len(fitting)), nodes=_names(fitting))
+    best = max(open_nodes, key=lambda node: (node.free_gpus.bit_count(), node.free_milli_cpus, node.name))
+    free_gpus, free_cpus = best.free_gpus.bit_count(), best.free_milli_cpus / 1000
+    free = amounts(free_cpus, best.free_memory_bytes, free_gpus)
+    message = f"it asks for {_asks(job)}, and the most that one node has free is {free}"
+    asked, has = (shape.gpus, free_gpus) if shape.gpus else (shape.milli_cpus / 1000, free_cpus)
+    return no("resources", message, asked=float(asked), free=float(has), nodes=(best.name,))
+
+
+def _limit(refusal: Refusal) -> str:
+    who, what, held, limit, asked = refusal[:5]
+    if refusal.never:
+        return f"it asks for {asked:g} {what}, and {who} may hold {limit:g} at most"
+    if what == "jobs":
+        return f"{who} runs {held:g} of at most {limit:g} jobs"
+    return f"{who} holds {held:g} of at most {limit:g} {what}, it asks for {asked:g}"
+
+
+def _scope(job: Job) -> tuple[str, ...]:
+    return (job.specification.team, job.specification.queue, job.specification.user)
+
+
+def _names(nodes: Iterable[Node]) -> tuple[str, ...]:
+    return tuple(node.name for node in nodes)
+
+
+def _named(nodes: Sequence[Node]) -> str:
+    """`node n1`, `nodes n1 and n2`."""
+    return f"node{'' if len(nodes) == 1 else 's'} {sentence_of(_names(nodes))}"
+
+
+def _other(job: Job, **changes: object) -> Job:
+    """The job as if it had been submitted with these fields; it stands in no line."""
+    specification = msgspec.structs.replace(job.specification, **changes)
+    order_s = estimate_s(specification.time_limit_s)
+    shape = shape_of(specification)
+    return msgspec.structs.replace(job, specification=specification, shape=shape, order_s=order_s, in_line=False)
+
+
+def _amount(resources: m.Resources) -> tuple[float, ...]:
+    return (resources.gpus, resources.cpus, resources.memory_bytes)
+
+
+def _size(tier: m.Tier) -> tuple[object, ...]:
+    return (*_amount(tier.resources), tier.name)
+
+
+def _in_maintenance(truth: Truth, job: Job, now: float) -> str:
+    """Why the job may start on none of the nodes with room: a maintenance is too near. Empty: it may on one."""
+    fleet, takes_s = truth.fleet, length_s(job)
+    if fleet.best(job.shape, lambda node: not node.is_closed(now, takes_s)) is not None:
+        return ""
+    roomy = [node for node in fleet.closing.values() if node.is_open and node.fits(job.shape)]
+    spans = sorted((-node.maintenance.begins_at, node.name, node.maintenance) for node in roomy if node.maintenance)
+    _, name, planned = spans[0]
+    others = f"; {len(spans) - 1} more with room close no later" if len(spans) > 1 else ""
+    said = f" ({planned.why})" if planned.why else ""
+    if planned.begins_at <= now:
+        return f"{name} is closed until {moment(planned.ends_at, now)} for maintenance{said}{others}"
+    limit_s = job.specification.time_limit_s
+    length = "it has no time limit, and may" if limit_s is None else f"its limit of {span(limit_s)} does"
+    return (
+        f"{name} is closed from {moment(planned.begins_at, now)} for maintenance{said}: {length} not fit before{others}"
+    )
+
+
+def _closed(node: Node) -> str:
+    """Why a node takes no jobs."""
+    if node.state == "ready":
+        return f"{node.name} can start none ({node.cannot_start})"
+    who = node.draining_by or node.cordoned_by
+    by = f" by {who}" if who and node.state in ("cordoned", "draining", "drained") else ""
+    said = f" ({node.closed_why})" if by and node.closed_why else ""
+    return f"{node.name} is {node.state}{by}{said}"
+
+
+def _ahead(jobs: int) -> str:
+    if jobs <= 0:
+        return "its turn comes next, or another queue's before it"
+    return "one job of its queue comes first" if jobs == 1 else f"{jobs} jobs of its queue come first"
+
+
+def _asks(job: Job) -> str:
+    return amounts(job.shape.milli_cpus / 1000, job.shape.memory_bytes, job.shape.gpus)

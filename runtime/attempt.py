@@ -21,7 +21,7 @@ import msgspec
 
 from events.messages import AttemptEnd, AttemptRef, Launch, LiveAttempt, Usage
 from events.wire import UNREADABLE
-from runtime import bounds, disk, exit_record, job_environment
+from runtime import bounds, disk, exit_record, job_environment, spool
 from runtime.desired import Actual, Phase
 from runtime.disk import Disk
 from runtime.exit_record import Record, Spec
@@ -119,7 +119,8 @@ class Attempt:
             case Phase.STARTING:
                 return LiveAttempt(ref=self.ref, state="starting")
             case Phase.RUNNING:
-                return LiveAttempt(ref=self.ref, state="running", started_at=self._started_at)
+                saved_at = spool.checkpoint_at(self.folder / "spool")
+                return LiveAttempt(ref=self.ref, state="running", started_at=self._started_at, checkpoint_at=saved_at)
             case Phase.ENDED:
                 return LiveAttempt(ref=self.ref, state="ended", started_at=self._started_at, end=self._end)
             case Phase.RECORDED:

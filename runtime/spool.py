@@ -34,6 +34,8 @@ SLOTS_MAX: Final = 1 << 22
 FILES_MAX: Final = 2048
 """In one folder: what comes after is not read, and said once."""
 FILE_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}\.spool")
+CHECKPOINTED: Final = "checkpointed"
+"""Beside the spools: its time of change is when the job last said that it had saved its work."""
 RANK_MAX: Final = 65_535
 
 SETTLE_S: Final = 0.005
@@ -178,6 +180,15 @@ def files(folder: Path) -> list[str]:
     except OSError:  # absent, or replaced by something else
         return []
     return sorted(names)[:FILES_MAX]
+
+
+def checkpoint_at(folder: Path) -> float | None:
+    """When the job last said that it had saved its work; None: never. By the job's own word, so it may be any time."""
+    try:
+        found = os.lstat(folder / CHECKPOINTED)
+    except OSError:
+        return None
+    return found.st_mtime if stat.S_ISREG(found.st_mode) else None
 
 
 def _markers(layout: Layout, first: int, after: int) -> NDArray[np.uint64]:

@@ -2,7 +2,8 @@
 
     headrace run -- python examples/digits/train.py --epochs 5
 
-Logs `loss` and `accuracy` each step and `test/accuracy` each epoch; writes `model.pkl` to the job folder. It runs just
+Logs `loss` and `accuracy` each step and `test/accuracy` each epoch; writes `model.pkl` to the job folder. After each
+epoch it saves all that it needs to go on, and says so: a later attempt of the same job goes on from there. It runs just
 as well without Headrace: `headrace.log` then writes below the working folder.
 """
 
@@ -58,6 +59,26 @@ class Classifier:
         return float(loss), float(accuracy)
 
 
+class Checkpoint:
+    """Where the next attempt goes on: in the job folder, which all attempts share. Outside of a job: nowhere."""
+
+    def __init__(self) -> None:
+        folder = os.environ.get("HEADRACE_JOB_DIR")
+        self.path = Path(folder) / "checkpoint.pkl" if folder else None
+
+    def load(self) -> tuple[int, Classifier, np.random.Generator] | None:
+        if self.path is None or not self.path.exists():
+            return None
+        return pickle.loads(self.path.read_bytes())
+
+    def save(self, epoch: int, model: Classifier, rng: np.random.Generator) -> None:
+        if self.path is not None:
+            draft = self.path.with_suffix(".new")
+            draft.write_bytes(pickle.dumps((epoch, model, rng)))
+            draft.replace(self.path)  # at once: whoever is stopped here finds the old one or the new one
+            headrace.checkpointed()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=5)
@@ -69,10 +90,14 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     x, y = load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(x / 16, y, test_size=0.2, random_state=options.seed, stratify=y)
-    model = Classifier(64, 128, 10, rng)
+    model, done = Classifier(64, 128, 10, rng), 0
+    checkpoint = Checkpoint()
+    if (found := checkpoint.load()) is not None:
+        done, model, rng = found
+        print(f"goes on behind epoch {done}", flush=True)
 
-    step = 0
-    for epoch in range(1, options.epochs + 1):
+    step = model.steps
+    for epoch in range(done + 1, options.epochs + 1):
         order = rng.permutation(len(y_train))
         for batch in range(0, len(order), options.batch):
             rows = order[batch : batch + options.batch]
@@ -84,6 +109,7 @@ def main() -> None:
         print(
             f"epoch {epoch}/{options.epochs} step {step} loss {loss:.4f} test accuracy {test_accuracy:.4f}", flush=True
         )
+        checkpoint.save(epoch, model, rng)
 
     path = Path(os.environ.get("HEADRACE_JOB_DIR", ".")) / "model.pkl"
     path.write_bytes(pickle.dumps(model.weights))

@@ -1,4 +1,4 @@
-"""Headrace in a training script: `headrace.log(step=3, loss=0.25)`.
+"""Headrace in a training script: `headrace.log(step=3, loss=0.25)`, `headrace.checkpointed()`.
 
 Standard library only, no thread, no socket, imported in a few milliseconds. What submits jobs (`headrace.submit`) is
 imported when it is first used. Never here: anything of the server.
@@ -6,6 +6,7 @@ imported when it is first used. Never here: anything of the server.
 
 from __future__ import annotations
 
+from headrace.checkpoints import checkpointed
 from headrace.metrics import log
 
 TYPE_CHECKING = False  # importing `typing` would take longer than all the rest
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from headrace.jobs import submit
 
 __version__ = "0.1.0"
-__all__ = ["log", "submit"]
+__all__ = ["checkpointed", "log", "submit"]
 
 
 def __getattr__(name: str) -> Any:

@@ -85,7 +85,7 @@ TABLE: Final[dict[State, dict[type[m.JobFact], Row]]] = {
         m.Moved: Row(_Q),
         m.CancelRequested: Row(State.CANCELLED),  # nothing lives: the wish is the deed
         m.Placed: Row(_P),
-        m.Finished: Row(None, ends=frozenset({State.FAILED})),  # it can never run: its environment failed, say
+        m.Finished: Row(None, ends=frozenset({State.FAILED, State.CANCELLED})),  # it can never run
         m.Requeued: Row(_Q, _AGAIN),
         m.Lost: Row(_Q, _AGAIN),
     },

@@ -110,6 +110,18 @@ class Usage(Value, frozen=True, kw_only=True):
     memory_bytes_max: int = 0
 
 
+class Dependency(Value, frozen=True, kw_only=True):
+    """Another job of the team whose end a job waits for, and how that has to end."""
+
+    job: str
+    on: Literal["ok", "notok", "any"] = "ok"
+    """`ok`: it succeeded; `notok`: it failed or was cancelled; `any`: it is over. Slurm's `afterok`, `afternotok`,
+    `afterany`."""
+    ended: Literal["", "succeeded", "failed", "cancelled"] = ""
+    """The state in which it had ended when the job was accepted. Empty: it had not, and the ledger tells. Submission
+    sets it; a client leaves it out."""
+
+
 EndCause = Literal[
     "exited",  # by itself, with an exit code
     "signalled",  # by a signal that nobody here sent
@@ -171,11 +183,19 @@ class Submit(Request, frozen=True, kw_only=True, tag="submit"):
     """Between SIGTERM and SIGKILL."""
     priority: int = 0
     attempts_max: int | None = None
-    """Tries after a lost node or a failed start; a program that fails by itself is not tried again."""
+    """Tries, where lost nodes and failed starts end them. Those that the program itself ended are no such tries."""
     hold: bool = False
     labels: dict[str, str] = {}
     preemptible: bool | None = None
     """Whether an attempt may be stopped, and the job requeued, for what goes before it. None: as its queue says."""
+    after: tuple[Dependency, ...] = ()
+    """It waits until each of these has ended so. If one ends otherwise, the job ends as cancelled."""
+    begin_at: float | None = None
+    """It does not start before."""
+    deadline_at: float | None = None
+    """It must have ended by then: it fails if its time limit does not let it, or when it still runs then."""
+    retries: int = 0
+    """Tries after the program itself failed, by an exit code or a signal."""
 
 
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
@@ -255,6 +275,10 @@ class Specification(Value, frozen=True, kw_only=True):
     submitted_at: float = 0.0
     preemptible: bool = False
     """Whether an attempt may be stopped, and the job requeued, for what goes before it."""
+    after: tuple[Dependency, ...] = ()
+    begin_at: float | None = None
+    deadline_at: float | None = None
+    retries: int = 0
 
 
 class Accepted(Fact, frozen=True, kw_only=True, tag="accepted"):
@@ -329,6 +353,8 @@ class StopRequested(Fact, frozen=True, kw_only=True, tag="stop_requested"):
     why: str
     preemptor: Preemptor | None = None
     """Set: it is preempted, which is none of the job's tries."""
+    final: bool = False
+    """The job is over when its attempt is. Otherwise it is queued again."""
 
 
 class Requeued(Fact, frozen=True, kw_only=True, tag="requeued"):
@@ -338,6 +364,8 @@ class Requeued(Fact, frozen=True, kw_only=True, tag="requeued"):
     attempt: int
     why: str
     end: AttemptEnd | None = None
+    failures: int = 0
+    """How often the program itself has failed by now, this time among them. 0: it was not the program's fault."""
 
 
 class Lost(Fact, frozen=True, kw_only=True, tag="lost"):
@@ -748,6 +776,8 @@ class Hindrance(Value, frozen=True, kw_only=True):
         "reservation",
         "delay",
         "preemption",
+        "dependency",
+        "time",
     ]
     message: str
     asked: float | None = None

@@ -66,6 +66,11 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     time_limit_s: float | None
     attempts_max: int
+    retries: int
+    after: tuple[m.Dependency, ...]
+    """What it was to wait for, whether that is over by now or not."""
+    begin_at: float | None
+    deadline_at: float | None
     history: list[HistoryItem]
     problems: tuple[m.Problem, ...] = ()
     warnings: tuple[m.Problem, ...] = ()
@@ -148,6 +153,10 @@ class JobRecord(msgspec.Struct, kw_only=True):
             priority=self.priority,
             time_limit_s=said.time_limit_s if said else None,
             attempts_max=said.attempts_max if said else 0,
+            retries=said.retries if said else 0,
+            after=said.after if said else (),
+            begin_at=said.begin_at if said else None,
+            deadline_at=said.deadline_at if said else None,
             history=self.history,
             problems=self.problems,
             warnings=self.warnings,

@@ -9,7 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from controlplane.scheduling.jobs import Job
+from controlplane.scheduling.dependencies import awaited
+from controlplane.scheduling.jobs import Job, Key
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, bits, held_by
 from controlplane.scheduling.queues import Queue
 from controlplane.scheduling.shares import Account, Held
@@ -25,6 +26,7 @@ def problems(truth: Truth) -> list[str]:
     found = [truth.broken] if truth.broken else []
     holders = [job for job in truth.jobs.values() if job.is_live or isinstance(job.decided, m.Placed)]
     found += _jobs(truth)
+    found += _waiting(truth)
     on = _grouped(holders, lambda job: job.node)
     for node in truth.fleet.nodes.values():
         found += _node(node, on[node.name])
@@ -73,6 +75,26 @@ def _jobs(truth: Truth) -> Iterator[str]:
         yield f"{len(truth.jobs)} jobs, and {len(truth.by_key)} ids"
 
 
+def _waiting(truth: Truth) -> Iterator[str]:
+    """Dependencies and times."""
+    right: defaultdict[str, set[Key]] = defaultdict(set)
+    for job in truth.jobs.values():
+        if job.after and job.life.state is not State.QUEUED:
+            yield f"{job.subject} is {job.life.state.value} and waits for other jobs"
+        for subject in awaited(job):
+            right[subject].add(job.key)
+    if {subject: set(waiting) for subject, waiting in truth.dependencies.described().items()} != right:
+        yield "the jobs that wait for others are not found under these"
+    timers = {(subject, at) for at, _, subject in truth.timers}
+    for job in truth.jobs.values():
+        due_at = None if job.is_overdue else job.last_at
+        for at in (job.not_before if job.early else None, due_at):
+            if at is not None and (job.subject, at) not in timers:
+                yield f"{job.subject} has no timer at {at}"
+        if job.early and job.life.state is not State.QUEUED:
+            yield f"{job.subject} is {job.life.state.value} and waits for its time"
+
+
 def _node(node: Node, jobs: list[Job]) -> Iterator[str]:
     if {job.key for job in jobs} != set(node.jobs):
         yield f"node {node.name} lists {sorted(node.jobs)}, jobs say {sorted(job.key for job in jobs)}"
@@ -114,7 +136,7 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
     }
     if in_line != eligible or in_line != {job.key for job in mine if job.in_line}:
         yield f"queue {queue.key} has its lines wrong: {sorted(in_line ^ eligible)}"
-    if any(queue.line_key(entry[4]) != key for key, line in queue.lines.items() for entry in line):
+    if any(queue.line_key(entry[-1]) != key for key, line in queue.lines.items() for entry in line):
         yield f"queue {queue.key} has a job in the wrong line"
     if any(not line or list(line) != sorted(line) for line in queue.lines.values()):
         yield f"queue {queue.key} has an empty line, or one out of order"

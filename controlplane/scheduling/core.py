@@ -175,7 +175,7 @@ class Core:
         self._look = None
         if truth.broken:
             raise Broken(truth.broken)
-        truth.release_backoffs(now)
+        truth.on_time(now)
         self._opens_at = truth.fleet.opens_at(now)
         for node in silence.due(truth.fleet.nodes, now):
             truth.nodes_due[node.name] = node
@@ -204,9 +204,9 @@ class Core:
         term = self._truth.term
         if not job.is_live:
             doom = self._truth.doom(job)
-            if not doom:
+            if doom is None:
                 return None
-            return m.Finished(term=term, attempt=job.life.attempt, outcome="failed", reason=doom)
+            return m.Finished(term=term, attempt=job.life.attempt, outcome=doom.outcome, reason=doom.reason)
         live = job.reported
         if live is not None and live.ref.attempt == job.life.attempt:
             if live.state == "ended" and live.end is not None:
@@ -218,7 +218,7 @@ class Core:
             return ends.on_loss(job, job.node, job.gone_why, term=term)
         if job.missing >= MISSING_MAX and job.life.state is not State.PLACED:
             return ends.on_loss(job, job.node, f"node {job.node} has no such attempt any more", term=term)
-        return None
+        return ends.on_deadline(job, term=term) if job.is_overdue else None
 
     def _decide_about(self, job: Job, fact: m.JobFact, decisions: list[Decision]) -> None:
         self._truth.assume(job, fact)
@@ -233,6 +233,8 @@ class Core:
                 continue
             del truth.nodes_due[name]
             loss = self._loss(node, silence, now)
+            if (loss or node.stops) and any(job.decided is not None for job in node.jobs.values()):
+                truth.nodes_due[name] = node  # what is being written about these comes first
             for _, job in sorted(node.jobs.items()) if loss else ():
                 if len(decisions) >= ROUND_MAX:
                     truth.nodes_due[name] = node
@@ -317,8 +319,8 @@ class Core:
         """When to decide again though nothing happens; None: no need."""
         if self._silence is None:
             return None
-        backoffs = self._truth.backoffs
-        times = [self._silence.wake_at(), backoffs[0][0] if backoffs else None, self._opens_at, self._preempt_at]
+        timers = self._truth.timers
+        times = [self._silence.wake_at(), timers[0][0] if timers else None, self._opens_at, self._preempt_at]
         return min((at for at in times if at is not None), default=None)
 
     # -- what nodes are told ---------------------------------------------------------------------------------------

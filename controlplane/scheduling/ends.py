@@ -1,21 +1,27 @@
 """What an ended attempt means for its job: the fact to write, with a reason that a person understands. Pure.
 
-A program that ended by itself ended its job. An attempt that broke off through no fault of the program is tried again
-while the job has attempts left. Whatever is asked to be cancelled ends cancelled.
+A program that ended by itself ended its job, unless it failed and the job has retries left. An attempt that broke off
+through no fault of the program is tried again while the job has attempts left; the two are counted apart. Whatever is
+asked to be cancelled ends cancelled, and what its deadline stopped has failed.
 """
 
 from __future__ import annotations
 
 import signal
+from datetime import UTC, datetime
 from typing import Final
 
 from controlplane.scheduling.jobs import Job
 from events import messages as m
+from events.lifecycle import State
 
 TRIED_AGAIN: Final = frozenset(
     {"source_failed", "environment_failed", "output_failed", "fenced", "supervisor_lost", "stopped"}
 )
 """Causes that say nothing about the program."""
+
+FAILURES: Final = frozenset({"exited", "signalled", "out_of_memory"})
+"""The program's own: what `retries` are for."""
 
 _WORDS: Final = {
     "exited": "it ended without an exit code",
@@ -39,8 +45,10 @@ def on_end(job: Job, end: m.AttemptEnd, *, term: int) -> m.Finished | m.Requeued
         return m.Finished(term=term, attempt=attempt, outcome="cancelled", reason=cancelled(job), end=end)
     if end.cause == "exited" and end.exit_code == 0:
         return m.Finished(term=term, attempt=attempt, outcome="succeeded", reason="exit code 0", end=end)
+    if job.stop_final:
+        return m.Finished(term=term, attempt=attempt, outcome="failed", reason=job.stop_why, end=end)
     if end.cause not in TRIED_AGAIN:
-        return m.Finished(term=term, attempt=attempt, outcome="failed", reason=describe(job, end), end=end)
+        return _on_failure(job, end, term=term)
     if job.stop_why:
         return m.Requeued(term=term, attempt=attempt, why=job.stop_why, end=end)
     why = describe(job, end)
@@ -50,11 +58,34 @@ def on_end(job: Job, end: m.AttemptEnd, *, term: int) -> m.Finished | m.Requeued
     return m.Finished(term=term, attempt=attempt, outcome="failed", reason=reason, end=end)
 
 
+def _on_failure(job: Job, end: m.AttemptEnd, *, term: int) -> m.Finished | m.Requeued:
+    """The program itself failed, or it cannot be started at all."""
+    attempt, retries, reason = job.life.attempt, job.specification.retries, describe(job, end)
+    if end.cause in FAILURES and job.failures < retries:
+        failures = job.failures + 1
+        why = f"{reason}; retry {failures} of {retries}"
+        return m.Requeued(term=term, attempt=attempt, why=why, end=end, failures=failures)
+    if job.failures:
+        reason += f" (after {job.failures} of {retries} retries)"
+    return m.Finished(term=term, attempt=attempt, outcome="failed", reason=reason, end=end)
+
+
+def on_deadline(job: Job, *, term: int) -> m.StopRequested | None:
+    """The fact that follows when the deadline of a job with a live attempt is over."""
+    deadline_at = job.specification.deadline_at
+    if deadline_at is None or job.life.state is State.STOPPING:
+        return None
+    why = f"over its deadline, {clock(deadline_at)}"
+    return m.StopRequested(term=term, attempt=job.life.attempt, why=why, final=True)
+
+
 def on_loss(job: Job, node: str, why: str, *, term: int) -> m.Finished | m.Lost:
     """The fact that follows when the node of the job's newest attempt is gone."""
     attempt = job.life.attempt
     if job.cancelled_by:
         return m.Finished(term=term, attempt=attempt, outcome="cancelled", reason=cancelled(job))
+    if job.stop_final:
+        return m.Finished(term=term, attempt=attempt, outcome="failed", reason=job.stop_why)
     if job.stop_why or job.tries < job.specification.attempts_max:
         return m.Lost(term=term, attempt=attempt, node=node, why=why)
     return m.Finished(term=term, attempt=attempt, outcome="failed", reason=f"{why} ({tries(job.tries)})")
@@ -87,6 +118,11 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def clock(at: float) -> str:
+    """A moment, for a person, and the same for everybody: `2026-11-29 18:00 UTC`."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def span(seconds: float) -> str:

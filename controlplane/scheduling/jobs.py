@@ -60,8 +60,15 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """The estimate that counts there."""
     traceparent: str = ""
     not_before: float = 0.0
-    """After a failed attempt it waits a little."""
-    backing_off: bool = False
+    """Its begin time; after an attempt that broke off, a little later than that."""
+    early: bool = False
+    """That time has not come, as far as anybody has looked."""
+    after: tuple[m.Dependency, ...] = ()
+    """Those of its dependencies that have not ended."""
+    unmet: str = ""
+    """Which of them ended otherwise than it had to, for a person; empty: none."""
+    failures: int = 0
+    """How often the program itself has failed."""
     allocations: tuple[m.Allocation, ...] = ()
     placed_at: float = 0.0
     started_at: float | None = None
@@ -74,6 +81,8 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """Attempts that were stopped so: they are no tries."""
     stop_at: float = 0.0
     """When its attempt was first asked to end; 0: it was not."""
+    stop_final: bool = False
+    """It is not queued again once it has stopped."""
 
     # -- not in the ledger ------------------------------------------------------------------------------------------
     decided: m.Fact | None = None
@@ -82,6 +91,8 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """The ledger took what was decided, though it has not come back yet."""
     reported: m.LiveAttempt | None = None
     """What its node said last about its newest attempt."""
+    is_overdue: bool = False
+    """Its deadline is over, or, while it is queued, so near that it cannot make it."""
     missing: int = 0
     """Exchanges in a row in which its node did not name it."""
     gone_why: str = ""
@@ -118,8 +129,14 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
 
     @property
     def tries(self) -> int:
-        """How many of its attempts count, the newest among them."""
-        return self.life.attempt - self.excused
+        """How many of its attempts count against `attempts_max`, the newest among them."""
+        return self.life.attempt - self.failures - self.excused
+
+    @property
+    def last_at(self) -> float | None:
+        """When it is too late for it: to start, while it is queued; to run on, later. None: never."""
+        deadline_at, limit_s = self.specification.deadline_at, self.specification.time_limit_s
+        return deadline_at if deadline_at is None or self.is_live else deadline_at - (limit_s or 0.0)
 
     @property
     def is_live(self) -> bool:

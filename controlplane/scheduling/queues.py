@@ -36,8 +36,9 @@ class LineKey(NamedTuple):
     """Empty where the queue has no limits for each user."""
 
 
-Standing = tuple[int, float, Rank, str, Job]
-"""How jobs of one line are sorted: moved to the front, by what the policy sorts a line by, by rank, by id."""
+Standing = tuple[int, float, float, Rank, str, Job]
+"""How jobs of one line are sorted: moved to the front, by what the policy sorts a line by, by since when their wait
+counts (a job that waited for another one came later than its rank says), by rank, by id."""
 
 
 class Moment(NamedTuple):
@@ -56,6 +57,7 @@ class Head(NamedTuple):
     front: int
     is_unguarded: bool
     score: float
+    since: float
     rank: Rank
     id: str
     job: Job
@@ -119,7 +121,7 @@ class Queue(msgspec.Struct, eq=False):
 
     def position(self, job: Job, moment: Moment) -> int:
         """Its place among those that may run, from 1, were it one of them."""
-        mine = self._head(job, self.line_key(job), 0, moment)[:6]
+        mine = self._head(job, self.line_key(job), 0, moment)[:7]
         return 1 + sum(self._ahead(key, mine, moment) for key in self.lines)
 
     def _ahead(self, key: LineKey, mine: tuple[Any, ...], moment: Moment) -> int:
@@ -128,7 +130,7 @@ class Queue(msgspec.Struct, eq=False):
         low, high = 0, len(line)
         while low < high:
             middle = (low + high) // 2
-            if self._head(line[middle][4], key, middle, moment)[:6] < mine:
+            if self._head(line[middle][-1], key, middle, moment)[:7] < mine:
                 low = middle + 1
             else:
                 high = middle
@@ -175,11 +177,12 @@ class Queue(msgspec.Struct, eq=False):
         job.in_line = False
 
     def _standing(self, job: Job) -> Standing:
-        return (job.front, order.within_line(self.settings.policy, job.order_s), job.rank, job.id, job)
+        first = order.within_line(self.settings.policy, job.order_s)
+        return (job.front, first, job.order_at, job.rank, job.id, job)
 
     def set(self, settings: m.QueueSet, sequence: int) -> None:
         """Another configuration. Lines are made anew where the policy is another one, or users count now."""
-        standing = [entry[4] for line in self.lines.values() for entry in line]
+        standing = [entry[-1] for line in self.lines.values() for entry in line]
         is_other = settings.policy != self.settings.policy or _counts_users(settings) != _counts_users(self.settings)
         for job in standing if is_other else ():
             self.leave(job)
@@ -199,28 +202,28 @@ class Queue(msgspec.Struct, eq=False):
 
     def heads(self, moment: Moment) -> list[Head]:
         """The head of each line."""
-        return [self._head(line[0][4], key, 0, moment) for key, line in self.lines.items()]
+        return [self._head(line[0][-1], key, 0, moment) for key, line in self.lines.items()]
 
     def behind(self, head: Head, moment: Moment) -> Head | None:
         """The next one in the line of a head that stays where it is."""
         line, place = self.lines[head.line], head.place + 1
-        return self._head(line[place][4], head.line, place, moment) if place < len(line) else None
+        return self._head(line[place][-1], head.line, place, moment) if place < len(line) else None
 
     def after_leaving(self, head: Head, moment: Moment) -> Head | None:
         """Who stands now where a head stood that has left its line."""
         line = self.lines.get(head.line)
         if line is None or head.place >= len(line):
             return None
-        return self._head(line[head.place][4], head.line, head.place, moment)
+        return self._head(line[head.place][-1], head.line, head.place, moment)
 
     def _head(self, job: Job, key: LineKey, place: int, moment: Moment) -> Head:
         policy, wait_s = self.settings.policy, max(0.0, moment.now - job.order_at)
         if order.is_guarded(policy, self.settings.guard, wait_s=wait_s, turn_s=moment.turn_s):
-            return Head(key.priority, job.front, False, 0.0, job.rank, job.id, job, key, place)
+            return Head(key.priority, job.front, False, 0.0, job.order_at, job.rank, job.id, job, key, place)
         estimate = job.order_s if order.within_line(policy, 1.0) else order.shortest_of(key.bucket)
         size = moment.totals.share(key.shape)
         score = order.score(policy, estimate=estimate, size=size, wait_s=wait_s)
-        return Head(key.priority, job.front, True, score, job.rank, job.id, job, key, place)
+        return Head(key.priority, job.front, True, score, job.order_at, job.rank, job.id, job, key, place)
 
     def line_key(self, job: Job) -> LineKey:
         user = job.specification.user if _counts_users(self.settings) else ""

@@ -19,7 +19,7 @@ from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
 
-VERSION: Final = 5
+VERSION: Final = 6
 
 
 class _Job(msgspec.Struct, array_like=True):
@@ -39,7 +39,9 @@ class _Job(msgspec.Struct, array_like=True):
     order_s: float
     traceparent: str
     not_before: float
-    backing_off: bool
+    after: tuple[m.Dependency, ...]
+    unmet: str
+    failures: int
     allocations: tuple[m.Allocation, ...]
     placed_at: float
     started_at: float | None
@@ -48,6 +50,7 @@ class _Job(msgspec.Struct, array_like=True):
     stop_why: str
     excused: int
     stop_at: float
+    stop_final: bool
 
 
 _Average = tuple[float, float, float, float]
@@ -177,7 +180,9 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         order_s=job.order_s,
         traceparent=job.traceparent,
         not_before=job.not_before,
-        backing_off=job.not_before > 0.0 and job.life.state is State.QUEUED,
+        after=job.after,
+        unmet=job.unmet,
+        failures=job.failures,
         allocations=job.allocations,
         placed_at=job.placed_at,
         started_at=job.started_at,
@@ -186,6 +191,7 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         stop_why=job.stop_why,
         excused=job.excused,
         stop_at=job.stop_at,
+        stop_final=job.stop_final,
     )
 
 
@@ -206,7 +212,10 @@ def _to_job(record: _Job) -> Job:
         order_s=record.order_s,
         traceparent=record.traceparent,
         not_before=record.not_before,
-        backing_off=record.backing_off,
+        early=record.not_before > 0.0 and State(record.state) is State.QUEUED,
+        after=record.after,
+        unmet=record.unmet,
+        failures=record.failures,
         allocations=record.allocations,
         placed_at=record.placed_at,
         started_at=record.started_at,
@@ -215,6 +224,7 @@ def _to_job(record: _Job) -> Job:
         stop_why=record.stop_why,
         excused=record.excused,
         stop_at=record.stop_at,
+        stop_final=record.stop_final,
     )
 
 

@@ -4,8 +4,9 @@
 same truth. What was decided and is not in the ledger yet lies on top (`assume`) and is taken off (`forget`) before any
 fact about that job is applied.
 
-A queued job stands in the line of its queue unless something parks it: held, its environment not ready, waiting a
-little after a failed attempt, or asking for what cannot be given at all (then it is doomed, and will be finished).
+A queued job stands in the line of its queue unless something parks it: held, its environment not ready, a dependency
+that has not ended, its begin time or the pause after a broken attempt, or that it can never run at all (then it is
+doomed, and will be finished).
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from controlplane.scheduling.backlog import Backlog
 from controlplane.scheduling.decisions import Counts, FactEntry
+from controlplane.scheduling.dependencies import Dependencies, unmet
+from controlplane.scheduling.ends import clock, span
 from controlplane.scheduling.jobs import Job, Key, backoff_s, shape_of
 from controlplane.scheduling.nodes import Fleet, Node, Totals
 from controlplane.scheduling.order import estimate_s
@@ -29,6 +32,16 @@ from events.lifecycle import Life, Outcome, State, advance
 
 ENDED_MAX: Final = 1_000_000
 """Ended jobs that are remembered, about 200 bytes each; what is told of older ones is taken as stale."""
+TIMERS_SPARE: Final = 1000
+"""Timers that may be there for jobs that do not need them any more, beside as many as there are jobs."""
+
+
+class Doom(NamedTuple):
+    """Why a job can never run, and how it ends by that."""
+
+    reason: str
+    kind: Literal["environment", "node", "dependency", "time"]
+    outcome: Literal["failed", "cancelled"] = "failed"
 
 
 class Environment(msgspec.Struct, eq=False):
@@ -83,8 +96,9 @@ class Truth:
         self.nodes_due: dict[str, Node] = {}
         self.changed: dict[str, bool] = {}
         """Nodes that should be told their list again, in order: True at once, something must stop; False by and by."""
-        self.backoffs: list[tuple[float, int, str]] = []
-        """(when, sequence, subject), a heap."""
+        self.dependencies = Dependencies()
+        self.timers: list[tuple[float, int, str]] = []
+        """(when, sequence, subject): a heap of when to look at a job again. Some may be of no use any more."""
         self.broken = ""
         self._totals: Totals | None = None
         self._lives: dict[Life, Life] = {}
@@ -101,7 +115,7 @@ class Truth:
         if isinstance(fact, m.JobFact):
             self._apply_to_job(entry, fact)
         elif isinstance(fact, m.Archived):
-            self._forget_archived(entry)
+            self._forget_archived(entry, fact)
         elif isinstance(fact, m.ArchiveWritten):
             self.counts.applied += 1
         elif isinstance(fact, m.NodeFact):
@@ -231,6 +245,7 @@ class Truth:
             self._remember(entry.subject, life)
             return
         specification = fact.specification
+        begin_at = specification.begin_at or 0.0
         job = Job(
             specification=specification,
             subject=entry.subject,
@@ -241,11 +256,26 @@ class Truth:
             rank=entry.sequence,
             priority=specification.priority,
             queued_at=entry.at,
-            order_at=entry.at,
+            order_at=max(entry.at, begin_at),
             order_s=estimate_s(specification.time_limit_s),
             traceparent=entry.traceparent,
+            not_before=begin_at,
+            early=begin_at > entry.at,
         )
+        self._take_dependencies(job)
         self.admit(job)
+
+    def _take_dependencies(self, job: Job) -> None:
+        """Of what has ended already, only what follows from it counts."""
+        left = []
+        for each in job.specification.after:
+            known = self.ended.get(subjects.job(job.specification.team, each.job))
+            state = each.ended or (known.state.value if known is not None else "")
+            if state:
+                job.unmet = job.unmet or unmet((each,), state)
+            else:
+                left.append(each)
+        job.after = tuple(left)
 
     def admit(self, job: Job) -> None:
         """Index a job that was not there before: at its acceptance, and from a snapshot."""
@@ -254,13 +284,13 @@ class Truth:
             self.environment(_hex(job.specification.environment)).jobs[job.key] = job
         if job.life.state is State.QUEUED:
             self._add_to_queue(job)
-            if job.backing_off:
-                heapq.heappush(self.backoffs, (job.not_before, job.sequence, job.subject))
+            self.dependencies.wait(job)
             self.settle(job)
         else:
             self._take(job, job.allocations)
             self._use(job)
             self.backlog.run(job.shape, job.placed_at, job.estimate_s)
+        self._set_timers(job)
 
     def on_cancel_requested(self, job: Job, fact: m.CancelRequested, entry: FactEntry) -> None:
         if job.life.state is State.CANCELLED:
@@ -271,7 +301,7 @@ class Truth:
         self._stopping(job, entry.at)
 
     def on_stop_requested(self, job: Job, fact: m.StopRequested, entry: FactEntry) -> None:
-        job.stop_why = fact.why
+        job.stop_why, job.stop_final = fact.why, fact.final
         self._stopping(job, entry.at)
         if fact.preemptor is not None:
             key, until = (fact.preemptor.team, fact.preemptor.job), entry.at + job.specification.grace_s + CLAIM_S
@@ -321,12 +351,15 @@ class Truth:
     def on_placed(self, job: Job, fact: m.Placed, entry: FactEntry) -> None:
         self._take_from_queue(job)
         self.claims.pop(job.key, None)
+        self.dependencies.leave(job)
         job.allocations, job.placed_at, job.started_at = fact.allocations, entry.at, None
-        job.stop_why = job.gone_why = ""
+        job.stop_why = job.gone_why = job.unmet = ""
+        job.stop_final = job.is_overdue = job.early = False
         job.stop_at, job.missing = 0.0, 0
         self._take(job, fact.allocations)
         self._use(job, entry.at)
         self.backlog.run(job.shape, job.placed_at, job.estimate_s)
+        self._set_timers(job)
         if job.reported is not None:
             self.due[job.key] = job
         self._look_at_drained(job)
@@ -344,12 +377,13 @@ class Truth:
     def on_broken_off(self, job: Job, fact: m.Requeued | m.Lost, entry: FactEntry) -> None:
         self._give_back(job, entry.at)
         job.started_at, job.launch, job.reported = None, None, None
-        if job.stop_why:
-            job.excused, job.stop_why = job.excused + 1, ""
-            job.not_before, job.backing_off = 0.0, False
-        else:
-            job.not_before, job.backing_off = entry.at + backoff_s(job.tries), True
-            heapq.heappush(self.backoffs, (job.not_before, job.sequence, job.subject))
+        has_failed = isinstance(fact, m.Requeued) and fact.failures > 0
+        is_excused = bool(job.stop_why) and not has_failed
+        job.failures += has_failed
+        job.excused += is_excused
+        job.stop_why, job.is_overdue, job.early = "", False, not is_excused
+        job.not_before = 0.0 if is_excused else entry.at + backoff_s(job.tries + job.failures)
+        self._set_timers(job)
         self._add_to_queue(job)
         self.settle(job)
 
@@ -358,6 +392,7 @@ class Truth:
 
     def _end(self, job: Job, at: float) -> None:
         self.claims.pop(job.key, None)
+        self.dependencies.leave(job)
         if job.waits:
             self._take_from_queue(job)
         else:
@@ -367,14 +402,22 @@ class Truth:
         if job.specification.environment:
             del self.environment(_hex(job.specification.environment)).jobs[job.key]
         self._remember(job.subject, job.life)
+        self._free_dependants(job.subject, job.life.state.value, at)
 
-    def _forget_archived(self, entry: FactEntry) -> None:
+    def _free_dependants(self, subject: str, state: str, at: float) -> None:
+        for dependant in self.dependencies.end(subject, state, at):
+            self.settle(dependant)
+
+    def _forget_archived(self, entry: FactEntry, fact: m.Archived) -> None:
         """The job is over, whatever was heard of it before: what came in between is not in the ledger any more."""
         self.counts.applied += 1
         job = self.jobs.get(entry.subject)
         if job is not None:
             self.forget(job)
+            job.life = self._shared(Life(State(fact.state), fact.attempt))
             self._end(job, entry.at)
+        else:
+            self._free_dependants(entry.subject, fact.state, entry.at)
         self.ended.pop(entry.subject, None)
 
     def _remember(self, subject: str, life: Life) -> None:
@@ -410,25 +453,50 @@ class Truth:
         environment = self.environment_of(job)
         if environment is not None and environment.state != "ready":
             return "environment"
-        return "backoff" if job.backing_off else ""
+        if job.after:
+            return "dependency"
+        return "early" if job.early else ""
 
-    def doom(self, job: Job) -> str:
-        """Why the job can never run, for a person; empty: it can, as far as is known."""
+    def doom(self, job: Job) -> Doom | None:
+        """Why the job can never run; None: it can, as far as is known."""
+        if job.unmet:
+            return Doom(job.unmet, "dependency", "cancelled")
+        lost = next((each.job for each in job.after if (job.specification.team, each.job) not in self.by_key), "")
+        if lost:
+            return Doom(f"it was to run after {lost}, of which nothing is known any more", "dependency", "cancelled")
+        if job.is_overdue and job.specification.deadline_at is not None:
+            limit_s = job.specification.time_limit_s
+            within = f" within its time limit of {span(limit_s)}" if limit_s else ""
+            return Doom(f"it cannot end{within} by its deadline, {clock(job.specification.deadline_at)}", "time")
         if job.shape.nodes > 1:
-            return f"it asks for {job.shape.nodes} nodes, and jobs over several nodes are not possible yet"
+            return Doom(f"it asks for {job.shape.nodes} nodes, and jobs over several are not possible yet", "node")
         environment = self.environment_of(job)
         if environment is not None and environment.state == "failed":
-            return f"its environment could not be made: {environment.reason}"
-        return ""
+            return Doom(f"its environment could not be made: {environment.reason}", "environment")
+        return None
 
-    def release_backoffs(self, now: float) -> None:
-        """Jobs that waited long enough after a failed attempt may run again."""
-        while self.backoffs and self.backoffs[0][0] <= now:
-            at, _, subject = heapq.heappop(self.backoffs)
-            job = self.jobs.get(subject)
-            if job is not None and job.backing_off and job.not_before == at:
-                job.backing_off = False
-                self.settle(job)
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def _set_timers(self, job: Job) -> None:
+        """Look at the job again at its begin time, and when its deadline is over."""
+        if len(self.timers) > 2 * len(self.jobs) + TIMERS_SPARE:
+            self.timers = [timer for timer in self.timers if timer[2] in self.jobs]
+            heapq.heapify(self.timers)
+        for at in (job.not_before if job.early else None, job.last_at):
+            if at is not None:
+                heapq.heappush(self.timers, (at, job.sequence, job.subject))
+
+    def on_time(self, now: float) -> None:
+        """Jobs whose begin time has come may run; those whose deadline is over become due."""
+        while self.timers and self.timers[0][0] <= now:
+            job = self.jobs.get(heapq.heappop(self.timers)[2])
+            if job is None:
+                continue
+            job.early = job.early and job.not_before > now
+            if not job.is_overdue and job.last_at is not None and job.last_at <= now:
+                job.is_overdue = True
+                self.due[job.key] = job
+            self.settle(job)
 
     # -- what is decided and not in the ledger yet -----------------------------------------------------------------
 

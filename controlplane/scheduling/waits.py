@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from controlplane.scheduling import parked
 from controlplane.scheduling.backfill import FAR_S, Reservation, ends_at, length_s
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.jobs import Job, shape_of
@@ -66,9 +67,9 @@ class Look:
         """Of a queued job."""
         queue = self._truth.queue_of(job)
         position = queue.position(job, self._moment)
-        parked, limits = _parked(self._truth, job, self.now), self._limits(queue, job)
-        is_free = all(hindrance.ok for hindrance in (*parked, *limits))
-        hindrances = (*parked, *limits, *self._resources(position, job, is_free=is_free))
+        kept, limits = parked.hindrances(self._truth, job, self.now), self._limits(queue, job)
+        is_free = all(hindrance.ok for hindrance in (*kept, *limits))
+        hindrances = (*kept, *limits, *self._resources(position, job, is_free=is_free))
         first = next((hindrance.message for hindrance in hindrances if not hindrance.ok), "about to be placed")
         return m.Why(
             job=job.id,
@@ -226,26 +227,6 @@ class Look:
             holders=tuple(_holder(job, self.now) for job in first),
             **more,
         )
-
-
-def _parked(truth: Truth, job: Job, now: float) -> list[m.Hindrance]:
-    """What must be in order before resources count."""
-    found = []
-    if job.life.held:
-        found.append(no("hold", "it is held; release it to let it run"))
-    doom = truth.doom(job)
-    if doom:
-        found.append(no("environment" if "environment" in doom else "node", f"it can never run: {doom}"))
-    environment = truth.environment_of(job)
-    if environment is not None and not doom:
-        words = {"wanted": "its environment waits to be built", "building": "its environment is being built"}
-        message = words.get(environment.state)
-        found.append(no("environment", message) if message else yes("environment", "its environment is ready"))
-    if job.backing_off and job.not_before > now:
-        wait = span(max(1.0, job.not_before - now))
-        message = f"attempt {job.life.attempt} broke off; the next one starts in {wait} at the earliest"
-        found.append(no("order", message))
-    return found
 
 
 def _holder(job: Job, now: float) -> m.Holder:

@@ -15,8 +15,9 @@ import msgspec
 from controlplane.frame import Tools
 from events import messages as m
 from events import subjects
-from events.bus import AskRefused, BusError
+from events.bus import AskRefused, BusError, Retry
 from events.identity import PACKED_BYTES, pack
+from events.lifecycle import Life, State, advance
 from events.wire import UNREADABLE
 
 BUCKETS_BITS: Final = 12
@@ -67,6 +68,21 @@ class Archived:
     def apply(self, fact: m.ArchiveWritten) -> None:
         self.jobs.add(fact.jobs)
         self.rejected.add(fact.rejected)
+
+
+async def state_of(tools: Tools, team: str, job: str) -> State | None:
+    """How an archived job ended; None: the team has none of this id. Raises Retry while the archive does not answer."""
+    asked = msgspec.json.encode(m.AskArchived(team=team, find=job))
+    try:
+        said = await tools.bus.ask(subjects.ask("monitoring", "archived"), asked, timeout_s=ASK_S)
+        answer = msgspec.json.decode(said, type=m.ArchivedAnswer)
+        facts = [msgspec.json.decode(told.fact, type=m.JobFact) for each in answer.jobs for told in each.facts]
+    except (BusError, AskRefused, *UNREADABLE) as error:
+        raise Retry(ASK_S, f"job {job} is in the archive, which does not answer: {error}") from error
+    life: Life | None = None
+    for fact in facts:
+        _, life = advance(life, fact)
+    return life.state if life is not None else None
 
 
 async def rejection(tools: Tools, team: str, job: str) -> m.Rejected:

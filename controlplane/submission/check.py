@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from controlplane.config import Configuration
-from controlplane.submission import queue_rules, reading
+from controlplane.submission import conditions, queue_rules, reading
 from controlplane.submission.queue_rules import NAME_CHARACTERS_MAX, PRIORITY_MAX
 from controlplane.submission.queues import Queues
 from controlplane.submission.reading import Findings, quoted
@@ -109,6 +109,10 @@ def read_submit(
         hold=reading.boolean(given["hold"], "$.hold", found) if "hold" in given else False,
         labels=_labels(given, found),
         preemptible=queue_rules.preemptible(given, rules, found),
+        after=conditions.read_after(given, JOB_ID.fullmatch, found),
+        begin_at=conditions.read_moment(given, "begin_at", found),
+        deadline_at=conditions.read_moment(given, "deadline_at", found),
+        retries=_integer(given, "retries", 0, 0, ATTEMPTS_MAX, found),
     )
     return submit, raw.get("id")
 

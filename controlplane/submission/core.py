@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+
 from controlplane.config import Configuration
-from controlplane.submission import check
+from controlplane.submission import check, conditions
 from controlplane.submission.check import JOB_ID, Caller
 from controlplane.submission.queue_rules import NAME_CHARACTERS_MAX
 from controlplane.submission.queues import Queues
@@ -40,6 +42,9 @@ class Incoming(NamedTuple):
     event_id: str = ""
     place: str = ""
     traceparent: str = ""
+    tries: int = 1
+    may_wait: bool = False
+    """It comes again: what it speaks of may still be on its way."""
 
     @property
     def caller(self) -> Caller:
@@ -78,7 +83,7 @@ class Apply(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """No such job yet: ask again after a while."""
+    """A job that the request speaks of is not there yet: ask again after a while."""
 
     after_s: float
 
@@ -105,11 +110,30 @@ def decide_submit(request: Incoming, config: Configuration, queues: Queues) -> A
     client_id = _id_of(body_id) or request.event_id or request.place
     job = job_id(team=request.team, user=request.user, client_id=_encodable(client_id))
     traceparent = trace(request.traceparent, request.team, job)
+    conditions.check(submit, job, request.at, found)
     if found.problems:
-        fact = m.Rejected(user=request.user, name=shown(submit.name), problems=found.problems)
-        answer = m.Answer(verdict="rejected", job=job, problems=found.problems, warnings=found.warnings)
-        return Reject(job, fact, answer, traceparent, submit.queue)
+        return _reject(request, submit.name, job, found, traceparent, submit.queue)
     return Accept(job, _accepted(request, submit, job, found, config), submit.environment, traceparent)
+
+
+def _reject(request: Incoming, name: str, job: str, found: Findings, traceparent: str, queue: str = "") -> Reject:
+    fact = m.Rejected(user=request.user, name=shown(name), problems=found.problems)
+    answer = m.Answer(verdict="rejected", job=job, problems=found.problems, warnings=found.warnings)
+    return Reject(job, fact, answer, traceparent, queue)
+
+
+def decide_dependent(
+    request: Incoming, accept: Accept, states: Mapping[str, State | None], now: float, config: Configuration
+) -> Accept | Reject | Wait:
+    """The same for a job that waits for others, now that these were looked up. None: there is no such job."""
+    specification, found = accept.fact.specification, Findings()
+    if None in states.values() and request.may_wait and now - request.at < config.control_wait_s:
+        return Wait(_pause_s(request.tries))
+    after = conditions.resolve(specification.after, states, request.team, found)
+    if found.problems:
+        return _reject(request, specification.name, accept.job, found, accept.traceparent)
+    resolved = msgspec.structs.replace(specification, after=after)
+    return accept._replace(fact=msgspec.structs.replace(accept.fact, specification=resolved))
 
 
 def _accepted(request: Incoming, submit: m.Submit, job: str, found: Findings, config: Configuration) -> m.Accepted:
@@ -135,6 +159,10 @@ def _accepted(request: Incoming, submit: m.Submit, job: str, found: Findings, co
         labels=submit.labels,
         submitted_at=request.at,
         preemptible=bool(submit.preemptible),
+        after=submit.after,
+        begin_at=submit.begin_at,
+        deadline_at=submit.deadline_at,
+        retries=submit.retries,
     )
     return m.Accepted(specification=specification, held=submit.hold, warnings=found.warnings)
 
@@ -273,9 +301,13 @@ def over(job: str, found: Findings) -> m.Answer:
 
 def _not_there(order: Ordered, now: float, config: Configuration, found: Findings) -> Wait | m.Answer:
     if order.may_wait and now - order.at < config.control_wait_s:
-        return Wait(min(CONTROL_WAIT_S_FIRST * 2 ** min(order.tries - 1, 20), CONTROL_WAIT_S_LONGEST))
+        return Wait(_pause_s(order.tries))
     found.problem("$", f"no job {quoted(order.job)} in team {quoted(order.team)}", "was its submit accepted?")
     return refused(order.job, found)
+
+
+def _pause_s(tries: int) -> float:
+    return min(CONTROL_WAIT_S_FIRST * 2.0 ** min(tries - 1, 20), CONTROL_WAIT_S_LONGEST)
 
 
 def _fact(control: m.Control, by: str) -> m.JobFact:

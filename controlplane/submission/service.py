@@ -16,7 +16,7 @@ import msgspec
 
 from controlplane.frame import Tools, ensure_streams, patiently
 from controlplane.submission import core
-from controlplane.submission.archived import rejection
+from controlplane.submission.archived import rejection, state_of
 from controlplane.submission.following import Following
 from controlplane.submission.reading import Findings
 from controlplane.submission.room import Room
@@ -27,6 +27,7 @@ from events.asking import FULL_S
 from events.bus import Asked, AskRefused, Conflict, Consumer, Delivery, Poison, Retry, Subscription
 from events.identity import environment_digest
 from events.ledger import Write
+from events.lifecycle import State
 
 LOG: Final = logging.getLogger("headrace.submission")
 
@@ -218,11 +219,16 @@ class Door:
         if decision.job in archived.jobs:
             return await self._repeated_archived(request.team, decision.job, decision.job in archived.rejected)
         subject = subjects.job(request.team, decision.job)
+        if isinstance(decision, core.Accept) and decision.fact.specification.after:
+            if await self._tools.ledger.last(subject) is not None:
+                return await self._repeated(subject, request.team, decision.job)
+            decision = await self._dependent(request, decision)
         if await self._room.is_short() and await self._tools.ledger.last(subject) is None:
             self._counters["put_off"] += 1
             raise Retry(FULL_S, f"the ledger is {self._room.percent} % full: new jobs wait until some are archived")
         if isinstance(decision, core.Accept) and decision.environment is not None:
             await self._want(decision.environment, request, decision.job, decision.traceparent)
+        assert decision.fact is not None, "there is such a team"
         try:
             sequence = await self.writer.append(Write(subject, decision.fact, 0, decision.traceparent))
         except Conflict:
@@ -238,6 +244,24 @@ class Door:
         if queue and await self.following.refresh(request.team, queue):
             return core.decide_submit(request, self._tools.config, queues)
         return decision
+
+    async def _dependent(self, request: core.Incoming, accept: core.Accept) -> core.Accept | core.Reject:
+        """What becomes of a job that waits for others. Raises Retry where one of them may still be on its way."""
+        jobs = [each.job for each in accept.fact.specification.after]
+        states = dict(zip(jobs, await asyncio.gather(*(self._state(request.team, job) for job in jobs)), strict=True))
+        now = self._tools.clock.now()
+        decision = core.decide_dependent(request, accept, states, now, self._tools.config)
+        if isinstance(decision, core.Wait):
+            self._counters["waited"] += 1
+            raise Retry(decision.after_s, f"{accept.job} names a job that is not there yet")
+        return decision
+
+    async def _state(self, team: str, job: str) -> State | None:
+        """Where a job stands; None: there is none. Raises Retry."""
+        life = core.life_of(await self._told(subjects.job(team, job)))
+        if life is None and job in self.following.archived.jobs:
+            return await state_of(self._tools, team, job)
+        return life.state if life is not None else None
 
     async def _repeated(self, subject: str, team: str, job: str) -> m.Answer:
         history = await self._told(subject)
@@ -348,6 +372,8 @@ def _incoming(to: Subject, delivery: Delivery) -> core.Incoming:
         event_id=envelope.id,
         place=delivery.place,
         traceparent=envelope.traceparent,
+        tries=delivery.delivered,
+        may_wait=True,
     )
 
 

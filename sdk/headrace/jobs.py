@@ -9,10 +9,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -112,6 +114,10 @@ def submit(
     hold: bool = False,
     labels: Mapping[str, str] | None = None,
     attempts_max: int | None = None,
+    retries: int = 0,
+    after: str | Job | Sequence[str | Job] = (),
+    begin: str | float | datetime | None = None,
+    deadline: str | float | datetime | None = None,
     grace: str | float | None = None,
     id: str | None = None,  # noqa: A002 - the message calls it so
     source: str | os.PathLike[str] | None = ".",
@@ -126,11 +132,13 @@ def submit(
     `entrypoint` is an argument vector, or a line that is split as a shell would. `source` is the folder to take along
     (None: none). `environment` is `"capture"` (what the entrypoint imports here), None (the node's own interpreter) or
     an EnvironmentRequest (`{"python": "3.11", "roots": ["torch"]}`). An `id` makes a repeated call the same job.
-    `wait=True` returns once it has succeeded. Raises HeadraceError.
+    It starts when each of `after` (a Job, or `"JOB"`, `"JOB:notok"`, `"JOB:any"`) has ended so, and not before `begin`;
+    by `deadline` it must have ended. `wait=True` returns once it has succeeded. Raises HeadraceError.
     """
     if environment is not None and not isinstance(environment, Mapping) and environment != "capture":
         raise errors.UsageError(f"environment: {environment!r}", 'it is "capture", None or {"python": …, "roots": […]}')
     vector = tuple(shlex.split(entrypoint)) if isinstance(entrypoint, str) else tuple(map(str, entrypoint))
+    now = datetime.now().astimezone()
     draft = submission.Draft(
         entrypoint=vector,
         id=id or "",
@@ -144,10 +152,16 @@ def submit(
         priority=priority,
         attempts_max=attempts_max,
         hold=hold,
+        retries=retries,
+        begin_at=submission.moment(begin, "begin", now),
+        deadline_at=submission.moment(deadline, "deadline", now),
     )
     where = state.prepare(state.folder(state_folder))
     endpoint, _ = local.ensure(where)
     client = Client(endpoint, refresh=lambda: state.endpoint(where))
+    awaited = [after] if isinstance(after, (str, Job)) else after
+    texts = [each.id if isinstance(each, Job) else each for each in awaited]
+    draft = dataclasses.replace(draft, after=submission.dependencies(client, texts))
     folder = Path(source) if source is not None else None
     parts = submission.Parts()
     if folder is not None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,10 @@ ASKED_AT_ONCE = 1_000
 
 _UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([dhms])")
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
+_JOB_ID = re.compile(r"j-[a-z2-7]{12}")
+CONDITIONS = ("ok", "notok", "any")
+"""How a job may have to end before another one starts."""
 
 
 class Parts(NamedTuple):
@@ -73,6 +78,10 @@ class Draft:
     priority: int = 0
     attempts_max: int | None = None
     hold: bool = False
+    retries: int = 0
+    after: tuple[dict[str, str], ...] = ()
+    begin_at: float | None = None
+    deadline_at: float | None = None
 
     def request(self, parts: Parts) -> dict[str, Any]:
         """The message. It always has an id, so it may be sent again: the same job."""
@@ -93,8 +102,12 @@ class Draft:
             "attempts_max": self.attempts_max,
             "hold": self.hold,
             "labels": self.labels,
+            "retries": self.retries,
+            "after": list(self.after),
+            "begin_at": self.begin_at,
+            "deadline_at": self.deadline_at,
         }
-        return {key: value for key, value in said.items() if value not in ("", None, {}, False)}
+        return {key: value for key, value in said.items() if value not in ("", None, {}, [], False)}
 
 
 def take_along(client: Client, folder: Path, *, cache: Path, on_sent: OnSent | None = None) -> tuple[Source, Sent]:
@@ -173,6 +186,45 @@ def seconds(given: str | float | None, field_name: str) -> float | None:
     if not stripped or _AMOUNT.sub("", stripped).strip():
         raise errors.UsageError(f"{field_name}: {given!r} is no duration", "write 90s, 45m, 2h or 1h30m")
     return sum(float(amount) * _UNITS[unit] for amount, unit in _AMOUNT.findall(stripped))
+
+
+def moment(given: str | float | datetime | None, field_name: str, now: datetime) -> float | None:
+    """A moment as people write it, in seconds since the epoch. Raises UsageError that names the field.
+
+    `18:00` is the next one from `now` on; `2h` and `now+2h` count from there; else ISO 8601, in local time where it
+    names no zone. A number is what it says.
+    """
+    if given is None or isinstance(given, (int, float)):
+        return given
+    if isinstance(given, datetime):
+        return given.timestamp()
+    text = given.strip()
+    try:
+        if clock := _CLOCK.fullmatch(text):
+            hour, minute, second = (int(part or 0) for part in clock.groups())
+            at = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+            return (at if at > now else at + timedelta(days=1)).timestamp()
+        if text.startswith("now") or _AMOUNT.match(text):
+            return now.timestamp() + (seconds(text.removeprefix("now").removeprefix("+") or "0", field_name) or 0.0)
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, errors.UsageError):
+        hint = "write 18:00, 2h, now+2h or 2026-11-30T18:00"
+        raise errors.UsageError(f"{field_name}: {given!r} is no time", hint) from None
+
+
+def dependencies(client: Client, given: Sequence[str]) -> tuple[dict[str, str], ...]:
+    """Jobs to wait for, each as JOB or JOB:CONDITION, where a JOB is an id, the beginning of one, or a name.
+
+    Raises HeadraceError where there is no such job.
+    """
+    return tuple(_dependency(client, each) for each in given)
+
+
+def _dependency(client: Client, given: str) -> dict[str, str]:
+    job, _, on = given.rpartition(":")
+    if on not in CONDITIONS:
+        job, on = given, "ok"
+    return {"job": job if _JOB_ID.fullmatch(job) else str(client.job(job)["job"]), "on": on}
 
 
 def _slices(digests: Sequence[str]) -> Iterator[Sequence[str]]:

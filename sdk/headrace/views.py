@@ -54,6 +54,10 @@ class JobView(TypedDict, total=False):
     priority: int
     time_limit_s: float | None
     attempts_max: int
+    retries: int
+    after: list[dict[str, str]]
+    begin_at: float | None
+    deadline_at: float | None
     history: list[dict[str, Any]]
     latest: dict[str, dict[str, Any]]
 

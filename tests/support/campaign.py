@@ -84,8 +84,24 @@ class Campaign:
             time_limit_s=pick((None, 60.0, 80.0, 3600.0)),
             user=pick(("ada", "ada", "bob")),
             preemptible=pick((False, True)),
+            after=self._dependencies(pick),
+            begin_at=pick((None, None, None, self.world.now + 40)),
+            deadline_at=pick((None, None, None, self.world.now + 100, self.world.now + 4000)),
+            retries=pick((0, 0, 2)),
         )
         self.world.submit(job, held=pick((False, False, False, True)))
+
+    def _dependencies(self, pick: Pick) -> tuple[m.Dependency, ...]:
+        """On jobs that are there: as submission writes them, with the end of what had ended by then, or without."""
+        chosen: dict[str, m.Dependency] = {}
+        lives = self.lives()
+        for _ in range(pick((0, 0, 0, 1, 2)) if self.count > 1 else 0):
+            job = f"j{pick(range(1, self.count))}"
+            state = lives[subjects.job(TEAM, job)].state
+            ended = state.value if state in ENDS and pick((True, False)) else ""
+            on = pick(("ok", "ok", "any", "notok"))
+            chosen[job] = m.Dependency(job=job, on=on, ended=ended)  # type: ignore[arg-type]
+        return tuple(chosen.values())
 
     def on_control(self, pick: Pick) -> None:
         other = f"j{pick(range(1, self.count + 2))}"
@@ -184,7 +200,8 @@ class Campaign:
         if running:
             cause = pick(CAUSES)
             _, job = pick(running)
-            self.world.end(job, an_end(cause, signal=9) if cause == "signalled" else an_end(cause), node=name)
+            how = {"signalled": {"signal": 9}, "exited": {"exit_code": pick((0, 0, 1))}}.get(cause, {})
+            self.world.end(job, an_end(cause, **how), node=name)
 
     def on_silence(self, pick: Pick) -> None:
         name = self._speaking(pick)
@@ -274,6 +291,7 @@ class Campaign:
             assert self.world.state(subjects.tokens(subject)[2], team=TEAM) == life.state.value
         self._judge_gpus(lives)
         self._judge_maintenance()
+        self._judge_conditions()
         for name in self.world.attempts.keys() - self.silent:
             self._judge_node(name)
 
@@ -301,6 +319,35 @@ class Campaign:
                 is_over = entry.at >= span.ends_at or span.ends_at <= span.begins_at
                 ends_before = limit is not None and entry.at + limit <= span.begins_at
                 assert is_over or ends_before, f"{entry} runs into {span}"
+
+    def _judge_conditions(self) -> None:
+        """Nothing starts before its time, too late, or before what it is to run after; nobody has too many tries."""
+        said: dict[str, m.Specification] = {}
+        lives: dict[str, Life] = {}
+        failures: dict[str, int] = {}
+        for entry in self.world.ledger:
+            fact, subject = entry.fact, entry.subject
+            if not isinstance(fact, m.JobFact):
+                continue
+            _, life = advance(lives.get(subject), fact)
+            assert life is not None
+            lives[subject] = life
+            if isinstance(fact, m.Accepted):
+                said[subject] = fact.specification
+            elif isinstance(fact, m.Placed):
+                job = said[subject]
+                assert entry.at >= (job.begin_at or 0.0), f"{subject} was placed too early"
+                late = job.deadline_at is not None and entry.at >= job.deadline_at - (job.time_limit_s or 0.0)
+                assert not late, f"{subject} was placed when it could not end in time"
+                for each in job.after:
+                    state = lives[subjects.job(TEAM, each.job)].state
+                    met = {"ok": {State.SUCCEEDED}, "notok": {State.FAILED, State.CANCELLED}, "any": ENDS}[each.on]
+                    assert state in met, f"{subject} was placed, and {each.job} is {state}"
+            elif isinstance(fact, m.Requeued) and fact.failures:
+                failures[subject] = failures.get(subject, 0) + 1
+                assert fact.failures == failures[subject] <= said[subject].retries
+            elif isinstance(fact, m.Requeued | m.Lost):
+                assert fact.attempt - failures.get(subject, 0) < said[subject].attempts_max
 
     def _judge_node(self, name: str) -> None:
         """What really lives on a node never shares a GPU."""

@@ -8,6 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from events.identity import job_id
+
+ITSELF = job_id(team="vision", user="ada", client_id="me")
+"""The id that a client can compute before it submits."""
+
 
 class Malformed(NamedTuple):
     """`problems`: path → a piece of the message or of the hint."""
@@ -85,6 +90,28 @@ MALFORMED = [
     _of("a huge priority", {"$.priority": "from -1000 to 1000"}, priority=10**30),
     _of("a priority of a half", {"$.priority": "whole number, not 0.5"}, priority=0.5),
     _of("a true priority", {"$.priority": "not true or false"}, priority=True),
+    _of("a dependency alone", {"$.after": "a list of dependencies"}, after={"job": "j-abcdefghij23"}),
+    _of("a dependency that is a text", {"$.after[0]": "must be an object"}, after=["j-abcdefghij23"]),
+    _of("a dependency on nothing", {"$.after[0].job": "is missing"}, after=[{"on": "ok"}]),
+    _of("a dependency on a name", {"$.after[0].job": "not the id of a job"}, after=[{"job": "train"}]),
+    _of(
+        "a dependency on an unknown condition",
+        {"$.after[0].on": "did you mean `notok`?"},
+        after=[{"job": "j-abcdefghij23", "on": "not_ok"}],
+    ),
+    _of(
+        "a dependency twice",
+        {"$.after[1].job": "name each job once"},
+        after=[{"job": "j-abcdefghij23"}, {"job": "j-abcdefghij23", "on": "any"}],
+    ),
+    _of("too many dependencies", {"$.after": "at most 100"}, after=[{"job": "j-abcdefghij23"}] * 101),
+    _of("a dependency on itself", {"$.after[0].job": "the job itself"}, id="me", after=[{"job": ITSELF}]),
+    _of("a begin time in words", {"$.begin_at": "must be a number, not text"}, begin_at="18:00"),
+    _of("a begin time in milliseconds", {"$.begin_at": "out of range"}, begin_at=1.7e12),
+    _of("a deadline that is over", {"$.deadline_at": "is over"}, deadline_at=900),
+    _of("a deadline far ahead", {"$.deadline_at": "more than a year ahead"}, deadline_at=6e10),
+    _of("retries below zero", {"$.retries": "from 0 to 100"}, retries=-1),
+    _of("retries by half", {"$.retries": "must be a whole number"}, retries=1.5),
     _of("no attempts", {"$.attempts_max": "from 1 to 100"}, attempts_max=0),
     _of("perhaps held", {"$.hold": "true or false"}, hold="yes"),
     _of("a label with a bad name", {'$.labels["a b"]': "no name of a label"}, labels={"a b": "c"}),

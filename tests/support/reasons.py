@@ -151,7 +151,23 @@ def _broke_off(world: World) -> str:
     return "j-mine"
 
 
+def _after_another(world: World) -> str:
+    world.node("n1")
+    _running(world, a_job("j-prepare"))
+    world.now += 12 * MINUTE
+    _running(world, a_job("j-mine", after=(m.Dependency(job="j-prepare"),)))
+    return "j-mine"
+
+
+def _too_early(world: World) -> str:
+    world.node("n1")
+    _running(world, a_job("j-mine", begin_at=AT + 90 * MINUTE))
+    return "j-mine"
+
+
 SCENES = (
+    Scene("Another job", "j-mine is to run once j-prepare has succeeded.", _after_another),
+    Scene("Its begin time", "j-mine was submitted with `--begin`.", _too_early),
     Scene("Its environment", "The packages of j-mine are being solved.", _environment),
     Scene("A hold", "j-mine was submitted with `--hold`.", _held),
     Scene("A paused queue", "An operator has paused the queue.", _paused),

@@ -67,7 +67,11 @@ class _Script:
     def on_submit(self, *jobs: str, **options: Any) -> None:
         held = options.pop("held", "") == "yes"
         for job in jobs:
-            fields = {name: int(v) if v.lstrip("-").isdigit() else v for name, v in options.items()}
+            fields: dict[str, Any] = {n: int(v) if v.lstrip("-").isdigit() else v for n, v in options.items()}
+            words = [word.partition(":") for word in fields.pop("after", "").split(",") if word]
+            fields["after"] = tuple(m.Dependency(job=job, on=on or "ok") for job, _, on in words)
+            for moment in fields.keys() & {"begin_at", "deadline_at"}:
+                fields[moment] = self.world.now + fields[moment]
             self.world.submit(a_job(job, **fields), held=held)
 
     def on_queue(self, name: str, **options: str) -> None:

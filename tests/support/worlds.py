@@ -56,6 +56,10 @@ def a_job(
     grace_s: float = 5.0,
     user: str = "ada",
     preemptible: bool = False,
+    after: tuple[m.Dependency, ...] = (),
+    begin_at: float | None = None,
+    deadline_at: float | None = None,
+    retries: int = 0,
 ) -> m.Specification:
     return m.Specification(
         job=name,
@@ -72,6 +76,10 @@ def a_job(
         time_limit_s=time_limit_s,
         grace_s=grace_s,
         preemptible=preemptible,
+        after=after,
+        begin_at=begin_at,
+        deadline_at=deadline_at,
+        retries=retries,
     )
 
 

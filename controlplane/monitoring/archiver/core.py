@@ -4,8 +4,9 @@ A job that has been over for `after_s` is due; sooner, if more than ENDED_MAX en
 bounded on a busy day, too, and with it whoever reads it. Due jobs are gathered until there are enough for a part of
 the archive, or the oldest has waited for `gather_s`.
 
-A job whose place another one took up (`moved` before or after it) stays until that one has left the ledger: who reads
-the ledger from its beginning must find the place that the move speaks of.
+A job whose place another one took up (`moved` before or after it), or whose end another one waited for, stays until
+that one has left the ledger: who reads the ledger from its beginning must find the place that the move speaks of, and
+see the end before what it made possible.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Core:
         self._gather_s = min(GATHER_S_MAX, after_s / 4)
         self.ended: dict[JobKey, Ended] = {}
         """The oldest end first."""
-        self._took: dict[JobKey, set[JobKey]] = {}
-        """Job → those whose place it took up."""
+        self._needs: dict[JobKey, set[JobKey]] = {}
+        """Job → those that its own facts speak of."""
         self._holders: dict[JobKey, set[JobKey]] = {}
         """The same from the other side: who stands in the way of a job's leaving."""
 
@@ -51,16 +52,24 @@ class Core:
         self.ended.pop(key, None)
         self.ended[key] = Ended(at, sequence)
 
+    def on_accepted(self, key: JobKey, fact: m.Accepted) -> None:
+        for each in fact.specification.after:
+            if not each.ended:
+                self._need(key, each.job)
+
     def on_moved(self, key: JobKey, fact: m.Moved) -> None:
-        other = (key[0], fact.before or fact.after)
-        if other[1]:
-            self._took.setdefault(key, set()).add(other)
-            self._holders.setdefault(other, set()).add(key)
+        if other := fact.before or fact.after:
+            self._need(key, other)
+
+    def _need(self, key: JobKey, job: str) -> None:
+        other = (key[0], job)
+        self._needs.setdefault(key, set()).add(other)
+        self._holders.setdefault(other, set()).add(key)
 
     def on_archived(self, key: JobKey) -> None:
         """The job has left the ledger."""
         self.ended.pop(key, None)
-        for other in self._took.pop(key, ()):
+        for other in self._needs.pop(key, ()):
             holders = self._holders[other]
             holders.discard(key)
             if not holders:

@@ -44,6 +44,8 @@ PAGE_FACTS: Final = 500
 RETRY_S: Final = 1.0
 WAKE_S_MAX: Final = 3600.0
 _ENDS: Final = frozenset({"finished", "rejected", "cancel_requested"})
+_DEPENDS: Final = b'"after":['
+"""Stands in the `accepted` of every job that waits for others: few do, and only their bodies are read."""
 End = Literal["succeeded", "failed", "cancelled", "rejected"]
 
 
@@ -95,19 +97,29 @@ class Archiver:
 
     def _take(self, delivery: Delivery) -> None:
         kind = delivery.envelope.type
-        if kind not in _ENDS and kind not in ("moved", "archived"):
+        speaks = kind == "moved" or (kind == "accepted" and _DEPENDS in delivery.body)
+        if kind not in _ENDS and kind != "archived" and not speaks:
             return
         _, team, job = subjects.tokens(delivery.subject)
         if kind == "archived":
             self._core.on_archived((team, job))
-        elif kind == "moved":
-            try:
-                self._core.on_moved((team, job), cast(m.Moved, entry(delivery).fact))
-            except UnknownFact as error:
-                LOG.warning("skipped: %s", error, extra={"subject": error.subject, "sequence": error.sequence})
+        elif speaks:
+            self._take_needs((team, job), delivery)
         elif _is_id(job):
             self._core.on_end((team, job), delivery.sequence, delivery.at)
             self._due.set()
+
+    def _take_needs(self, key: JobKey, delivery: Delivery) -> None:
+        """A fact that speaks of other jobs."""
+        try:
+            fact = entry(delivery).fact
+        except UnknownFact as error:
+            LOG.warning("skipped: %s", error, extra={"subject": error.subject, "sequence": error.sequence})
+            return
+        if isinstance(fact, m.Moved):
+            self._core.on_moved(key, fact)
+        elif isinstance(fact, m.Accepted):
+            self._core.on_accepted(key, fact)
 
     async def _follow_parts(self) -> None:
         async for item in self._tools.ledger.tail(after=0, subjects=(subjects.ARCHIVE,)):

@@ -126,7 +126,12 @@ def _fields(view: JobView) -> Iterator[tuple[str, str]]:
         built = text.digest(environment.get("lock") or environment.get("digest") or "")
         yield "environment", text.clean(f"{built}, {environment.get('state', '')}{packages}")
     yield "where", "; ".join(road.where([each]) for each in view.get("allocations") or [])
-    yield "attempt", f"{view.get('attempt', 0)} of {view.get('attempts_max', '?')}" if view.get("attempt") else ""
+    retries = f", and {view['retries']} retries" if view.get("retries") else ""
+    tries = f"{view.get('attempt', 0)} of {view.get('attempts_max', '?')}{retries}"
+    yield "attempt", tries if view.get("attempt") else ""
+    yield "after", text.clean(", ".join(f"{each['job']} ({each.get('on', 'ok')})" for each in view.get("after") or []))
+    yield "not before", text.clock(view["begin_at"]) if view.get("begin_at") else ""
+    yield "deadline", text.clock(view["deadline_at"]) if view.get("deadline_at") else ""
     yield "time limit", text.duration(view["time_limit_s"]) if view.get("time_limit_s") else ""
     yield "waited, ran", f"{text.duration(waited(view, time.time()))}, {text.duration(ran(view, time.time()))}"
     yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from headrace import errors, local, state, submission
 from headrace.cli import text
 from headrace.cli.app import App, Command, pass_app
 from headrace.cli.live import Live
-from headrace.cli.options import seconds
+from headrace.cli.options import moment, seconds
 from headrace.cli.road import Line
 from headrace.client import Client
 
@@ -58,7 +59,11 @@ def complete_tier(context: click.Context, parameter: click.Parameter, incomplete
 @click.option("--priority", type=int, default=0, metavar="N", help="Higher goes first within the queue.")
 @click.option("--env", multiple=True, metavar="K=V", callback=pairs, help="An environment variable; again for more.")
 @click.option("--label", multiple=True, metavar="K=V", callback=pairs, help="A label to find it by; again for more.")
-@click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Tries after a lost node.")
+@click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Tries where a lost node ends them.")
+@click.option("--retries", type=click.IntRange(min=0), default=0, metavar="N", help="Tries after the program failed.")
+@click.option("--after", multiple=True, metavar="JOB[:ok|notok|any]", help="Wait until JOB ended so; again for more.")
+@click.option("--begin", metavar="TIME", callback=moment, help="Not before 18:00, 2h from now, 2026-11-30T18:00.")
+@click.option("--deadline", metavar="TIME", callback=moment, help="It must have ended by then.")
 @click.option("--grace", metavar="TIME", callback=seconds, help="Between SIGTERM and SIGKILL when it must stop.")
 @click.option("--hold", is_flag=True, help="Submit it held: headrace release lets it go.")
 @click.option("--detach", "-d", is_flag=True, help="Do not follow it: print its id and return.")
@@ -85,11 +90,15 @@ def run(app: App, /, command: tuple[str, ...], **options: Any) -> int:
         priority=options["priority"],
         attempts_max=options["max_attempts"],
         hold=options["hold"],
+        retries=options["retries"],
+        begin_at=options["begin"],
+        deadline_at=options["deadline"],
     )
     wanted = submission.Wanted(options["python"], options["requirements"])
     live = Live(app.printer.out, app.printer.err)
     try:
         client = reach(app, live)
+        draft = dataclasses.replace(draft, after=submission.dependencies(client, options["after"]))
         preparation = Preparation(app, live, client)
         source = None if options["no_source"] else preparation.source(Path())
         captured = None if options["no_environment"] else preparation.environment(command, wanted)

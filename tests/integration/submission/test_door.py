@@ -280,3 +280,40 @@ async def _waited(client: Client, times: int) -> None:
             status = json.loads(await client.bus.ask(subjects.ask("submission", "status")))
             if status["waited"] >= times:
                 return
+
+
+# -- dependencies ------------------------------------------------------------------------------------------------------
+
+
+async def _dependencies(client: Client, job: str) -> list[tuple[str, str]]:
+    entry = await client.ledger.last(subjects.job("vision", job))
+    assert entry is not None
+    assert isinstance(entry.fact, m.Accepted)
+    return [(each.job, each.ended) for each in entry.fact.specification.after]
+
+
+async def test_a_dependency_is_looked_up_and_its_end_written_down(client: Client) -> None:
+    running, over = (await client.submit(id="a")).job, (await client.submit(id="b")).job
+    assert (await client.control(over, type="cancel")).verdict == "applied"
+    answer = await client.ask_submit(id="c", after=[{"job": running}, {"job": over, "on": "any"}])
+    assert answer.verdict == "accepted"
+    assert await _dependencies(client, answer.job) == [(running, ""), (over, "cancelled")]
+    again = await client.ask_submit(id="c", after=[{"job": running}, {"job": over, "on": "any"}])
+    assert (again.verdict, again.job) == ("repeated", answer.job)
+
+
+async def test_a_dependency_on_nothing_is_refused_where_somebody_waits_for_the_answer(client: Client) -> None:
+    answer = await client.ask_submit(id="c", after=[{"job": "j-abcdefghij23"}])
+    assert answer.verdict == "rejected"
+    assert [(problem.path, bool(problem.hint)) for problem in answer.problems] == [("$.after[0].job", True)]
+    assert await client.facts(answer.job) == ["rejected"]
+
+
+async def test_a_submit_that_overtakes_the_job_it_waits_for_waits_for_that_one(client: Client) -> None:
+    first = job_id(team="vision", user="ada", client_id="first")
+    overtaking = asyncio.create_task(client.submit(id="second", after=[{"job": first}]))
+    await asyncio.sleep(0)
+    assert (await client.submit(id="first")).verdict == "accepted"
+    answer = await overtaking
+    assert answer.verdict == "accepted"
+    assert await _dependencies(client, answer.job) == [(first, "")]

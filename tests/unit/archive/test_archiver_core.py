@@ -7,6 +7,7 @@ import pytest
 from controlplane.monitoring.archiver import core
 from controlplane.monitoring.archiver.core import ENDED_MAX, JOBS_MAX, Core
 from events import messages as m
+from tests.support.worlds import a_job
 
 A, B, C = ("t", "a"), ("t", "b"), ("t", "c")
 
@@ -60,6 +61,18 @@ def test_a_job_whose_place_was_taken_up_stays_until_the_others_are_gone(move: m.
     assert archiver.due(1e6) == [B]
     archiver.on_archived(B)
     assert archiver.due(1e6) == [A]
+
+
+def test_a_job_whose_end_another_one_waited_for_stays_until_that_one_is_gone() -> None:
+    """A ledger that forgot the end first would never free the other one again."""
+    archiver = a_core()
+    open_, over = m.Dependency(job="a"), m.Dependency(job="c", ended="succeeded")
+    archiver.on_accepted(B, m.Accepted(specification=a_job("b", team="t", after=(open_, over))))
+    for number, key in enumerate((A, B, C)):
+        archiver.on_end(key, number, at=0.0)
+    assert archiver.due(1e6) == [B, C]
+    archiver.on_archived(B)
+    assert A in archiver.due(1e6)
 
 
 def test_a_job_of_another_team_holds_nobody() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -44,6 +45,34 @@ def test_what_is_no_duration_is_refused_with_the_field_and_an_example(written: s
     with pytest.raises(errors.UsageError, match="time_limit") as refused:
         submission.seconds(written, "time_limit")
     assert "1h30m" in refused.value.hint
+
+
+NOON = datetime(2026, 11, 29, 12, 0, 5, tzinfo=timezone(timedelta(hours=1)))
+
+
+@pytest.mark.parametrize(
+    ("written", "after_noon_s"),
+    [
+        ("18:00", 6 * 3600 - 5),
+        ("11:59:59", 24 * 3600 - 6),
+        ("2h", 7200),
+        ("now+1h30m", 5400),
+        ("now", 0),
+        ("2026-11-29T11:00:05Z", 0),
+        ("2026-11-30T12:00:05+01:00", 86_400),
+        (NOON + timedelta(seconds=3), 3),
+        (NOON.timestamp() + 7, 7),
+    ],
+)
+def test_a_begin_time_is_written_as_people_write_it(written: str | float | datetime, after_noon_s: float) -> None:
+    assert submission.moment(written, "begin", NOON) == NOON.timestamp() + after_noon_s
+
+
+@pytest.mark.parametrize("written", ["", "soon", "25:00", "90", "now-2h", "2026-13-01", "tomorrow 18:00", "nowhere"])
+def test_what_is_no_time_is_refused_with_the_field_and_examples(written: str) -> None:
+    with pytest.raises(errors.UsageError, match="begin") as refused:
+        submission.moment(written, "begin", NOON)
+    assert "18:00" in refused.value.hint
 
 
 def test_gpu_indices_read_as_ranges() -> None:

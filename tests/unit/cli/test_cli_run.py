@@ -101,8 +101,11 @@ def test_output_that_overtakes_the_road_waits_for_it(terminal: Terminal, gateway
 def test_the_submit_carries_what_the_options_say(terminal: Terminal, gateway: FakeGateway) -> None:
     gateway.on_submit = a_whole_run
     options = "--tier gpu4 --queue vision --name vit --time-limit 2h --priority 5 --env A=1 --env B=x=y --hold"
-    more = "--label team=x --max-attempts 2 --grace 45s --no-source --no-environment --detach"
-    transcript = terminal.run("run", *options.split(), *more.split(), "python", "train.py", "--epochs", "3")
+    more = "--label team=x --max-attempts 2 --retries 3 --grace 45s --no-source --no-environment --detach"
+    when = f"--after {JOB}:any --after j-abcdefghij23 --begin 2100-01-01T00:00Z --deadline 2100-01-02T00:00:00+01:00"
+    words = [*options.split(), *more.split(), *when.split()]
+    gateway.state()
+    transcript = terminal.run("run", *words, "python", "train.py", "--epochs", "3")
     assert transcript == f"{JOB}\nstderr:\n  detached     headrace logs -f j-7f3a91c2"
     (body,) = [json.loads(content) for method, path, content in gateway.asked if path == "/v1/jobs"]
     assert len(body.pop("id")) == 32
@@ -117,6 +120,10 @@ def test_the_submit_carries_what_the_options_say(terminal: Terminal, gateway: Fa
         "env": {"A": "1", "B": "x=y"},
         "labels": {"team": "x"},
         "attempts_max": 2,
+        "retries": 3,
+        "after": [{"job": JOB, "on": "any"}, {"job": "j-abcdefghij23", "on": "ok"}],
+        "begin_at": 4_102_444_800,
+        "deadline_at": 4_102_527_600,
         "grace_s": 45,
         "hold": True,
     }

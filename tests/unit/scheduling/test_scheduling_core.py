@@ -595,3 +595,13 @@ def test_the_end_of_an_older_attempt_on_the_same_node_does_not_hide_that_of_the_
     assert world.decide() == []
     world.end("j1", an_end(exit_code=7))
     assert (finished(world.decide()).attempt, world.state("j1")) == (2, "failed")
+
+
+def test_a_node_that_is_gone_while_a_start_is_being_written_loses_that_attempt_too() -> None:
+    world = a_world()
+    world.submit(a_job())
+    world.decide()
+    world.obey()
+    world.exchange()
+    world.write(subjects.node("n1"), m.NodeGone(by="ops", why="burnt down"))
+    assert [type(fact) for fact in world.decide()] == [m.Started, m.Lost]

@@ -17,6 +17,7 @@ from tests.support.malformed_submits import MALFORMED, Malformed
 from tests.support.submitting import CONFIG, QUEUES, accepted, incoming, rejected
 
 DIGEST = "sha256:" + "0" * 64
+OTHER = "j-abcdefghij23"
 
 
 @pytest.mark.parametrize("case", MALFORMED, ids=lambda case: case.what)
@@ -76,6 +77,10 @@ def test_every_field_of_a_submit_reaches_the_specification() -> None:
             attempts_max=1,
             hold=True,
             labels={"sweep": "a"},
+            after=[{"job": OTHER, "on": "any"}],
+            begin_at=2000,
+            deadline_at=3000.5,
+            retries=2,
             preemptible=True,
         )
     )
@@ -88,6 +93,8 @@ def test_every_field_of_a_submit_reaches_the_specification() -> None:
     assert (specification.folder, specification.source, specification.env) == ("a/b", DIGEST, {"LR": "0.1"})
     assert (specification.time_limit_s, specification.grace_s, specification.priority) == (60.0, 5.0, -3)
     assert (specification.attempts_max, specification.labels, specification.resources.gpus) == (1, {"sweep": "a"}, 2)
+    assert specification.after == (m.Dependency(job=OTHER, on="any"),)
+    assert (specification.begin_at, specification.deadline_at, specification.retries) == (2000.0, 3000.5, 2)
 
 
 def test_an_unknown_field_is_a_warning_with_the_one_that_was_meant() -> None:

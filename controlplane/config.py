@@ -129,6 +129,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             streams.METRICS: self.metrics_bytes_max,
             streams.LOGS: self.logs_bytes_max,
             streams.DEAD: self.dead_bytes_max,
+            streams.REQUESTS: self.requests_bytes_max,
             **{streams.requests(team): self.requests_bytes_max for team in self.teams},
         }
         return tuple(msgspec.structs.replace(stream, bytes_max=limit) for stream, limit in limits.items())

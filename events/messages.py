@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 # --------------------------------------------------------------------------------------------------------------------
 # The words that messages share
@@ -224,6 +225,62 @@ class Move(Request, frozen=True, kw_only=True, tag="move"):
 Control = Cancel | Hold | Release | Reprioritise | Move
 
 
+Policy = Literal["slowdown", "fcfs", "sjf", "saf", "wfp3"]
+
+
+class QueueSettings(Request, frozen=True, kw_only=True):
+    """Fields of `QueueSet`, of which a request names some. For what they mean and their defaults look there."""
+
+    weight: float | UnsetType = UNSET
+    running_max: int | UnsetType | None = UNSET
+    gpus_max: int | UnsetType | None = UNSET
+    paused: bool | UnsetType = UNSET
+    policy: Policy | UnsetType = UNSET
+    guard: float | UnsetType | None = UNSET
+    draining: bool | UnsetType = UNSET
+    guaranteed_gpus: int | UnsetType = UNSET
+    guaranteed_cpus: float | UnsetType = UNSET
+    user_running_max: int | UnsetType | None = UNSET
+    user_gpus_max: int | UnsetType | None = UNSET
+    tiers: tuple[str, ...] | UnsetType = UNSET
+    time_limit_s_default: float | UnsetType | None = UNSET
+    time_limit_s_max: float | UnsetType | None = UNSET
+    priority_default: int | UnsetType = UNSET
+    priority_max: int | UnsetType | None = UNSET
+    preemptible: bool | UnsetType = UNSET
+
+
+class CreateQueue(QueueSettings, frozen=True, kw_only=True, tag="create_queue"):
+    """What it does not name has its default. Refused if the queue is there already with other settings."""
+
+    replace: bool = False
+    """If the queue is there already, its whole configuration becomes this."""
+
+
+class SetQueue(QueueSettings, frozen=True, kw_only=True, tag="set_queue"):
+    """Change what it names and leave the rest as it is. Refused if there is no such queue."""
+
+
+class DeleteQueue(Request, frozen=True, kw_only=True, tag="delete_queue"):
+    """Refused while a job of it waits or runs, and if it is the last one of its team."""
+
+
+class SetTeam(Request, frozen=True, kw_only=True, tag="set_team"):
+    """Change what it names of a team's `TeamSet`."""
+
+    weight: float | UnsetType = UNSET
+    guaranteed_gpus: int | UnsetType = UNSET
+    guaranteed_cpus: float | UnsetType = UNSET
+    running_max: int | UnsetType | None = UNSET
+    gpus_max: int | UnsetType | None = UNSET
+    replace: bool = False
+    """What it does not name gets its default, instead of staying as it is."""
+
+
+Change = CreateQueue | SetQueue | DeleteQueue | SetTeam
+"""Of queues and teams: for operators alone."""
+
+
 Verdict = Literal["accepted", "rejected", "repeated", "applied", "refused"]
 
 
@@ -236,6 +293,8 @@ class Answer(Value, frozen=True, kw_only=True):
     """Of the fact in the ledger; 0 if none was written."""
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    settings: QueueSet | TeamSet | None = None
+    """Of the queue or the team that was changed, all of them, as they are now."""
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -481,9 +540,6 @@ EnvironmentFact = EnvironmentWanted | EnvironmentBuilding | EnvironmentReady | E
 # -- about a queue: hr.v1.queue.<team>.<queue> ----------------------------------------------------------- submission --
 
 
-Policy = Literal["slowdown", "fcfs", "sjf", "saf", "wfp3"]
-
-
 class QueueSet(Fact, frozen=True, kw_only=True, tag="queue_set"):
     """The queue's whole configuration as of now. Limits: None is unlimited."""
 
@@ -544,6 +600,18 @@ class TeamSet(Fact, frozen=True, kw_only=True, tag="team_set"):
 
 
 TeamFact = TeamSet
+
+
+# -- about both: hr.v1.configuration ------------------------------------------------------------------- submission --
+
+
+class Configured(Fact, frozen=True, kw_only=True, tag="configured"):
+    """Somebody changed a queue or a team. In one round with the fact that says what: a change is checked against all
+    of them, so this puts all changes into one order. Only the newest one is kept."""
+
+    by: str
+    subject: str
+    """On which the other fact stands."""
 
 
 # -- about a node: hr.v1.node.<node> ----------------------------------------------------------- scheduling, capacity --
@@ -647,6 +715,7 @@ AnyFact = (
     | QueueSet
     | QueueRemoved
     | TeamSet
+    | Configured
     | NodeJoined
     | NodeSuspected
     | NodeCleared
@@ -866,6 +935,8 @@ class NodesView(Value, frozen=True, kw_only=True):
 
 
 class QueueView(Value, frozen=True, kw_only=True):
+    """What a queue holds, and its settings, which mean what they do in `QueueSet`."""
+
     team: str
     queue: str
     weight: float = 1.0
@@ -875,12 +946,58 @@ class QueueView(Value, frozen=True, kw_only=True):
     running_max: int | None = None
     gpus_max: int | None = None
     paused: bool = False
+    cpus: float = 0.0
+    policy: Policy = "slowdown"
+    guard: float | None = 1.2
+    draining: bool = False
+    guaranteed_gpus: int = 0
+    guaranteed_cpus: float = 0.0
+    user_running_max: int | None = None
+    user_gpus_max: int | None = None
+    tiers: tuple[str, ...] = ()
+    time_limit_s_default: float | None = None
+    time_limit_s_max: float | None = None
+    priority_default: int = 0
+    priority_max: int | None = None
+    preemptible: bool = False
+    by: str = ""
+    """Who set it last; `configuration`: nobody has since the installation began."""
+    removed: bool = False
+    """It was deleted, and is here for the jobs that it still has."""
 
 
 class QueuesView(Value, frozen=True, kw_only=True):
     """`hr.v1.ask.scheduling.queues`."""
 
     queues: tuple[QueueView, ...] = ()
+    sequence: int = 0
+    """Of the last fact that it goes by."""
+
+
+class TeamView(Value, frozen=True, kw_only=True):
+    """What the queues of a team hold together, and the settings of the team, as in `TeamSet`."""
+
+    team: str
+    queues: int = 0
+    waiting: int = 0
+    running: int = 0
+    gpus: int = 0
+    cpus: float = 0.0
+    weight: float = 1.0
+    guaranteed_gpus: int = 0
+    guaranteed_cpus: float = 0.0
+    running_max: int | None = None
+    gpus_max: int | None = None
+    by: str = ""
+    """Who set it last; empty: nobody has."""
+
+
+class TeamsView(Value, frozen=True, kw_only=True):
+    """`hr.v1.ask.scheduling.teams`."""
+
+    teams: tuple[TeamView, ...] = ()
+    sequence: int = 0
+    """Of the last fact that it goes by."""
 
 
 class AskSeries(Value, frozen=True, kw_only=True):

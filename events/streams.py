@@ -82,7 +82,17 @@ DEAD = Stream(name="DEAD", subjects=(subjects.DEAD,), bytes_max=GIB // 4, on_ful
 
 REQUESTS_BYTES_MAX: Final = GIB // 4
 
-SHARED: Final = (LEDGER, METRICS, LOGS, DEAD)
+REQUESTS = Stream(
+    name="REQUESTS",
+    subjects=subjects.CONFIGURE,
+    bytes_max=REQUESTS_BYTES_MAX,
+    on_full="new",
+    retention="workqueue",
+    message_bytes_max=512 * 1024,
+)
+"""Those of operators. No team can fill it."""
+
+SHARED: Final = (LEDGER, METRICS, LOGS, DEAD, REQUESTS)
 
 
 def requests_stream_name(team: str) -> str:

@@ -68,6 +68,17 @@ def requests_of(team: str) -> tuple[str, ...]:
     return (f"{ROOT}.submit.{encode(team)}.*", f"{ROOT}.control.{encode(team)}.*.*")
 
 
+def configure_queue(operator: str, team: str, queue_name: str) -> str:
+    return f"{ROOT}.configure.{encode(operator)}.queue.{encode(team)}.{encode(queue_name)}"
+
+
+def configure_team(operator: str, team: str) -> str:
+    return f"{ROOT}.configure.{encode(operator)}.team.{encode(team)}"
+
+
+CONFIGURE = (f"{ROOT}.configure.*.queue.*.*", f"{ROOT}.configure.*.team.*")
+
+
 def answer(team: str, user: str, token: str) -> str:
     return f"{ROOT}.answer.{encode(team)}.{encode(user)}.{encode(token)}"
 
@@ -79,9 +90,10 @@ JOBS = f"{ROOT}.job.*.*"
 ENVIRONMENTS = f"{ROOT}.environment.*"
 QUEUES = f"{ROOT}.queue.*.*"
 TEAMS = f"{ROOT}.team.*"
+CONFIGURATION = f"{ROOT}.configuration"
 NODES = f"{ROOT}.node.*"
 ARCHIVE = f"{ROOT}.archive"
-LEDGER = (JOBS, ENVIRONMENTS, QUEUES, TEAMS, NODES, TERM, ARCHIVE)
+LEDGER = (JOBS, ENVIRONMENTS, QUEUES, TEAMS, CONFIGURATION, NODES, TERM, ARCHIVE)
 
 
 def job(team: str, job_id: str) -> str:
@@ -154,6 +166,7 @@ def ask(service: str, question: str, *more: str) -> str:
 
 ASK_SUBMIT = f"{ROOT}.ask.submission.submit.*.*"
 ASK_CONTROL = f"{ROOT}.ask.submission.control.*.*.*"
+ASK_CONFIGURE = (f"{ROOT}.ask.submission.configure.*.queue.*.*", f"{ROOT}.ask.submission.configure.*.team.*")
 DEAD = f"{ROOT}.dead.>"
 
 
@@ -171,4 +184,11 @@ def may_come_in(subject: str) -> bool:
     """Whether it is of REQUESTS, METRICS or LOGS: what a replay may write to. LEDGER is written under guards alone."""
     names = subject.removeprefix(ROOT + ".").split(".")
     kind = ".".join(names[:1] + names[2:3]) if names[0] == "from" else names[0]
-    return subject.startswith(ROOT + ".") and kind in ("submit", "control", "otlp", "from.metrics", "from.logs")
+    return subject.startswith(ROOT + ".") and kind in (
+        "submit",
+        "control",
+        "configure",
+        "otlp",
+        "from.metrics",
+        "from.logs",
+    )

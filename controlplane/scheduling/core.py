@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from controlplane.scheduling import checking, ends, explain, snapshots
+from controlplane.scheduling import checking, ends, explain, snapshots, tenants
 from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, FactEntry, Round, Settings
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
@@ -406,7 +406,10 @@ class Core:
         return explain.nodes_view(self._truth)
 
     def queues_view(self) -> m.QueuesView:
-        return explain.queues_view(self._truth)
+        return tenants.queues_view(self._truth)
+
+    def teams_view(self) -> m.TeamsView:
+        return tenants.teams_view(self._truth)
 
     def counters(self) -> dict[str, int]:
         """What it has seen and holds, for `status`."""

@@ -56,26 +56,6 @@ def nodes_view(truth: Truth) -> m.NodesView:
     return m.NodesView(term=truth.term, nodes=tuple(views))
 
 
-def queues_view(truth: Truth) -> m.QueuesView:
-    """All queues, by team and name."""
-    views = [
-        m.QueueView(
-            team=queue.team,
-            queue=queue.name,
-            weight=queue.settings.weight,
-            waiting=len(queue.waiting),
-            running=queue.account.held.running,
-            gpus=queue.account.held.gpus,
-            running_max=queue.settings.running_max,
-            gpus_max=queue.settings.gpus_max,
-            paused=queue.settings.paused,
-        )
-        for _, queue in sorted(truth.queues.items())
-        if queue.is_shown
-    ]
-    return m.QueuesView(queues=tuple(views))
-
-
 def counters(truth: Truth) -> dict[str, int]:
     """What it has seen and holds, for `status`."""
     return {

@@ -300,6 +300,7 @@ class Instance:
             (subjects.ask("scheduling", "why"), self._on_why),
             (subjects.ask("scheduling", "nodes"), self._on_nodes),
             (subjects.ask("scheduling", "queues"), self._on_queues),
+            (subjects.ask("scheduling", "teams"), self._on_teams),
         ]
 
     async def _on_exchange(self, asked: Asked) -> bytes:
@@ -332,3 +333,6 @@ class Instance:
 
     async def _on_queues(self, asked: Asked) -> bytes:
         return _JSON.encode(self._core.queues_view())
+
+    async def _on_teams(self, asked: Asked) -> bytes:
+        return _JSON.encode(self._core.teams_view())

@@ -116,7 +116,7 @@ class Truth:
             self._apply_to_job(entry, fact)
         elif isinstance(fact, m.Archived):
             self._forget_archived(entry, fact)
-        elif isinstance(fact, m.ArchiveWritten):
+        elif isinstance(fact, m.ArchiveWritten | m.Configured):
             self.counts.applied += 1
         elif isinstance(fact, m.NodeFact):
             self._apply_to_node(entry, fact)

@@ -86,7 +86,7 @@ def read_submit(
     raw = reading.read_object(body, found)
     unreadable = bool(found.problems) and not raw
     if not unreadable:
-        _check_type(raw, ("submit",), found)
+        reading.check_type(raw, ("submit",), found)
         reading.warn_of_unknown(raw, _SUBMIT_FIELDS, "$", found)
     if unreadable:
         return m.Submit(entrypoint=()), None
@@ -122,7 +122,7 @@ def read_control(body: bytes, found: Findings) -> m.Control | None:
     raw = reading.read_object(body, found)
     if found.problems and not raw:
         return None
-    kind = _check_type(raw, tuple(_CONTROLS), found)
+    kind = reading.check_type(raw, tuple(_CONTROLS), found)
     if kind is None:
         return None
     wanted, fields = _CONTROLS[kind]
@@ -164,20 +164,6 @@ _CONTROLS: Final[dict[str, tuple[type[m.Request], _Reader]]] = {
 
 
 # -- fields ------------------------------------------------------------------------------------------------------------
-
-
-def _check_type(raw: dict[str, Any], possible: tuple[str, ...], found: Findings) -> str | None:
-    """Which request this is. A submit need not say so: there is nothing else on its subject."""
-    value = raw.get("type", possible[0] if len(possible) == 1 else None)
-    if isinstance(value, str) and value in possible:
-        return value
-    if "type" not in raw:
-        found.problem("$.type", "is missing", f"one of {', '.join(f'`{name}`' for name in possible)}")
-    elif not isinstance(value, str):
-        found.problem("$.type", f"must be text, not {reading.kind_of(value)}")
-    else:
-        found.problem("$.type", f"no request {quoted(value)} here", reading.choice(value, possible))
-    return None
 
 
 def _text(given: dict[str, Any], field: str, found: Findings, characters_max: int) -> str:

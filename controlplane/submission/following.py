@@ -13,6 +13,7 @@ from events import subjects
 from events.bus import CaughtUp
 from events.ledger import Ledger, UnknownFact
 
+REACH_S: Final = 2.0
 LOG: Final = logging.getLogger("headrace.submission")
 
 
@@ -59,6 +60,14 @@ class Following:
             return False
         self.queues.apply(newest)
         return True
+
+    async def reached(self, sequence: int) -> bool:
+        """Whether it has read up to there; waits for it a little."""
+        try:
+            async with asyncio.timeout(REACH_S), self._moved:
+                return await self._moved.wait_for(lambda: self.sequence >= sequence)
+        except TimeoutError:
+            return False
 
     async def _reached(self, sequence: int) -> None:
         async with self._moved:

@@ -13,7 +13,7 @@ from controlplane.config import Configuration
 from events import messages as m
 from events import subjects
 
-FOLLOWED: Final = (subjects.QUEUES, subjects.TEAMS, subjects.NODES)
+FOLLOWED: Final = (subjects.QUEUES, subjects.TEAMS, subjects.CONFIGURATION, subjects.NODES)
 """The subjects whose facts `Queues` takes in."""
 
 
@@ -45,6 +45,8 @@ class Queues:
         self._queues: dict[str, dict[str, Known]] = {}
         self._teams: dict[str, tuple[int, m.TeamSet]] = {}
         self._nodes: dict[str, tuple[int, m.Capacity | None]] = {}
+        self.revision = 0
+        """Sequence of the newest `configured`: every change up to it is in here."""
 
     @classmethod
     def configured(cls, config: Configuration) -> Queues:
@@ -64,6 +66,8 @@ class Queues:
         elif isinstance(fact, m.TeamSet):
             if entry.sequence > self.team(names[1])[0]:
                 self._teams[names[1]] = (entry.sequence, fact)
+        elif isinstance(fact, m.Configured):
+            self.revision = max(self.revision, entry.sequence)
         elif isinstance(fact, m.NodeJoined | m.NodeGone) and entry.sequence > self._nodes.get(names[1], (0, None))[0]:
             self._nodes[names[1]] = (entry.sequence, fact.capacity if isinstance(fact, m.NodeJoined) else None)
 

@@ -51,6 +51,12 @@ class Findings:
         self._warnings: list[Problem] = []
         self._more = 0
 
+    def copy(self) -> Findings:
+        """To go on with, more than once."""
+        other = Findings()
+        other._problems, other._warnings, other._more = [*self._problems], [*self._warnings], self._more
+        return other
+
     def problem(self, path: str, message: str, hint: str = "") -> None:
         if len(self._problems) < PROBLEMS_MAX:
             self._problems.append(Problem(path=path, message=message, hint=hint))
@@ -111,6 +117,20 @@ def warn_of_unknown(value: dict[str, Any], known: Collection[str], path: str, fo
     for key in value:
         if key not in known:
             found.warn(join(path, key), f"unknown field {quoted(key)}, ignored", did_you_mean(key, known))
+
+
+def check_type(raw: dict[str, Any], possible: tuple[str, ...], found: Findings) -> str | None:
+    """Which request this is. A submit need not say so: there is nothing else on its subject."""
+    value = raw.get("type", possible[0] if len(possible) == 1 else None)
+    if isinstance(value, str) and value in possible:
+        return value
+    if "type" not in raw:
+        found.problem("$.type", "is missing", f"one of {', '.join(f'`{name}`' for name in possible)}")
+    elif not isinstance(value, str):
+        found.problem("$.type", f"must be text, not {kind_of(value)}")
+    else:
+        found.problem("$.type", f"no request {quoted(value)} here", choice(value, possible))
+    return None
 
 
 def text(

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -15,16 +15,18 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from controlplane.frame import Tools, ensure_streams, patiently
-from controlplane.submission import core
+from controlplane.submission import answers, core
 from controlplane.submission.archived import rejection, state_of
 from controlplane.submission.following import Following
+from controlplane.submission.operators import GROUP, Operators
 from controlplane.submission.reading import Findings
 from controlplane.submission.room import Room
+from controlplane.submission.spelled import names_asked, names_in
 from controlplane.submission.writer import Writer
-from events import logs, streams, subjects
 from events import messages as m
+from events import streams, subjects
 from events.asking import FULL_S
-from events.bus import Asked, AskRefused, Conflict, Consumer, Delivery, Poison, Retry, Subscription
+from events.bus import Asked, Conflict, Consumer, Delivery, Retry, Subscription
 from events.identity import environment_digest
 from events.ledger import Write
 from events.lifecycle import State
@@ -39,7 +41,6 @@ READY_MAX: Final = 10_000
 READY_S: Final = 60.0
 """How long it is believed without looking that an environment is ready."""
 DONE_KEPT: Final = 2 * BATCH
-GROUP: Final = "submission"
 
 
 class Subject(NamedTuple):
@@ -116,6 +117,9 @@ class Door:
             await bus.answer(subjects.ASK_CONTROL, self.on_asked_control, group=GROUP),
             await bus.answer(subjects.ask("submission", "status"), self.on_asked_status, group=GROUP),
         ]
+        consumer, asked = await Operators(self._tools, self.following, self._counters).open()
+        self._consumers.append(consumer)
+        self._answers += asked
 
     async def close(self) -> None:
         """Take nothing in any more, and finish what is in hand."""
@@ -134,19 +138,19 @@ class Door:
                 raise outcome
 
     async def _on_submit(self, delivery: Delivery) -> None:
-        to = _subject_of(delivery.subject, 1)
+        to = _of(names_in(delivery.subject)[1:])
         this = (to.team, delivery.sequence, delivery.at)
         if this in self._done:
             return
         with delivery.at_work():
-            answer = _note(await self._submit(_incoming(to, delivery)))
+            answer = answers.note(await self._submit(_incoming(to, delivery)))
             self._done[this] = None
             if len(self._done) > DONE_KEPT:
                 self._done.popitem(last=False)
-            await self._tell(to, delivery.headers, answer)
+            await answers.tell(self._tools.bus, to.team, to.user, delivery.headers, answer)
 
     async def on_control(self, delivery: Delivery) -> None:
-        to = _subject_of(delivery.subject, 1)
+        to = _of(names_in(delivery.subject)[1:])
         order = core.Ordered(
             team=to.team,
             user=to.user,
@@ -156,10 +160,12 @@ class Door:
             traceparent=delivery.envelope.traceparent,
             tries=delivery.delivered,
         )
-        await self._tell(to, delivery.headers, _note(await self._control(order)))
+        await answers.tell(
+            self._tools.bus, to.team, to.user, delivery.headers, answers.note(await self._control(order))
+        )
 
     async def on_asked_submit(self, asked: Asked) -> bytes:
-        to, envelope = _asked_of(asked.subject), asked.envelope
+        to, envelope = _of(names_asked(asked.subject)[1:]), asked.envelope
         request = core.Incoming(
             team=to.team,
             user=to.user,
@@ -170,12 +176,12 @@ class Door:
             traceparent=envelope.traceparent,
         )
         try:
-            return msgspec.json.encode(_note(await self._submit(request)))
+            return msgspec.json.encode(answers.note(await self._submit(request)))
         except Retry as error:
-            raise _later(error) from error
+            raise answers.later(error) from error
 
     async def on_asked_control(self, asked: Asked) -> bytes:
-        to = _asked_of(asked.subject)
+        to = _of(names_asked(asked.subject)[1:])
         order = core.Ordered(
             team=to.team,
             user=to.user,
@@ -186,9 +192,9 @@ class Door:
             may_wait=False,
         )
         try:
-            return msgspec.json.encode(_note(await self._control(order)))
+            return msgspec.json.encode(answers.note(await self._control(order)))
         except Retry as error:
-            raise _later(error) from error
+            raise answers.later(error) from error
 
     async def on_asked_status(self, asked: Asked) -> bytes:
         """Counters since this instance started; `forbidden` is a bug of ours and stays 0."""
@@ -204,7 +210,10 @@ class Door:
             "batches": self.writer.batches,
             "conflicts": self.writer.conflicts,
             "archived_known": len(self.following.archived.jobs),
-            **{name: counts[name] for name in ("accepted", "rejected", "controlled", "refused", "waited", "put_off")},
+            **{
+                name: counts[name]
+                for name in ("accepted", "rejected", "controlled", "configured", "refused", "waited", "put_off")
+            },
         }
         return msgspec.json.encode(status)
 
@@ -349,18 +358,6 @@ class Door:
         about = m.JobFact | m.Archived
         return [core.Told(e.sequence, e.fact, e.traceparent, e.at) for e in entries if isinstance(e.fact, about)]
 
-    async def _tell(self, to: Subject, headers: Mapping[str, str], answer: m.Answer) -> None:
-        """Answer where the client asked for it. It is durable by now, so an answer that gets lost is only silence."""
-        token = next((value for name, value in headers.items() if name.lower() == "hr-answer"), "")
-        if not token:
-            return
-        try:
-            subject = subjects.answer(to.team, to.user, token)
-        except ValueError as error:
-            LOG.info("no answer: hr-answer cannot be used: %s", error, extra={"job": answer.job})
-            return
-        await self._tools.bus.send(subject, msgspec.json.encode(answer), {"content-type": "application/json"})
-
 
 def _incoming(to: Subject, delivery: Delivery) -> core.Incoming:
     envelope = delivery.envelope
@@ -377,36 +374,7 @@ def _incoming(to: Subject, delivery: Delivery) -> core.Incoming:
     )
 
 
-def _note(answer: m.Answer) -> m.Answer:
-    """What became of a request that has an id stands in the log, so that it can be followed from service to service."""
-    if logs.request_id():
-        LOG.info(answer.verdict, extra={"job": answer.job})
-    return answer
-
-
-def _subject_of(subject: str, first: int) -> Subject:
-    """Who asks, about which job. Raises Poison for a subject that no correct client makes."""
-    try:
-        names = subjects.tokens(subject)
-        spelled = ".".join((subjects.ROOT, *map(subjects.encode, names)))
-    except ValueError as error:
-        raise Poison(f"{subject}: not spelled as a subject of ours: {error}") from error
-    if spelled != subject:
-        raise Poison(f"{subject}: would be spelled {spelled}")
-    team, user, *job = names[first:]
+def _of(names: list[str]) -> Subject:
+    """From `<team> <user>` and, for a control, `<job>`."""
+    team, user, *job = names
     return Subject(team, user, job[0] if job else "")
-
-
-def _later(error: Retry) -> AskRefused:
-    """To who asks: not now, and when."""
-    hint = f"try again in {error.after_s:.0f} s" if error.after_s > 1 else "try again in a moment"
-    return AskRefused(m.Refusal(status=503, message=str(error), hint=hint, retry_after_s=error.after_s))
-
-
-def _asked_of(subject: str) -> Subject:
-    try:
-        return _subject_of(subject, 3)
-    except Poison as error:
-        raise AskRefused(
-            m.Refusal(status=400, message=error.reason, hint="encode names as the contract says")
-        ) from error

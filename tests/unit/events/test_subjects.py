@@ -91,6 +91,9 @@ def test_every_subject_is_taken_by_its_stream_and_by_no_other(team: str, user: s
         subjects.environment(digest): streams.LEDGER,
         subjects.queue(team, user): streams.LEDGER,
         subjects.team(team): streams.LEDGER,
+        subjects.CONFIGURATION: streams.LEDGER,
+        subjects.configure_queue(user, team, job): streams.REQUESTS,
+        subjects.configure_team(user, team): streams.REQUESTS,
         subjects.node(user): streams.LEDGER,
         subjects.TERM: streams.LEDGER,
         subjects.metrics(user, team, job): streams.METRICS,
@@ -120,3 +123,5 @@ def test_the_patterns_take_what_they_are_for(team: str, node: str, job: str) -> 
     assert takes(subjects.metrics_of(team, job), subjects.metrics(node, team, job))
     assert takes(subjects.ASK_SUBMIT, subjects.ask("submission", "submit", team, node))
     assert takes(subjects.ASK_CONTROL, subjects.ask("submission", "control", team, node, job))
+    assert takes(subjects.ASK_CONFIGURE[0], subjects.ask("submission", "configure", node, "queue", team, job))
+    assert takes(subjects.ASK_CONFIGURE[1], subjects.ask("submission", "configure", node, "team", team))

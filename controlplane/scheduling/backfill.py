@@ -15,15 +15,9 @@ import math
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from controlplane.scheduling.ahead import FAR_S, end_of, forecast, lacking
 from controlplane.scheduling.jobs import Job, Shape
 from controlplane.scheduling.nodes import Fleet, Node
-from events import messages as m
-from events.lifecycle import State
-
-FAR_S: Final = 3e9
-"""Somewhere behind all limits: when a job without one ends."""
-OVERDUE_S: Final = 60.0
-"""A job that has outlived its limit is being stopped: it is taken to hold what it has for so much longer."""
 
 
 class Amounts(NamedTuple):
@@ -61,18 +55,6 @@ class Reservation(NamedTuple):
 
 def need_of(shape: Shape) -> Amounts:
     return Amounts(shape.milli_cpus, shape.memory_bytes, shape.gpus, shape.launch_bytes)
-
-
-def ends_at(job: Job, now: float) -> float:
-    """When what a live job holds is free again, at the latest."""
-    limit_s = job.specification.time_limit_s
-    begun_at = now if isinstance(job.decided, m.Placed) else job.begun_at
-    at = now + FAR_S if limit_s is None else begun_at + limit_s
-    if isinstance(job.decided, m.StopRequested):
-        at = min(at, now + job.specification.grace_s)
-    elif job.life.state is State.STOPPING:
-        at = min(at, job.stop_at + job.specification.grace_s)
-    return at if at > now else now + OVERDUE_S
 
 
 class Plan:
@@ -119,17 +101,42 @@ class Plan:
     def earliest(self, job: Job) -> Reservation | None:
         """The earliest time and the nodes at which a job can start, if nothing else comes before it.
 
-        Of several nodes that are free at that time, those that have the most of what it needs already.
+        Of several nodes that are free at that time, those that have the most of what it needs already. Infinitely late:
+        never, since those that have room must be closed before it could end.
         """
+        fleet, now, shape = self._fleet, self._now, job.shape
+        special = self._special()
+        if special and shape.nodes > 1:
+            return self._earliest_of(job, [node for node in fleet.nodes.values() if node.is_open])
+        offers = forecast(fleet, shape).first(fleet, now, count=shape.nodes, without=special)
+        found = [(_moment(offer.at, now), offer.lacking, offer.name) for offer in offers]
+        if special:
+            only = self._earliest_of(job, [fleet.nodes[name] for name in special if fleet.nodes[name].is_open])
+            if only is not None:
+                found.append((only.at, lacking(fleet.nodes[only.nodes[0]], shape), only.nodes[0]))
+            found = sorted(found)[:1]
+        if len(found) < shape.nodes:
+            return None
+        at = max(one[0] for one in found)
+        best = sorted(found, key=lambda one: one[1:])[: shape.nodes]
+        return Reservation(job, tuple(name for *_, name in best), at, at + length_s(job), need_of(shape))
+
+    def _special(self) -> set[str]:
+        """The nodes on which a job could run into something: for all others, only what runs there counts."""
+        closing = self._fleet.closing.values()
+        return {*self._on, *(node.name for node in closing if node.is_closed(self._now, math.inf))}
+
+    def _earliest_of(self, job: Job, nodes: list[Node]) -> Reservation | None:
+        """The same of some nodes, by asking each of them for all that is ahead."""
         need, takes_s, count = need_of(job.shape), length_s(job), job.shape.nodes
-        large = [node for node in self._fleet.nodes.values() if node.is_open and node.could_fit(job.shape)]
+        large = [node for node in nodes if node.could_fit(job.shape)]
         if len(large) < count:
             return None
         starts, at = self._starts(large, need, takes_s, self._now, count)
         while count > 1 and at < math.inf and sum(start == at for start in starts.values()) < count:
             starts, at = self._starts(large, need, takes_s, at, count)
         ready = [node for node in large if starts[node.name] <= at]
-        best = sorted(ready, key=lambda node: (_lacking(node, need), node.name))[:count]
+        best = sorted(ready, key=lambda node: (lacking(node, job.shape), node.name))[:count]
         return Reservation(job, tuple(node.name for node in best), at, at + takes_s, need)
 
     def admits(self, node: Node, job: Job) -> bool:
@@ -156,6 +163,13 @@ class Plan:
     def window_s(self, shape: Shape) -> float:
         """How long a job of this shape may take on those nodes that have room for it now, and something ahead."""
         return max((window_s for window_s, _ in self.windows(shape)), default=0.0)
+
+    def reach_s(self, shape: Shape) -> float:
+        """How long a job of this shape may take at the most, wherever there is room for it now."""
+        special = self._special()
+        if shape.nodes > 1 or self._fleet.best(shape, lambda node: node.name not in special) is not None:
+            return math.inf
+        return self.window_s(shape)
 
     def windows(self, shape: Shape) -> Iterator[tuple[float, Node]]:
         """How long a job of this shape may take on each of those nodes with room for it now and something ahead."""
@@ -191,7 +205,7 @@ class Plan:
         """(time, what is free from then on), ascending; begins now."""
         if (known := self._profiles.get(node.name)) is not None:
             return known
-        changes = [(ends_at(job, self._now), need_of(job.shape)) for job in node.jobs.values()]
+        changes = [(end_of(job, self._now).at, need_of(job.shape)) for job in node.jobs.values()]
         if node.is_closed(self._now, math.inf) and (span := node.maintenance) is not None:
             changes += [(max(span.begins_at, self._now), -ALL), (span.ends_at, ALL)]
         for reservation in self._on.get(node.name, ()):
@@ -213,13 +227,12 @@ def free_of(node: Node) -> Amounts:
     return Amounts(node.free_milli_cpus, node.free_memory_bytes, node.free_gpus.bit_count(), node.free_launch_bytes)
 
 
-def _lacking(node: Node, need: Amounts) -> tuple[int, ...]:
-    """What is missing for this need, GPUs first."""
-    cpus, memory, gpus, launch = (max(0, its - mine) for mine, its in zip(free_of(node), need, strict=True))
-    return (gpus, cpus, memory, launch)
-
-
 def length_s(job: Job) -> float:
     """How long a job may hold what it has."""
     limit_s = job.specification.time_limit_s
     return 2 * FAR_S if limit_s is None else limit_s
+
+
+def _moment(at: float, now: float) -> float:
+    """Of an offer."""
+    return now + FAR_S if at == math.inf else max(at, now)

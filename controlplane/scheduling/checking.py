@@ -5,6 +5,7 @@ An invariant that does not hold is a bug of ours. Deciding on would book somethi
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 from controlplane.scheduling.dependencies import awaited
 from controlplane.scheduling.jobs import Job, Key
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, bits, held_by
-from controlplane.scheduling.queues import Queue
+from controlplane.scheduling.queues import Queue, guarantee_of
 from controlplane.scheduling.shares import Account, Held
 from controlplane.scheduling.truth import Truth
 from events import messages as m
@@ -140,6 +141,15 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
         yield f"queue {queue.key} has a job in the wrong line"
     if any(not line or list(line) != sorted(line) for line in queue.lines.values()):
         yield f"queue {queue.key} has an empty line, or one out of order"
+    by_shape = {key: line for lines in queue.shapes.values() for key, line in lines.items()}
+    if by_shape.keys() != queue.lines.keys() or any(by_shape[key] is not line for key, line in queue.lines.items()):
+        yield f"queue {queue.key} has other lines by shape"
+    oldest = min((line[0][-1].order_at for line in by_shape.values()), default=math.inf)
+    if queue.oldest not in (None, oldest):
+        yield f"queue {queue.key} has its oldest head wrong"
+    preemptible = Counter(job.priority for job in holding if job.is_live and job.specification.preemptible)
+    if preemptible != queue.preemptible or queue.guarantee != guarantee_of(queue.settings):
+        yield f"queue {queue.key} has its preemptible jobs wrong, or its guarantee"
     yield from _account(f"queue {queue.key}", queue.account, holding)
     users = _grouped(holding, lambda job: job.specification.user)
     if set(users) != set(queue.users):

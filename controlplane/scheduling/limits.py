@@ -46,6 +46,19 @@ class Limits:
             team.settings.running_max, team.account.held
         )
 
+    def marks(self, queue: Queue) -> bool:
+        """Whether a limit on GPUs may hold back a job of the queue, and with it all later ones under that limit."""
+        team = self._truth.team(queue.team)
+        if queue.settings.user_gpus_max is not None:
+            return True
+        for limit, held in (
+            (queue.settings.gpus_max, queue.account.held),
+            (team.settings.gpus_max, team.account.held),
+        ):
+            if limit is not None and any(held.gpus + shape.gpus * shape.nodes > limit for shape in queue.shapes):
+                return True
+        return False
+
     def may_try(self, queue: Queue, job: Job) -> bool:
         """Whether limits let the job start, and hold back none that was tried before it."""
         refusal, scope = self.refused(queue, job)

@@ -7,7 +7,7 @@ first node of the first bucket that has enough of everything: whole nodes stay w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 from sortedcontainers import SortedDict, SortedList
@@ -15,10 +15,17 @@ from sortedcontainers import SortedDict, SortedList
 from controlplane.scheduling.jobs import Job, Key, Shape
 from events import messages as m
 
+if TYPE_CHECKING:
+    from controlplane.scheduling.ahead import Forecast
+
 LAUNCHES_BYTES_MAX: Final = 900 * 1024
 """Of one node together: the list of its attempts must fit in one message of 1 MiB, with room for the acknowledged."""
 NODES_MAX: Final = 20_000
 """At once: twice what one pool is made for; a stranger's names must not fill the memory."""
+
+
+CHANGES_MAX: Final = 50_000
+"""That are told node by node; for who has missed more, all have changed."""
 
 
 class Node(msgspec.Struct, eq=False, kw_only=True):
@@ -51,6 +58,8 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     """What it said of itself last."""
     decided: m.Fact | None = None
     timer_at: float | None = None
+    version: int = 0
+    """Another one after each change of what is free, of its state, or of when its jobs end."""
     indexed: tuple[int, int] | None = None
     """(free GPUs, free CPUs) under which it stands in the buckets; None: it does not."""
 
@@ -146,6 +155,11 @@ class Fleet:
         self.nodes: dict[str, Node] = {}
         self.closing: dict[str, Node] = {}
         """Those with a maintenance, also one that is over."""
+        self.forecasts: dict[Shape, Forecast] = {}
+        """See `ahead`. By the shape that was asked for the longest ago first."""
+        self.changes = 0
+        self._log: list[str] = []
+        """The nodes of the last of these changes."""
         self._buckets: Any = SortedDict()
 
     def node(self, name: str) -> Node:
@@ -180,6 +194,7 @@ class Fleet:
         node.free_memory_bytes -= job.shape.memory_bytes
         node.free_launch_bytes -= job.shape.launch_bytes
         node.jobs[job.key] = job
+        self.touch(node)
         self.index(node)
         return not clash
 
@@ -190,6 +205,7 @@ class Fleet:
         node.free_milli_cpus += job.shape.milli_cpus
         node.free_memory_bytes += job.shape.memory_bytes
         node.free_launch_bytes += job.shape.launch_bytes
+        self.touch(node)
         self.index(node)
 
     def resize(self, node: Node, capacity: m.Capacity) -> None:
@@ -199,6 +215,7 @@ class Fleet:
         node.free_milli_cpus = round(capacity.cpus * 1000) - sum(job.shape.milli_cpus for job in held)
         node.free_memory_bytes = capacity.memory_bytes - sum(job.shape.memory_bytes for job in held)
         node.free_gpus = bits(range(capacity.gpus)) & ~gpus_of(node.name, held)
+        self.touch(node)
         self.index(node)
 
     def close(self, node: Node, span: m.Span | None) -> None:
@@ -221,6 +238,7 @@ class Fleet:
         where = (node.free_gpus.bit_count(), node.free_milli_cpus) if node.is_open else None
         if where == node.indexed:
             return
+        self.touch(node)
         if node.indexed is not None:
             bucket = self._buckets[node.indexed[0]]
             bucket.remove((node.indexed[1], node.name))
@@ -232,6 +250,19 @@ class Fleet:
                 bucket = self._buckets[where[0]] = SortedList()
             bucket.add((where[1], node.name))
         node.indexed = where
+
+    def touch(self, node: Node) -> None:
+        """Something has changed that its part in forecasts goes by."""
+        node.version += 1
+        self.changes += 1
+        if len(self._log) >= CHANGES_MAX:
+            self._log.clear()
+        self._log.append(node.name)
+
+    def changed_since(self, change: int) -> list[str] | None:
+        """The nodes of all later changes; None: that is too long ago to tell."""
+        known = self.changes - len(self._log)
+        return None if change < known else self._log[change - known :]
 
     def best(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> Node | None:
         """The open node with the least left over that takes a job of this shape now, of those that are admitted."""

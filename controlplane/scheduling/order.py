@@ -21,6 +21,8 @@ from events.messages import Policy
 
 POLICIES: Final = get_args(Policy)
 
+BY_SIZE: Final = frozenset({"saf", "wfp3"})
+"""The policies by which it matters how large a job is."""
 FLOOR_S: Final = 1800.0
 """Added to each wait in `slowdown`."""
 GUARD_S_MIN: Final = 3600.0

@@ -26,7 +26,7 @@ from controlplane.scheduling.limits import Limits
 from controlplane.scheduling.nodes import Node, allocate
 from controlplane.scheduling.order import shortest_of
 from controlplane.scheduling.preemption import Search, Victims
-from controlplane.scheduling.queues import Head, Moment, Queue
+from controlplane.scheduling.queues import Head, Moment, Queue, QueueKey, Team
 from controlplane.scheduling.truth import Truth
 from events import messages as m
 
@@ -71,9 +71,9 @@ Turn = tuple[bool, float, str, bool, float, str]
 class _Contender:
     """A queue with what is left to try of it in this round."""
 
-    def __init__(self, queue: Queue, moment: Moment) -> None:
+    def __init__(self, queue: Queue, heads: list[Head]) -> None:
         self.queue = queue
-        self.heads: list[Head] = queue.heads(moment)
+        self.heads = heads
         heapq.heapify(self.heads)
         self.reserved_guarded = False
         self.reserved_guaranteed = False
@@ -92,17 +92,18 @@ class Placing:
         self._settings = settings
         self._whole = whole
         self.limits = Limits(truth, moment)
-        self._contenders = {
-            queue.key: _Contender(queue, moment)
-            for queue in truth.queues.values()
-            if queue.lines and not queue.settings.paused
-        }
+        self._contenders: dict[QueueKey, _Contender] = {}
+        """Made when their turn comes: most have nothing that could be tried."""
+        self._shares: dict[QueueKey | str, float] = {}
+        """Of queues and teams, as long as they get nothing more."""
         self.plan = Plan(truth.fleet, moment.now)
         self._search = Search(truth, self.plan, moment, settings.preempt_min_run_s)
         self._searches = 0
-        waiting = {key.shape for contender in self._contenders.values() for key in contender.queue.lines}
-        self._room = {shape for shape in waiting if self.room_for(shape)}
+        waiting = dict.fromkeys(shape for queue in self._queues() for shape in queue.shapes)
+        self._room = dict.fromkeys(shape for shape in waiting if self.room_for(shape))
         """Shapes that open nodes have room for."""
+        self._reach: dict[Shape, float] = {}
+        """How long jobs of each of these may take at the most; for some of them, as of now."""
 
     @property
     def wake_at(self) -> float | None:
@@ -117,35 +118,73 @@ class Placing:
     def choices(self) -> Iterator[Choice | Preempt]:
         """What should be placed, and what should end, one after the other."""
         yield from self._claimed()
-        order = [(self._turn(contender.queue), key) for key, contender in self._contenders.items()]
+        order = [(self._turn(queue), queue.key) for queue in self._queues()]
         heapq.heapify(order)
         while order and (self._room or self._whole or self._may_preempt):
             turn, key = heapq.heappop(order)
-            contender = self._contenders[key]
-            now = self._turn(contender.queue)
+            queue = self._truth.queues[key]
+            now = self._turn(queue)
             if now > turn:  # its team or itself got something meanwhile
                 heapq.heappush(order, (now, key))
                 continue
+            contender = self._contender(queue)
             choice = self._next(contender)
             if choice is None:
                 continue
             yield choice
             if isinstance(choice, Choice):
                 self._placed(contender, choice)
-            heapq.heappush(order, (self._turn(contender.queue), key))
+            heapq.heappush(order, (self._turn(queue), key))
+
+    def _queues(self) -> Iterator[Queue]:
+        """Those that take part."""
+        return (queue for queue in self._truth.queues.values() if queue.lines and not queue.settings.paused)
+
+    def _contender(self, queue: Queue) -> _Contender:
+        contender = self._contenders.get(queue.key)
+        if contender is None:
+            reach = None if self._matters_wholly(queue) else self._reaches()
+            contender = self._contenders[queue.key] = _Contender(queue, queue.heads(self._moment, reach))
+        return contender
+
+    def _matters_wholly(self, queue: Queue) -> bool:
+        """Whether a job of it that cannot be placed now may have a reservation, end others, or hold others back.
+
+        If not, then only those count that there is room for.
+        """
+        return (
+            self._whole
+            or len(self.plan.reservations) < self._settings.backfill_depth
+            or queue.may_be_guarded(self._moment)
+            or any(self.limits.is_guaranteed(queue, shape) for shape in queue.shapes)
+            or (self._may_preempt and queue.may_preempt_own(-queue.waiting[0][0]))
+            or self.limits.marks(queue)
+        )
+
+    def _reaches(self) -> dict[Shape, float]:
+        for shape in self._room:
+            if shape not in self._reach:
+                self._reach[shape] = self.plan.reach_s(shape)
+        return {shape: self._reach[shape] for shape in self._room}
 
     def _turn(self, queue: Queue) -> Turn:
-        team, now, totals = self._truth.team(queue.team), self._moment.now, self._moment.totals
-        half_life_s = self._truth.half_life_s
+        team = self._truth.team(queue.team)
         own, its = self.limits.has_guaranteed(queue), self.limits.has_guaranteed(team)
-        return (
-            own and its,
-            team.account.share(team.settings.weight, totals, now, half_life_s),
-            queue.team,
-            own,
-            queue.account.share(queue.settings.weight, totals, now, half_life_s),
-            queue.name,
-        )
+        its_share, own_share = self._share(team.name, team), self._share(queue.key, queue)
+        return (own and its, its_share, queue.team, own, own_share, queue.name)
+
+    def _share(self, key: QueueKey | str, holder: Queue | Team) -> float:
+        known = self._shares.get(key)
+        if known is None:
+            totals, half_life_s = self._moment.totals, self._truth.half_life_s
+            known = holder.account.share(holder.settings.weight, totals, self._moment.now, half_life_s)
+            self._shares[key] = known
+        return known
+
+    def _got(self, queue: Queue) -> None:
+        """Something of it was placed."""
+        self._shares.pop(queue.key, None)
+        self._shares.pop(queue.team, None)
 
     def _claimed(self) -> Iterator[Choice]:
         """What was freed for a job by preemption is placed, or kept for it until all of it is free."""
@@ -156,13 +195,11 @@ class Placing:
             queue = self._truth.queue_of(job)
             nodes = tuple(self._fleet.nodes[name] for name in claim.nodes if name in self._fleet.nodes)
             fits = len(nodes) == len(claim.nodes) and all(node.is_open and node.fits(job.shape) for node in nodes)
-            if fits and queue.key in self._contenders and self.limits.refusal(queue, job) is None:
+            if fits and not queue.settings.paused and self.limits.refusal(queue, job) is None:
                 yield Choice(job, nodes, f"has what was freed for it, attempt {job.life.attempt + 1}")
-                self._contenders[queue.key] = _Contender(queue, self._moment)
+                self._got(queue)
             else:
                 self.plan.pin(job, claim.nodes)
-        for key in [key for key, contender in self._contenders.items() if not contender.heads]:
-            del self._contenders[key]
 
     def _next(self, contender: _Contender) -> Choice | Preempt | None:
         """The first job of the queue that can be placed now, or for which others should end; None: no other."""
@@ -176,6 +213,7 @@ class Placing:
                 victims = self._victims(queue, head.job)
                 if victims is not None:
                     self.plan.pin(head.job, tuple(node.name for node in victims.nodes))
+                    self._reach.clear()
                     self._drop(contender, head)
                     return Preempt(head.job, victims.nodes, victims.jobs, victims.why)
                 if self._hold_back(contender, head):
@@ -209,10 +247,13 @@ class Placing:
         return bool(self._truth.preemptible) and self._searches < SEARCHES_MAX
 
     def _victims(self, queue: Queue, job: Job) -> Victims | None:
-        if self._searches >= SEARCHES_MAX or not self._search.is_worth_it(queue, job):
+        within_guarantee = self.limits.is_guaranteed(queue, job.shape)
+        if self._searches >= SEARCHES_MAX or not self._search.is_worth_it(
+            queue, job, within_guarantee=within_guarantee
+        ):
             return None
         self._searches += 1
-        return self._search.victims(queue, job, within_guarantee=self.limits.is_guaranteed(queue, job.shape))
+        return self._search.victims(queue, job, within_guarantee=within_guarantee)
 
     def _hold_back(self, contender: _Contender, head: Head) -> bool:
         """Reserve for a head that cannot be placed now. Gives whether the one behind it in its line is to be looked at:
@@ -227,6 +268,7 @@ class Placing:
         ):
             contender.reserved_guarded |= not head.is_unguarded
             contender.reserved_guaranteed |= is_guaranteed
+            self._reach.clear()
             return plan.reserve(head.job) is not None
         return shape in self._room and shortest_of(head.line.bucket) <= plan.window_s(shape)
 
@@ -237,10 +279,12 @@ class Placing:
             heapq.heappop(contender.heads)
         else:
             heapq.heapreplace(contender.heads, after)
+        self._got(contender.queue)
+        self._reach.clear()
         for node in choice.nodes:
             self.plan.changed(node.name)
         if not self.room_for(choice.job.shape):
-            self._room.discard(choice.job.shape)
+            self._room.pop(choice.job.shape, None)
 
 
 def why(job: Job, queue: Queue) -> str:

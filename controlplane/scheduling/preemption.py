@@ -44,8 +44,10 @@ class Search:
         self.wake_at: float | None = None
         """When somebody will have run for long enough, where that was what was missing."""
 
-    def is_worth_it(self, queue: Queue, job: Job) -> bool:
+    def is_worth_it(self, queue: Queue, job: Job, *, within_guarantee: bool) -> bool:
         """Whether there is anybody who could end for this job, at a glance."""
+        if not within_guarantee and not queue.may_preempt_own(job.priority):
+            return False
         claim = self._truth.claims.get(job.key)
         if claim is not None and claim.until >= self._moment.now:
             return False

@@ -8,6 +8,9 @@ jobs that wait.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -75,10 +78,11 @@ class Team(msgspec.Struct, eq=False):
     """Of its newest fact; 0: nobody has configured it."""
     account: Account = msgspec.field(default_factory=Account)
     queues: list[Queue] = msgspec.field(default_factory=list)
+    guarantee: Guarantee = Guarantee()
 
-    @property
-    def guarantee(self) -> Guarantee:
-        return guarantee_of(self.settings)
+    def set(self, settings: m.TeamSet, sequence: int) -> None:
+        """Another configuration."""
+        self.settings, self.sequence, self.guarantee = settings, sequence, guarantee_of(settings)
 
 
 class Queue(msgspec.Struct, eq=False):
@@ -95,6 +99,13 @@ class Queue(msgspec.Struct, eq=False):
     """(−priority, rank, id) of every queued job, also of those that cannot run now."""
     lines: dict[LineKey, Any] = msgspec.field(default_factory=dict)
     """`Standing` of each of those that can; no line is empty."""
+    shapes: dict[Shape, dict[LineKey, Any]] = msgspec.field(default_factory=dict)
+    """The same lines by their shapes."""
+    preemptible: Counter[int] = msgspec.field(default_factory=Counter)
+    """Priorities of its jobs that hold resources, by the ledger, and may be preempted."""
+    guarantee: Guarantee = Guarantee()
+    oldest: float | None = None
+    """The earliest moment from which on the wait of a head of its lines counts; None: to be looked up."""
     account: Account = msgspec.field(default_factory=Account)
     users: dict[str, Held] = msgspec.field(default_factory=dict)
     """What each user's live jobs in it hold; only users who have any."""
@@ -102,10 +113,6 @@ class Queue(msgspec.Struct, eq=False):
     @property
     def key(self) -> QueueKey:
         return (self.team, self.name)
-
-    @property
-    def guarantee(self) -> Guarantee:
-        return guarantee_of(self.settings)
 
     # -- the order -------------------------------------------------------------------------------------------------
 
@@ -164,8 +171,9 @@ class Queue(msgspec.Struct, eq=False):
         line = self.lines.get(key)
         if line is None:
             line = self.lines[key] = SortedList()
+            self.shapes.setdefault(key.shape, {})[key] = line
         line.add(self._standing(job))
-        job.in_line = True
+        job.in_line, self.oldest = True, None
 
     def leave(self, job: Job) -> None:
         """It may not, for now."""
@@ -173,8 +181,10 @@ class Queue(msgspec.Struct, eq=False):
         line = self.lines[key]
         line.remove(self._standing(job))
         if not line:
-            del self.lines[key]
-        job.in_line = False
+            del self.lines[key], self.shapes[key.shape][key]
+            if not self.shapes[key.shape]:
+                del self.shapes[key.shape]
+        job.in_line, self.oldest = False, None
 
     def _standing(self, job: Job) -> Standing:
         first = order.within_line(self.settings.policy, job.order_s)
@@ -187,6 +197,7 @@ class Queue(msgspec.Struct, eq=False):
         for job in standing if is_other else ():
             self.leave(job)
         self.settings, self.sequence, self.removed = settings, sequence, False
+        self.guarantee = guarantee_of(settings)
         for job in standing if is_other else ():
             self.enter(job)
 
@@ -200,9 +211,28 @@ class Queue(msgspec.Struct, eq=False):
         """Whether it is there, for a person."""
         return not self.removed or bool(self.waiting) or self.account.held.running > 0
 
-    def heads(self, moment: Moment) -> list[Head]:
-        """The head of each line."""
-        return [self._head(line[0][-1], key, 0, moment) for key, line in self.lines.items()]
+    def heads(self, moment: Moment, reach: Mapping[Shape, float] | None = None) -> list[Head]:
+        """The head of each line; with `reach` only of those shapes, and of jobs that take no longer than it says."""
+        if reach is None:
+            return [self._head(line[0][-1], key, 0, moment) for key, line in self.lines.items()]
+        heads = []
+        for shape, longest_s in reach.items():
+            for key, line in self.shapes.get(shape, {}).items():
+                job = line[0][-1]
+                if order.shortest_of(key.bucket) <= longest_s or job.order_s != job.estimate_s:
+                    heads.append(self._head(job, key, 0, moment))
+        return heads
+
+    def may_be_guarded(self, moment: Moment) -> bool:
+        """Whether the starvation guard puts any head of its lines in front."""
+        if self.oldest is None:
+            self.oldest = min((line[0][-1].order_at for line in self.lines.values()), default=math.inf)
+        wait_s = max(0.0, moment.now - self.oldest)
+        return order.is_guarded(self.settings.policy, self.settings.guard, wait_s=wait_s, turn_s=moment.turn_s)
+
+    def may_preempt_own(self, priority: int) -> bool:
+        """Whether a job of this priority comes before one of its own that may be preempted."""
+        return bool(self.preemptible) and priority > min(self.preemptible)
 
     def behind(self, head: Head, moment: Moment) -> Head | None:
         """The next one in the line of a head that stays where it is."""
@@ -221,7 +251,7 @@ class Queue(msgspec.Struct, eq=False):
         if order.is_guarded(policy, self.settings.guard, wait_s=wait_s, turn_s=moment.turn_s):
             return Head(key.priority, job.front, False, 0.0, job.order_at, job.rank, job.id, job, key, place)
         estimate = job.order_s if order.within_line(policy, 1.0) else order.shortest_of(key.bucket)
-        size = moment.totals.share(key.shape)
+        size = moment.totals.share(key.shape) if policy in order.BY_SIZE else 0.0
         score = order.score(policy, estimate=estimate, size=size, wait_s=wait_s)
         return Head(key.priority, job.front, True, score, job.order_at, job.rank, job.id, job, key, place)
 

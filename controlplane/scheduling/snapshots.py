@@ -134,7 +134,7 @@ def decode(content: bytes, half_life_s: float) -> Truth:
         _restore(queue.account, average)
     for name, of_team, sequence, average in snapshot.teams:
         team_ = truth.team(name)
-        team_.settings, team_.sequence = of_team, sequence
+        team_.set(of_team, sequence)
         _restore(team_.account, average)
     for digest, state, lock, python, reason in snapshot.environments:
         environment = truth.environment(digest)

@@ -152,7 +152,7 @@ class Truth:
 
     def _apply_to_team(self, entry: FactEntry, fact: m.TeamSet) -> None:
         team = self.team(subjects.tokens(entry.subject)[1])
-        team.settings, team.sequence = fact, entry.sequence
+        team.set(fact, entry.sequence)
         self.counts.applied += 1
 
     def _apply_to_environment(self, entry: FactEntry, fact: m.EnvironmentFact) -> None:
@@ -312,6 +312,7 @@ class Truth:
     def _stopping(self, job: Job, at: float) -> None:
         job.missing = 0
         job.stop_at = job.stop_at or at
+        self._touch_nodes(job)
         self.changed[job.node] = True
 
     def on_hold_changed(self, job: Job, fact: m.Held | m.Released, entry: FactEntry) -> None:
@@ -366,6 +367,7 @@ class Truth:
 
     def on_started(self, job: Job, fact: m.Started, entry: FactEntry) -> None:
         job.started_at = fact.started_at
+        self._touch_nodes(job)
         self._look_at_drained(job)
 
     def _look_at_drained(self, job: Job) -> None:
@@ -503,6 +505,8 @@ class Truth:
     def assume(self, job: Job, fact: m.Fact) -> None:
         """Go by this decision until the ledger has spoken."""
         job.decided, job.landed = fact, False
+        if isinstance(fact, m.StopRequested):
+            self._touch_nodes(job)
         if isinstance(fact, m.Placed):
             self.queue_of(job).leave(job)
             self._take(job, fact.allocations)
@@ -515,6 +519,8 @@ class Truth:
         if isinstance(fact, m.Placed):
             self._release(job, fact.allocations)
             job.launch = None
+        elif isinstance(fact, m.StopRequested):
+            self._touch_nodes(job)
         job.decided, job.landed = None, False
         self.settle(job)
 
@@ -559,8 +565,12 @@ class Truth:
             account.average.hold(job.shape, sign)
         if job.specification.preemptible and sign > 0:
             self.preemptible[job.key] = job
+            queue.preemptible[job.priority] += 1
         elif job.specification.preemptible:
             del self.preemptible[job.key]
+            queue.preemptible[job.priority] -= 1
+            if not queue.preemptible[job.priority]:
+                del queue.preemptible[job.priority]
 
     def _give_back(self, job: Job, at: float) -> None:
         self._release(job, job.allocations)
@@ -577,6 +587,11 @@ class Truth:
             self.fleet.give_back(node, job, allocation)
             if not node.jobs or (node.claims is not None and node.claims.boot != node.boot):
                 self.nodes_due[node.name] = node  # what waited for its attempts to be over
+
+    def _touch_nodes(self, job: Job) -> None:
+        """It may end there at another time than before."""
+        for allocation in job.allocations:
+            self.fleet.touch(self.fleet.node(allocation.node))
 
     # -- finding ---------------------------------------------------------------------------------------------------
 

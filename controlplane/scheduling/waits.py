@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 
 from controlplane.scheduling import parked
-from controlplane.scheduling.backfill import FAR_S, Reservation, ends_at, length_s
+from controlplane.scheduling.ahead import FAR_S, ends_at
+from controlplane.scheduling.backfill import Reservation, length_s
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.jobs import Job, shape_of
 from controlplane.scheduling.limits import Refusal

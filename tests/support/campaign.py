@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from controlplane.scheduling import order
+from controlplane.scheduling.backfill import Plan
 from controlplane.scheduling.core import Core
 from events import messages as m
 from events import subjects
@@ -292,6 +293,7 @@ class Campaign:
         self._judge_gpus(lives)
         self._judge_maintenance()
         self._judge_conditions()
+        self._judge_forecasts()
         for name in self.world.attempts.keys() - self.silent:
             self._judge_node(name)
 
@@ -304,6 +306,15 @@ class Campaign:
                     mine = {(allocation.node, gpu) for gpu in allocation.gpus}
                     assert not mine & held, f"{sorted(mine & held)} are held twice"
                     held |= mine
+
+    def _judge_forecasts(self) -> None:
+        """What is kept from round to round says what asking every node anew says."""
+        truth = self.world.core._truth
+        plan = Plan(truth.fleet, self.world.now)
+        is_open = [node for node in truth.fleet.nodes.values() if node.is_open]
+        for job in truth.jobs.values():
+            if job.waits:
+                assert plan.earliest(job) == plan._earliest_of(job, is_open)
 
     def _judge_maintenance(self) -> None:
         """Nothing was placed that could still run when its node is closed."""

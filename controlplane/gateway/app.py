@@ -12,7 +12,19 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.types import Message, Receive, Scope, Send
 
-from controlplane.gateway import admin, blobs, cluster, dead, environments, events, exposition, jobs, logs, metrics
+from controlplane.gateway import (
+    admin,
+    blobs,
+    cluster,
+    dead,
+    environments,
+    events,
+    exposition,
+    jobs,
+    logs,
+    metrics,
+    tenants,
+)
 from controlplane.gateway.auth import Authentication
 from controlplane.gateway.context import Gateway
 from controlplane.gateway.contract import NoPages, bearer, description
@@ -39,7 +51,15 @@ HANDLED: Final = (
     metrics.follow_metrics,
     cluster.nodes,
     cluster.tiers,
-    cluster.queues,
+    tenants.list_queues,
+    tenants.show_queue,
+    tenants.put_queue,
+    tenants.patch_queue,
+    tenants.delete_queue,
+    tenants.list_teams,
+    tenants.show_team,
+    tenants.put_team,
+    tenants.patch_team,
     cluster.status,
     cluster.config,
     cluster.healthz,

@@ -1,4 +1,4 @@
-"""What there is to use and how it is: nodes, tiers, queues, status, configuration, health."""
+"""What there is to use and how it is: nodes, tiers, status, configuration, health."""
 
 from __future__ import annotations
 
@@ -66,14 +66,6 @@ async def tiers(gateway: Here, request: Caller) -> Tiers:
         if not allowed or tier.name in allowed
     ]
     return Tiers(tiers=shown, default=config.default_tier)
-
-
-@get("/v1/queues")
-async def queues(gateway: Here, request: Caller) -> m.QueuesView:
-    """The queues of the caller's team; an operator sees all."""
-    view = await gateway.ask("scheduling", "queues", None, m.QueuesView)
-    caller = request.user
-    return m.QueuesView(queues=tuple(each for each in view.queues if caller.operator or each.team == caller.team))
 
 
 @get("/v1/status")

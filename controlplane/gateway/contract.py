@@ -20,7 +20,18 @@ class MissingBlobs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _TEMPLATE: Final = "#/components/schemas/{name}"
-_MESSAGES: Final = (m.Submit, m.Cancel, m.Hold, m.Release, m.Reprioritise, m.Move, m.Answer, MissingBlobs)
+_MESSAGES: Final = (
+    m.Submit,
+    m.Cancel,
+    m.Hold,
+    m.Release,
+    m.Reprioritise,
+    m.Move,
+    m.SetQueue,
+    m.SetTeam,
+    m.Answer,
+    MissingBlobs,
+)
 
 
 @get("/openapi.json", opt={"public": True}, include_in_schema=False, media_type="application/json")
@@ -68,6 +79,22 @@ class ControlOperation(Operation):
 
     def __post_init__(self) -> None:
         self.request_body = _body("Cancel", "Hold", "Release", "Reprioritise", "Move", required=False)
+
+
+@dataclass
+class QueueOperation(Operation):
+    """Takes settings of a queue; what is asked for is in the method."""
+
+    def __post_init__(self) -> None:
+        self.request_body = _body("SetQueue", required=False)
+
+
+@dataclass
+class TeamOperation(Operation):
+    """Takes settings of a team; what is asked for is in the method."""
+
+    def __post_init__(self) -> None:
+        self.request_body = _body("SetTeam", required=False)
 
 
 @dataclass

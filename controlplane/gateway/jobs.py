@@ -74,7 +74,7 @@ async def control(gateway: Here, request: Caller, job: FromPath[str], verb: From
         raise Failure(404, f"no such control: {verb[:80]}", f"one of {', '.join(CONTROLS)}")
     caller = request.user
     record = await gateway.job(caller, job)
-    fields = _fields(await request.body()) | {"type": verb}
+    fields = fields_of(await request.body(), 'such as {"why": "wrong data"}') | {"type": verb}
     if verb == "move":
         given = {end: fields[end] for end in ("before", "after") if isinstance(fields.get(end), str) and fields[end]}
         fields |= {end: (await gateway.job(caller, text)).job for end, text in given.items()}
@@ -166,9 +166,14 @@ async def _answered(gateway: Gateway, said: bytes, otherwise: str) -> Response[A
     """The response to an answer, once whoever reads it can look at what it speaks of."""
     answer = msgspec.json.decode(said, type=m.Answer)
     await gateway.projection.reached(answer.sequence, SEEN_S)
+    return response(answer, otherwise)
+
+
+def response(answer: m.Answer, otherwise: str, *, not_found: bool = False) -> Response[Any]:
+    """An answer of submission over HTTP. `not_found`: a refusal is for want of what was asked about."""
     status = _STATUS.get(answer.verdict, 200)
     if answer.verdict == "refused" and any(problem.path != "$" for problem in answer.problems):
-        status = 422
+        status = 404 if not_found else 422
     if status < 400:
         return Response(answer, status_code=status)
     first = answer.problems[0] if answer.problems else m.Problem(path="$", message=otherwise)
@@ -185,15 +190,15 @@ def _header(request: Caller, name: str) -> str:
     return value
 
 
-def _fields(content: bytes) -> dict[str, Any]:
-    """The fields of a control; an empty body has none."""
+def fields_of(content: bytes, example: str) -> dict[str, Any]:
+    """The fields of a request; an empty body has none. Raises Failure."""
     if not content.strip():
         return {}
     try:
         return msgspec.json.decode(content, type=dict[str, Any])
     except UNREADABLE as error:
         problem = m.Problem(path="$", message=f"must be an object: {error}")
-        raise Failure(422, f"the body cannot be read: {error}", 'such as {"why": "wrong data"}', (problem,)) from error
+        raise Failure(422, f"the body cannot be read: {error}", example, (problem,)) from error
 
 
 async def _with_latest(gateway: Gateway, views: list[JobView]) -> list[JobView]:

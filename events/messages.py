@@ -572,6 +572,8 @@ class QueueSet(Fact, frozen=True, kw_only=True, tag="queue_set"):
     """The highest that a user may give a job."""
     preemptible: bool = False
     """What its jobs are that do not say."""
+    predictions: bool = True
+    """What comes in from now on is ordered by how long its last two runs took, where that is known; else by limits."""
 
 
 class QueueRemoved(Fact, frozen=True, kw_only=True, tag="queue_removed"):
@@ -824,6 +826,8 @@ class Holder(Value, frozen=True, kw_only=True):
     gpus: int = 0
     until_at: float | None = None
     """When its time limit ends it, at the latest; None: it has none."""
+    expected_at: float | None = None
+    """When it will probably end, by its last runs; None: nobody can tell."""
 
 
 class Hindrance(Value, frozen=True, kw_only=True):

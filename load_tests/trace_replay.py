@@ -7,6 +7,7 @@ what an independent simulator found for the textbook policies (`../shared/data/t
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.replay import ALWAYS_HEARD, Arrival, Outcome, Replay
 from events import messages as m
+from load_tests.imagined import imagined
 from load_tests.stack import report
 
 TRACES: Final = Path(__file__).parents[2] / "shared" / "data" / "traces"
@@ -60,14 +62,14 @@ def figures(outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def play(file: Path, policy: m.Policy, depth: int, guard: float | None) -> dict[str, Any]:
+def play(arrivals: list[Arrival], policy: m.Policy, depth: int, guard: float | None, predicted: bool) -> dict[str, Any]:
     begun = time.perf_counter()
     replay = Replay(
         Settings(backfill_depth=depth, **ALWAYS_HEARD),
         {"n1": m.Capacity(cpus=float(PROCESSORS), memory_bytes=0)},
-        {("trace", "default"): m.QueueSet(by="trace", policy=policy, guard=guard)},
+        {("trace", "default"): m.QueueSet(by="trace", policy=policy, guard=guard, predictions=predicted)},
     )
-    outcomes = list(replay.run(swf(file)))
+    outcomes = list(replay.run(arrivals))
     return {**figures(outcomes), "took_s": round(time.perf_counter() - begun, 1)}
 
 
@@ -77,13 +79,18 @@ def main() -> None:
     parser.add_argument("--policies", default="fcfs,sjf,slowdown")
     parser.add_argument("--guard", type=float, default=1.2, help="of `slowdown`; 0: none")
     parser.add_argument("--depth", type=int, default=1)
+    parser.add_argument("--imagined", action="store_true", help="with names and limits; see load_tests/imagined.py")
     options = parser.parse_args()
     table = {}
     for trace in options.traces:
         for policy in options.policies.split(","):
-            name = f"{trace.stem} {policy}"
-            table[name] = play(trace, policy, options.depth, options.guard or None)
-            print(name, table[name], flush=True)
+            for predicted in (False, True) if options.imagined else (False,):
+                arrivals = list(swf(trace))
+                if options.imagined:
+                    arrivals = list(imagined(arrivals, random.Random(1)))
+                name = f"{trace.stem} {policy}" + (" predicted" if predicted else "")
+                table[name] = play(arrivals, policy, options.depth, options.guard or None, predicted)
+                print(name, table[name], flush=True)
     report("trace_replay", table, {})
 
 

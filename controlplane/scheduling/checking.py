@@ -13,6 +13,8 @@ from typing import TypeVar
 from controlplane.scheduling.dependencies import awaited
 from controlplane.scheduling.jobs import Job, Key
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, bits, held_by
+from controlplane.scheduling.order import ESTIMATE_S_MIN
+from controlplane.scheduling.predictions import KEYS_MAX, RUNS
 from controlplane.scheduling.queues import Queue, guarantee_of
 from controlplane.scheduling.shares import Account, Held
 from controlplane.scheduling.truth import Truth
@@ -28,6 +30,7 @@ def problems(truth: Truth) -> list[str]:
     holders = [job for job in truth.jobs.values() if job.is_live or isinstance(job.decided, m.Placed)]
     found += _jobs(truth)
     found += _waiting(truth)
+    found += _history(truth)
     on = _grouped(holders, lambda job: job.node)
     for node in truth.fleet.nodes.values():
         found += _node(node, on[node.name])
@@ -94,6 +97,18 @@ def _waiting(truth: Truth) -> Iterator[str]:
                 yield f"{job.subject} has no timer at {at}"
         if job.early and job.life.state is not State.QUEUED:
             yield f"{job.subject} is {job.life.state.value} and waits for its time"
+
+
+def _history(truth: Truth) -> Iterator[str]:
+    if len(truth.history) > KEYS_MAX:
+        yield f"{len(truth.history)} jobs are remembered, {KEYS_MAX} are allowed"
+    for key, runs in truth.history:
+        if not 1 <= len(runs) <= RUNS or min(runs) < ESTIMATE_S_MIN:
+            yield f"runs of {key} are remembered wrong: {runs}"
+    for job in truth.jobs.values():
+        limit_s = job.specification.time_limit_s
+        if job.predicted_s is not None and limit_s is not None and job.predicted_s > max(limit_s, ESTIMATE_S_MIN):
+            yield f"{job.subject} is predicted to run for {job.predicted_s} s, beyond its limit"
 
 
 def _node(node: Node, jobs: list[Job]) -> Iterator[str]:

@@ -65,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """In fair shares, use that is so old counts half. 0: only what is held now counts."""
     tiers: tuple[m.Tier, ...] = ()
     """What a job could ask for instead; decides nothing."""
+    team_tiers: dict[str, tuple[str, ...]] = {}
+    """Which of them, where a team may not ask for all."""
     margin_s: float = 13.0
     """On top of the lease, before a silent node is lost: clocks, and how long a deposed leader may still answer."""
 

@@ -58,6 +58,10 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """From when its wait counts in the order of its queue: its own, or that of the job it was moved beside."""
     order_s: float = 0.0
     """The estimate that counts there."""
+    predicted_s: float | None = None
+    """How long it will probably run (`predictions`); None: nobody could tell when it came."""
+    running_at: float | None = None
+    """When the ledger heard that its newest attempt runs."""
     traceparent: str = ""
     not_before: float = 0.0
     """Its begin time; after an attempt that broke off, a little later than that."""
@@ -126,6 +130,19 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     def estimate_s(self) -> float:
         """How long it is taken to run, where a number is needed. Its place may go by another one: `order_s`."""
         return estimate_s(self.specification.time_limit_s)
+
+    def expected_end_at(self, now: float) -> float | None:
+        """When what runs of it will probably be over; None: nobody can tell. An outlived prediction says nothing."""
+        limit_s = self.specification.time_limit_s
+        limit_at = None if limit_s is None else self.begun_at + limit_s
+        at = limit_at if self.predicted_s is None else self.held_from + self.predicted_s
+        at = at if at is not None and at > now else limit_at
+        return at if at is not None and at > now else None
+
+    @property
+    def held_from(self) -> float:
+        """When its newest attempt began, by the ledger's clock alone."""
+        return self.running_at if self.running_at is not None else self.placed_at
 
     @property
     def tries(self) -> int:

@@ -59,6 +59,7 @@ def build(config: Configuration) -> Core:
             fair_half_life_s=config.fair_half_life_s,
             margin_s=CLOCK_MARGIN_S + config.leader_lease_s,
             tiers=config.tiers,
+            team_tiers={name: team.tiers for name, team in config.teams.items() if team.tiers},
         )
     )
 

@@ -13,13 +13,14 @@ import msgspec
 
 from controlplane.scheduling.jobs import Job, shape_of
 from controlplane.scheduling.nodes import Node
+from controlplane.scheduling.predictions import Key
 from controlplane.scheduling.shares import Account
 from controlplane.scheduling.truth import Claim, Truth
 from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
 
-VERSION: Final = 6
+VERSION: Final = 7
 
 
 class _Job(msgspec.Struct, array_like=True):
@@ -37,6 +38,8 @@ class _Job(msgspec.Struct, array_like=True):
     front: int
     order_at: float
     order_s: float
+    predicted_s: float | None
+    running_at: float | None
     traceparent: str
     not_before: float
     after: tuple[m.Dependency, ...]
@@ -81,6 +84,8 @@ class _Snapshot(msgspec.Struct, array_like=True):
     queues: list[tuple[str, str, m.QueueSet, int, bool, _Average]]
     teams: list[tuple[str, m.TeamSet, int, _Average]]
     claims: list[tuple[str, str, tuple[str, ...], float]]
+    history: list[tuple[Key, tuple[float, ...]]]
+    """The least recently used first."""
     environments: list[tuple[str, str, str, str, str]]
     nodes: list[_Node]
 
@@ -108,6 +113,7 @@ def encode(truth: Truth) -> bytes:
                 for _, t in sorted(truth.teams.items())
                 if t.sequence or t.account.average.at
             ],
+            history=list(truth.history),
             claims=[(*key, claim.nodes, claim.until) for key, claim in truth.claims.items()],
             environments=[
                 (digest, e.state, e.lock, e.python, e.reason) for digest, e in sorted(truth.environments.items())
@@ -150,6 +156,7 @@ def decode(content: bytes, half_life_s: float) -> Truth:
         truth.ended[subject] = Life(State(state), attempt, held)
     for team, job, nodes, until in snapshot.claims:
         truth.claims[(team, job)] = Claim(nodes, until)
+    truth.history.restore(snapshot.history)
     return truth
 
 
@@ -178,6 +185,8 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         front=job.front,
         order_at=job.order_at,
         order_s=job.order_s,
+        predicted_s=job.predicted_s,
+        running_at=job.running_at,
         traceparent=job.traceparent,
         not_before=job.not_before,
         after=job.after,
@@ -210,6 +219,8 @@ def _to_job(record: _Job) -> Job:
         front=record.front,
         order_at=record.order_at,
         order_s=record.order_s,
+        predicted_s=record.predicted_s,
+        running_at=record.running_at,
         traceparent=record.traceparent,
         not_before=record.not_before,
         early=record.not_before > 0.0 and State(record.state) is State.QUEUED,
@@ -264,12 +275,13 @@ def described(content: bytes) -> dict[str, object]:
     """What a snapshot says, by name: to compare two of them.
 
     Instead of the ranks of waiting jobs their order: a place between two jobs that have left the ledger may be another
-    number when it is found again, but never another place. Without what was used: of jobs that have left the ledger
-    nothing tells it but a snapshot.
+    number when it is found again, but never another place. Without what was used, and what is predicted by it: of jobs
+    that have left the ledger nothing tells it but a snapshot.
     """
     snapshot = _DECODER.decode(content)
     said: dict[str, object] = {"term": snapshot.term}
-    said |= {job.subject: msgspec.structs.replace(job, rank=("", "")) for job in snapshot.jobs}
+    neutral = {"rank": ("", ""), "predicted_s": None, "order_s": 0.0}
+    said |= {job.subject: msgspec.structs.replace(job, **neutral) for job in snapshot.jobs}
     said |= {subject: tuple(life) for subject, *life in snapshot.ended}
     said |= {f"queue {team}/{name}": tuple(rest) for team, name, *rest, _ in snapshot.queues}
     said |= {f"team {name}": tuple(rest) for name, *rest, _ in snapshot.teams if rest[1]}

@@ -25,6 +25,7 @@ from controlplane.scheduling.ends import clock, span
 from controlplane.scheduling.jobs import Job, Key, backoff_s, shape_of
 from controlplane.scheduling.nodes import Fleet, Node, Totals
 from controlplane.scheduling.order import estimate_s
+from controlplane.scheduling.predictions import History
 from controlplane.scheduling.queues import Moment, Queue, QueueKey, Team
 from events import messages as m
 from events import subjects
@@ -87,6 +88,7 @@ class Truth:
         self.environments: dict[str, Environment] = {}
         self.fleet = Fleet()
         self.backlog = Backlog()
+        self.history = History()
         self.claims: dict[Key, Claim] = {}
         """By the job that preempted, the oldest first."""
         self.preemptible: dict[Key, Job] = {}
@@ -246,6 +248,8 @@ class Truth:
             return
         specification = fact.specification
         begin_at = specification.begin_at or 0.0
+        predicted_s = self.history.predict(specification)
+        is_predicted = self.queue(specification.team, specification.queue).settings.predictions
         job = Job(
             specification=specification,
             subject=entry.subject,
@@ -257,7 +261,8 @@ class Truth:
             priority=specification.priority,
             queued_at=entry.at,
             order_at=max(entry.at, begin_at),
-            order_s=estimate_s(specification.time_limit_s),
+            order_s=estimate_s(predicted_s if is_predicted and predicted_s else specification.time_limit_s),
+            predicted_s=predicted_s,
             traceparent=entry.traceparent,
             not_before=begin_at,
             early=begin_at > entry.at,
@@ -354,6 +359,7 @@ class Truth:
         self.claims.pop(job.key, None)
         self.dependencies.leave(job)
         job.allocations, job.placed_at, job.started_at = fact.allocations, entry.at, None
+        job.running_at = None
         job.stop_why = job.gone_why = job.unmet = ""
         job.stop_final = job.is_overdue = job.early = False
         job.stop_at, job.missing = 0.0, 0
@@ -366,7 +372,7 @@ class Truth:
         self._look_at_drained(job)
 
     def on_started(self, job: Job, fact: m.Started, entry: FactEntry) -> None:
-        job.started_at = fact.started_at
+        job.started_at, job.running_at = fact.started_at, entry.at
         self._touch_nodes(job)
         self._look_at_drained(job)
 
@@ -378,7 +384,7 @@ class Truth:
 
     def on_broken_off(self, job: Job, fact: m.Requeued | m.Lost, entry: FactEntry) -> None:
         self._give_back(job, entry.at)
-        job.started_at, job.launch, job.reported = None, None, None
+        job.started_at, job.running_at, job.launch, job.reported = None, None, None, None
         has_failed = isinstance(fact, m.Requeued) and fact.failures > 0
         is_excused = bool(job.stop_why) and not has_failed
         job.failures += has_failed
@@ -390,6 +396,8 @@ class Truth:
         self.settle(job)
 
     def on_finished(self, job: Job, fact: m.Finished, entry: FactEntry) -> None:
+        if fact.outcome == "succeeded":
+            self.history.learn(job.specification, entry.at - job.held_from)
         self._end(job, entry.at)
 
     def _end(self, job: Job, at: float) -> None:

@@ -17,11 +17,12 @@ from controlplane.scheduling import parked
 from controlplane.scheduling.ahead import FAR_S, ends_at
 from controlplane.scheduling.backfill import Reservation, length_s
 from controlplane.scheduling.decisions import Settings
-from controlplane.scheduling.jobs import Job, shape_of
+from controlplane.scheduling.jobs import Job, Shape, shape_of
 from controlplane.scheduling.limits import Refusal
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, held_by
 from controlplane.scheduling.order import estimate_s
 from controlplane.scheduling.placing import Choice, Placing
+from controlplane.scheduling.predictions import capped
 from controlplane.scheduling.queues import Queue
 from controlplane.scheduling.truth import Claim, Truth
 from controlplane.scheduling.words import amounts, count, moment, no, sentence_of, span, yes
@@ -191,13 +192,17 @@ class Look:
             if nodes is not None:
                 message = f"with a time limit of {span(whole_s)} or less it could start now on {_named(nodes)}"
                 yield m.Sooner(kind="time_limit", message=message, nodes=_names(nodes), time_limit_s=whole_s)
-        tier = max(filter(lambda tier: self._is_less(tier, job), self._tiers()), key=_size, default=None)
+        less = [tier for tier in self._tiers(job) if self._is_less(tier, job)]
+        tier = max(less, key=_size, default=None)
         if tier is not None and (nodes := self._would_start(job, tier=tier.name, resources=tier.resources)) is not None:
             message = f"as tier {tier.name} it could start now on {_named(nodes)}"
             yield m.Sooner(kind="tier", message=message, nodes=_names(nodes), tier=tier.name)
 
-    def _tiers(self) -> tuple[m.Tier, ...]:
-        return self._settings.tiers
+    def _tiers(self, job: Job) -> list[m.Tier]:
+        """Those that the settings of its queue, or else of its team, let it ask for."""
+        queue = self._truth.queue_of(job)
+        allowed = queue.settings.tiers or self._settings.team_tiers.get(queue.team)
+        return [tier for tier in self._settings.tiers if not allowed or tier.name in allowed]
 
     def _is_less(self, tier: m.Tier, job: Job) -> bool:
         """Whether it asks for less than the job does, for a GPU only if the job does, and some node has room for it."""
@@ -205,11 +210,12 @@ class Look:
         if (asked.gpus > 0) != (less.gpus > 0) or less.nodes > asked.nodes or _amount(less) == _amount(asked):
             return False
         is_less = all(its <= mine for its, mine in zip(_amount(less), _amount(asked), strict=True))
-        return is_less and self._placing.room_for(_other(job, resources=less).shape) is not None
+        return is_less and self._placing.room_for(_shape(job, less)) is not None
 
     def _would_start(self, job: Job, **changes: object) -> tuple[Node, ...] | None:
         """Where the job would be placed now, had it been submitted like that."""
-        queue, other = self._truth.queue_of(job), _other(job, **changes)
+        queue = self._truth.queue_of(job)
+        other = _other(job, predictions=queue.settings.predictions, **changes)
         queue.leave(job)
         queue.enter(other)
         try:
@@ -238,6 +244,7 @@ def _holder(job: Job, now: float) -> m.Holder:
         nodes=tuple(allocation.node for allocation in held_by(job)),
         gpus=sum(len(allocation.gpus) for allocation in held_by(job)),
         until_at=until if until < now + FAR_S else None,
+        expected_at=job.expected_end_at(now) if job.predicted_s is not None else None,
     )
 
 
@@ -294,12 +301,22 @@ def _named(nodes: Sequence[Node]) -> str:
     return f"node{'' if len(nodes) == 1 else 's'} {sentence_of(_names(nodes))}"
 
 
-def _other(job: Job, **changes: object) -> Job:
+def _other(job: Job, *, predictions: bool, **changes: object) -> Job:
     """The job as if it had been submitted with these fields; it stands in no line."""
     specification = msgspec.structs.replace(job.specification, **changes)
-    order_s = estimate_s(specification.time_limit_s)
-    shape = shape_of(specification)
-    return msgspec.structs.replace(job, specification=specification, shape=shape, order_s=order_s, in_line=False)
+    predicted_s = None if job.predicted_s is None else capped(job.predicted_s, specification.time_limit_s)
+    return msgspec.structs.replace(
+        job,
+        specification=specification,
+        shape=shape_of(specification),
+        predicted_s=predicted_s,
+        order_s=estimate_s(predicted_s if predictions and predicted_s else specification.time_limit_s),
+        in_line=False,
+    )
+
+
+def _shape(job: Job, resources: m.Resources) -> Shape:
+    return shape_of(msgspec.structs.replace(job.specification, resources=resources))
 
 
 def _amount(resources: m.Resources) -> tuple[float, ...]:

@@ -70,6 +70,7 @@ class HolderView(TypedDict, total=False):
     node: str
     gpus: int
     until_at: float | None
+    expected_at: float | None
 
 
 class HindranceView(TypedDict, total=False):

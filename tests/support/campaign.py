@@ -77,6 +77,7 @@ class Campaign:
         self.count += 1
         job = a_job(
             f"j{self.count}",
+            called=pick(("", "train", "train", "evaluate")),
             tier=pick(("cpu", "gpu1", "gpu2", "gpu8")),
             queue=pick(QUEUES),
             priority=pick((0, 0, 1)),
@@ -128,6 +129,7 @@ class Campaign:
             "gpus_max": pick((None, 2, 8)),
             "paused": pick((False, False, True)),
             "policy": pick(order.POLICIES),
+            "predictions": pick((True, False)),
             "weight": pick((1.0, 1.0, 3.0)),
             "draining": pick((False, True)),
             "guaranteed_gpus": pick((0, 0, 4)),

@@ -190,7 +190,7 @@ def where(allocations: Sequence[AllocationView | Mapping[str, Any]]) -> str:
 def reason(hindrance: HindranceView) -> str:
     """A hindrance in a sentence, with who holds what it waits for."""
     held_by = [text.clean(holder) for holder in hindrance.get("held_by") or []]
-    told = f"; {', '.join(held_by[:4])} hold it" if held_by else ""
+    told = f"; {', '.join(held_by[:4])} hold it" if held_by and hindrance.get("kind") != "delay" else ""
     return text.clean(hindrance.get("message", "")) + told
 
 

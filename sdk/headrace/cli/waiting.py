@@ -69,10 +69,11 @@ def _held_by(hindrance: HindranceView, now: float) -> str:
 
 
 def _holder(holder: HolderView, now: float) -> str:
-    gpus, until = holder.get("gpus") or 0, holder.get("until_at")
+    gpus, until, expected = holder.get("gpus") or 0, holder.get("until_at"), holder.get("expected_at")
     has = f" {gpus} GPU{'' if gpus == 1 else 's'}" if gpus else ""
     ends = f" until {text.hour(until, now)}" if until else " without a time limit"
-    return f"{text.short(text.clean(holder.get('job', '')))}{has}{ends}"
+    probably = f" (about {text.hour(expected, now)})" if expected and expected != until else ""
+    return f"{text.short(text.clean(holder.get('job', '')))}{has}{ends}{probably}"
 
 
 def _wrapped(words: str, indent: str, wide: int) -> list[str]:

@@ -248,6 +248,7 @@ class QueueSettings(Request, frozen=True, kw_only=True):
     priority_default: int | UnsetType = UNSET
     priority_max: int | UnsetType | None = UNSET
     preemptible: bool | UnsetType = UNSET
+    predictions: bool | UnsetType = UNSET
 
 
 class CreateQueue(QueueSettings, frozen=True, kw_only=True, tag="create_queue"):
@@ -964,6 +965,7 @@ class QueueView(Value, frozen=True, kw_only=True):
     priority_default: int = 0
     priority_max: int | None = None
     preemptible: bool = False
+    predictions: bool = True
     by: str = ""
     """Who set it last; `configuration`: nobody has since the installation began."""
     removed: bool = False

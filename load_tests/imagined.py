@@ -2,8 +2,8 @@
 
 The Lublin traces have run times only. Names: people run the same thing again and again, for about as long as before. So
 a job's name is the octave of its run time, off by `SPREAD` octaves (standard deviation): the last two runs of a name
-say something, and are often wrong. Limits: a few times the run time, as people give them (Tsafrir, Etsion and Feitelson,
-"Modeling User Runtime Estimates", JSSPP 2005: round values, far too long). The dice are an argument.
+say something, and are often wrong. Limits: a few times the run time, as people give them (Tsafrir, Etsion,
+Feitelson, "Modeling User Runtime Estimates", JSSPP 2005: round values, far too long). The dice are an argument.
 """
 
 from __future__ import annotations

@@ -82,6 +82,7 @@ QUEUE_FIELDS: Final[Mapping[str, Reader]] = MappingProxyType(
         "priority_default": _whole(-PRIORITY_MAX, PRIORITY_MAX),
         "priority_max": _or_none(_whole(-PRIORITY_MAX, PRIORITY_MAX)),
         "preemptible": reading.boolean,
+        "predictions": reading.boolean,
     }
 )
 

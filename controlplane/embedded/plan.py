@@ -229,18 +229,18 @@ def user_name() -> str:
         return "user"
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, *, among: range = PORTS) -> list[int]:
     """Ports of loopback that nobody listens on now, all different, and that no outgoing connection will ever take.
 
     Raises OSError if there are not so many.
     """
     found: list[int] = []
-    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+    for port in random.SystemRandom().sample(among, len(among)):
         if len(found) == count:
             return found
         if _is_free(port):
             found.append(port)
-    raise OSError(errno.EADDRINUSE, f"fewer than {count} of the ports {PORTS.start} to {PORTS.stop - 1} are free")
+    raise OSError(errno.EADDRINUSE, f"fewer than {count} of the ports {among.start} to {among.stop - 1} are free")
 
 
 def _kept(file: Path, kind: type[T], make: Callable[[], T]) -> T:

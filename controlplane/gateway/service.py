@@ -18,7 +18,7 @@ from typing import Final
 import uvicorn
 
 from controlplane import http
-from controlplane.frame import Tools, ensure_streams
+from controlplane.frame import Tools, ensure_streams, patiently
 from controlplane.gateway import app
 from controlplane.gateway.context import Gateway
 from controlplane.gateway.projection import FACTS_OF_JOBS, Projection
@@ -141,7 +141,7 @@ async def _follow(gateway: Gateway, caught_up: asyncio.Event) -> None:
 
 async def _restore(tools: Tools) -> Projection:
     """The projection of the newest snapshot that can be read; an empty one if there is none."""
-    blobs, last = tools.blobs, await tools.ledger.last_sequence()
+    blobs, last = tools.blobs, await patiently(tools.ledger.last_sequence, "the ledger")
     try:
         names = await blobs.names(SNAPSHOTS)
     except BlobError as error:

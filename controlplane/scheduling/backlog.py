@@ -65,4 +65,4 @@ class Backlog:
 
 
 def _amounts(shape: Shape) -> tuple[int, int, int]:
-    return (shape.milli_cpus, shape.memory_bytes, shape.gpus)
+    return (shape.milli_cpus * shape.nodes, shape.memory_bytes * shape.nodes, shape.gpus * shape.nodes)

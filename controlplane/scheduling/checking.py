@@ -31,7 +31,10 @@ def problems(truth: Truth) -> list[str]:
     found += _jobs(truth)
     found += _waiting(truth)
     found += _history(truth)
-    on = _grouped(holders, lambda job: job.node)
+    on: defaultdict[str, list[Job]] = defaultdict(list)
+    for job in holders:
+        for name in job.nodes:
+            on[name].append(job)
     for node in truth.fleet.nodes.values():
         found += _node(node, on[node.name])
     found += _index(truth)
@@ -68,6 +71,8 @@ def _jobs(truth: Truth) -> Iterator[str]:
             yield f"{subject} has ended and is still here"
         if job.is_live != bool(job.allocations):
             yield f"{subject} is {job.life.state.value} and holds {len(job.allocations)} allocations"
+        if job.is_live and len(set(job.nodes)) != job.shape.nodes:
+            yield f"{subject} asks for {job.shape.nodes} nodes and has {job.nodes}"
         if job.is_live == job.waits:
             yield f"{subject} is {job.life.state.value} and stands in its queue: {job.waits}"
         if subject in truth.ended:
@@ -116,8 +121,9 @@ def _node(node: Node, jobs: list[Job]) -> Iterator[str]:
         yield f"node {node.name} lists {sorted(node.jobs)}, jobs say {sorted(job.key for job in jobs)}"
     held: Counter[int] = Counter()
     for job in jobs:
-        held.update(gpu for allocation in held_by(job) for gpu in allocation.gpus)
-        if sum(len(allocation.gpus) for allocation in held_by(job)) != job.shape.gpus:
+        here = [allocation for allocation in held_by(job) if allocation.node == node.name]
+        held.update(gpu for allocation in here for gpu in allocation.gpus)
+        if [len(allocation.gpus) for allocation in here] != [job.shape.gpus]:
             yield f"{job.subject} asked for {job.shape.gpus} GPUs and holds others"
     yield from (f"GPU {gpu} of node {node.name} is held {count} times" for gpu, count in held.items() if count > 1)
     if node.free_gpus != bits(range(node.capacity.gpus)) & ~bits(held):

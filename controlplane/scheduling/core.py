@@ -17,6 +17,7 @@ from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, FactE
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
 from controlplane.scheduling.nodes import Node
+from controlplane.scheduling.parts import Part, deciding_end
 from controlplane.scheduling.placing import Choice, Placing
 from controlplane.scheduling.queues import Moment
 from controlplane.scheduling.truth import Truth
@@ -25,9 +26,6 @@ from events import messages as m
 from events import subjects
 from events.lifecycle import State
 
-MISSING_MAX: Final = 2
-"""Exchanges in which a node does not name an attempt before the attempt is over: what it says in the second one it says
-knowing the list that it was answered to the first."""
 RECORDED_MAX: Final = 1000
 """Acknowledged ends in one message; the others come in the next."""
 
@@ -37,7 +35,7 @@ class Core:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._truth = Truth(settings.fair_half_life_s)
+        self._truth = Truth(settings)
         self._preempt_at: float | None = None
         """When somebody will have run for long enough to be preempted."""
         self._silence: Silence | None = None
@@ -94,7 +92,7 @@ class Core:
 
     def restore(self, content: bytes) -> None:
         """Be what `snapshot` was taken of. Raises ValueError if it is none of this version."""
-        self._truth = snapshots.decode(content, self.settings.fair_half_life_s)
+        self._truth = snapshots.decode(content, self.settings)
         self._silence = self._look = None
 
     # -- leading ---------------------------------------------------------------------------------------------------
@@ -112,7 +110,7 @@ class Core:
         self._silence = self._look = None
         for job in self._truth.jobs.values():
             self._truth.forget(job)
-            job.reported, job.missing, job.gone_why = None, 0, ""
+            job.parts = None
         for node in self._truth.fleet.nodes.values():
             node.decided = node.claims = node.timer_at = None
             node.heard_at = 0.0
@@ -137,7 +135,7 @@ class Core:
             job = truth.by_key.get((live.ref.team, live.ref.job))
             if job is not None and self._holds(job, node, live.ref):
                 listed.add(job.key)
-                self._on_reported(job, live)
+                self._on_reported(job, node, live)
         for job in node.jobs.values():
             if job.key not in listed:
                 self._on_missing(job, node, rebooted=rebooted)
@@ -147,23 +145,35 @@ class Core:
         """Whether the node may speak for this attempt: it is the newest, it was placed there, and it is live."""
         return job.key in node.jobs and ref.attempt == job.attempt
 
-    def _on_reported(self, job: Job, live: m.LiveAttempt) -> None:
-        job.missing, job.gone_why = 0, ""
-        if job.reported is None or job.reported.state != "ended":  # an end is never taken back
-            job.reported = live
-        if live.state == "ended" or (live.state == "running" and job.life.state is not State.RUNNING):
+    def _on_reported(self, job: Job, node: Node, live: m.LiveAttempt) -> None:
+        part = job.part(node.name)
+        part.missing, part.gone_why = 0, ""
+        if part.end is None:  # an end is never taken back
+            part.reported = live
+        if live.state == "ended":
+            self._is_over(job, node, part)
+        elif live.state == "running" and job.life.state is not State.RUNNING:
             self._truth.due[job.key] = job
 
     def _on_missing(self, job: Job, node: Node, *, rebooted: bool) -> None:
         """The node does not name an attempt that was placed there."""
-        if job.decided is not None or (job.reported is not None and job.reported.state == "ended"):
+        part = job.part(node.name)
+        if job.decided is not None or part.end is not None:
             return
         if rebooted:
-            job.gone_why = f"node {node.name} was restarted"
-        elif job.life.state is not State.PLACED:  # a placed one has not arrived yet, and is told again
-            job.missing += 1
-        if job.gone_why or job.missing >= MISSING_MAX:
-            self._truth.due[job.key] = job
+            part.gone_why = f"node {node.name} was restarted"
+        elif job.life.state is not State.PLACED or not job.is_wanted_on(node.name):
+            part.missing += 1  # else it has not arrived yet, and is told again
+        if part.is_lost:
+            self._is_over(job, node, part)
+
+    def _is_over(self, job: Job, node: Node, part: Part) -> None:
+        """A part is over: there may be something to write, and where it broke off the others must end."""
+        self._truth.due[job.key] = job
+        if part.is_broken:
+            for name in job.nodes:
+                if name != node.name:
+                    self._truth.changed[name] = True
 
     # -- deciding --------------------------------------------------------------------------------------------------
 
@@ -207,18 +217,21 @@ class Core:
             if doom is None:
                 return None
             return m.Finished(term=term, attempt=job.life.attempt, outcome=doom.outcome, reason=doom.reason)
-        live = job.reported
-        if live is not None and live.ref.attempt == job.life.attempt:
-            if live.state == "ended" and live.end is not None:
-                return ends.on_end(job, live.end, term=term)
-            if live.state == "running" and job.life.state is State.PLACED:
-                started_at = live.started_at if live.started_at is not None else job.placed_at
-                return m.Started(term=term, attempt=job.life.attempt, started_at=started_at)
-        if job.gone_why:
-            return ends.on_loss(job, job.node, job.gone_why, term=term)
-        if job.missing >= MISSING_MAX and job.life.state is not State.PLACED:
-            return ends.on_loss(job, job.node, f"node {job.node} has no such attempt any more", term=term)
-        return ends.on_deadline(job, term=term) if job.is_overdue else None
+        parts = [(node, job.part(node)) for node in job.nodes]
+        if any(part.reported is not None and part.reported.ref.attempt != job.life.attempt for _, part in parts):
+            return None
+        if not all(part.is_over for _, part in parts):
+            if job.life.state is State.PLACED and all(part.runs for _, part in parts):
+                return m.Started(term=term, attempt=job.life.attempt, started_at=_started_at(job, parts))
+            return ends.on_deadline(job, term=term) if job.is_overdue else None
+        lost = next(((node, part) for node, part in parts if part.is_lost), None)
+        if lost is not None:
+            node, part = lost
+            why = part.gone_why or f"node {node} has no such attempt any more"
+            return ends.on_loss(job, node, why, term=term)
+        node, end = deciding_end([(node, part.end) for node, part in parts if part.end is not None])
+        where = f"rank {job.nodes.index(node)} on {node}" if len(parts) > 1 else ""
+        return ends.on_end(job, end, term=term, where=where)
 
     def _decide_about(self, job: Job, fact: m.JobFact, decisions: list[Decision]) -> None:
         self._truth.assume(job, fact)
@@ -240,7 +253,9 @@ class Core:
                     truth.nodes_due[name] = node
                     return
                 if job.decided is None:
-                    self._decide_about(job, ends.on_loss(job, name, loss, term=truth.term), decisions)
+                    self._lose(job, node, loss, decisions)
+                else:
+                    truth.nodes_due[name] = node  # its time comes when the ledger has spoken
             if node.jobs and (loss or self._must_lose_first(node)):
                 continue  # it is due again when it holds nothing any more
             if node.stops and not self._stop_all(node, decisions):
@@ -250,6 +265,16 @@ class Core:
             if fact is not None:
                 node.decided = fact
                 decisions.append(Decision(subjects.node(name), fact, node.sequence))
+
+    def _lose(self, job: Job, node: Node, why: str, decisions: list[Decision]) -> None:
+        """The node is gone, and the job's part there. A gang is lost when its other parts are over, too."""
+        part = job.part(node.name)
+        if part.end is None:
+            part.gone_why = why
+        self._is_over(job, node, part)
+        fact = self._on_due(job)
+        if fact is not None:
+            self._decide_about(job, fact, decisions)
 
     def _stop_all(self, node: Node, decisions: list[Decision]) -> bool:
         """Ask what runs on the node to stop. False: there was no room for all of it in this round."""
@@ -273,7 +298,7 @@ class Core:
 
     def _must_lose_first(self, node: Node) -> bool:
         """Whether attempts of before a restart are still on its books: the new boot id would hide them."""
-        return any(job.gone_why for job in node.jobs.values())
+        return any(job.parts[node.name].gone_why for job in node.jobs.values() if job.parts and node.name in job.parts)
 
     def _place(self, decisions: list[Decision], moment: Moment) -> dict[str, None]:
         """Place what waits, and end what must make room for it; gives the nodes that get something, in order."""
@@ -333,7 +358,7 @@ class Core:
         launches: list[m.Launch] = []
         recorded: list[m.AttemptRef] = []
         if node is not None and not node.gone_why:
-            launches = [self._launch(job, name) for job in node.jobs.values() if job.is_wanted]
+            launches = [self._launch(job, name) for job in node.jobs.values() if job.is_wanted_on(name)]
         if node is not None and node.claims is not None:
             ended = (live.ref for live in node.claims.attempts if live.state == "ended")
             recorded = [ref for ref in ended if self._is_recorded(ref)]
@@ -347,12 +372,14 @@ class Core:
         )
 
     def _launch(self, job: Job, node: str) -> m.Launch:
-        if job.launch is not None:
-            return job.launch
+        if job.launches is None:
+            job.launches = {}
+        if (made := job.launches.get(node)) is not None:
+            return made
         spec = job.specification
         held = job.decided.allocations if isinstance(job.decided, m.Placed) else job.allocations
         environment = self._truth.environment_of(job)
-        job.launch = m.Launch(
+        made = job.launches[node] = m.Launch(
             ref=job.ref(),
             user=spec.user,
             name=spec.name,
@@ -368,7 +395,7 @@ class Core:
             traceparent=job.traceparent,
             placed_at=job.placed_at,
         )
-        return job.launch
+        return made
 
     def _is_recorded(self, ref: m.AttemptRef) -> bool:
         """Whether the ledger has the end of this attempt, or will never want it."""
@@ -414,3 +441,9 @@ class Core:
     def counters(self) -> dict[str, int]:
         """What it has seen and holds, for `status`."""
         return explain.counters(self._truth)
+
+
+def _started_at(job: Job, parts: list[tuple[str, Part]]) -> float:
+    """When the last part began."""
+    times = [part.reported.started_at for _, part in parts if part.reported is not None]
+    return max((at for at in times if at is not None), default=job.placed_at)

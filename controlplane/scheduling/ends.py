@@ -38,8 +38,8 @@ _WORDS: Final = {
 }
 
 
-def on_end(job: Job, end: m.AttemptEnd, *, term: int) -> m.Finished | m.Requeued:
-    """The fact that follows from the end of the job's newest attempt."""
+def on_end(job: Job, end: m.AttemptEnd, *, term: int, where: str = "") -> m.Finished | m.Requeued:
+    """The fact that follows from the end of the job's newest attempt. `where`: of a gang, whose end this is."""
     attempt = job.life.attempt
     if job.cancelled_by:
         return m.Finished(term=term, attempt=attempt, outcome="cancelled", reason=cancelled(job), end=end)
@@ -47,20 +47,20 @@ def on_end(job: Job, end: m.AttemptEnd, *, term: int) -> m.Finished | m.Requeued
         return m.Finished(term=term, attempt=attempt, outcome="succeeded", reason="exit code 0", end=end)
     if job.stop_final:
         return m.Finished(term=term, attempt=attempt, outcome="failed", reason=job.stop_why, end=end)
+    words = f"{where}: {describe(job, end)}" if where else describe(job, end)
     if end.cause not in TRIED_AGAIN:
-        return _on_failure(job, end, term=term)
+        return _on_failure(job, end, words, term=term)
     if job.stop_why:
         return m.Requeued(term=term, attempt=attempt, why=job.stop_why, end=end)
-    why = describe(job, end)
     if job.tries < job.specification.attempts_max:
-        return m.Requeued(term=term, attempt=attempt, why=why, end=end)
-    reason = f"{why} ({tries(job.tries)})"
+        return m.Requeued(term=term, attempt=attempt, why=words, end=end)
+    reason = f"{words} ({tries(job.tries)})"
     return m.Finished(term=term, attempt=attempt, outcome="failed", reason=reason, end=end)
 
 
-def _on_failure(job: Job, end: m.AttemptEnd, *, term: int) -> m.Finished | m.Requeued:
+def _on_failure(job: Job, end: m.AttemptEnd, reason: str, *, term: int) -> m.Finished | m.Requeued:
     """The program itself failed, or it cannot be started at all."""
-    attempt, retries, reason = job.life.attempt, job.specification.retries, describe(job, end)
+    attempt, retries = job.life.attempt, job.specification.retries
     if end.cause in FAILURES and job.failures < retries:
         failures = job.failures + 1
         why = f"{reason}; retry {failures} of {retries}"

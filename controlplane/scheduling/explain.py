@@ -28,8 +28,12 @@ def why(truth: Truth, team: str, job_id: str, look: Callable[[], Look]) -> m.Why
     return look().why(job)
 
 
+def _nodes(job: Job) -> str:
+    return f"node {job.nodes[0]}" if len(job.nodes) == 1 else f"nodes {', '.join(job.nodes)}"
+
+
 def _where(job: Job) -> str:
-    on = f"attempt {job.life.attempt} on node {job.node}"
+    on = f"attempt {job.life.attempt} on {_nodes(job)}"
     if job.life.state is State.STOPPING:
         what = f"cancelled by {job.cancelled_by}" if job.cancelled_by else job.stop_why
         return f"{on} is being stopped: {what}"

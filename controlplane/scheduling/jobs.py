@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from controlplane.scheduling.order import estimate_s
+from controlplane.scheduling.parts import Part
 from events import messages as m
 from events.lifecycle import HOLDS_RESOURCES, Life, State
 
@@ -93,19 +94,16 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """What was decided and has not come back from the ledger."""
     landed: bool = False
     """The ledger took what was decided, though it has not come back yet."""
-    reported: m.LiveAttempt | None = None
-    """What its node said last about its newest attempt."""
+    parts: dict[str, Part] | None = None
+    """What each of its nodes says of its newest attempt."""
     is_overdue: bool = False
     """Its deadline is over, or, while it is queued, so near that it cannot make it."""
-    missing: int = 0
-    """Exchanges in a row in which its node did not name it."""
-    gone_why: str = ""
-    """Evidence that its attempt cannot be alive."""
     waits: bool = False
     """It stands in its queue."""
     in_line: bool = False
     """It stands in a line of its queue: it could run now."""
-    launch: m.Launch | None = None
+    launches: dict[str, m.Launch] | None = None
+    """By node; made when they are first asked for."""
 
     @property
     def id(self) -> str:
@@ -116,10 +114,19 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
         return (self.specification.team, self.specification.job)
 
     @property
-    def node(self) -> str:
-        """Where its newest attempt is, also if that is decided only; empty: nowhere."""
+    def nodes(self) -> tuple[str, ...]:
+        """Where its newest attempt is, also if that is decided only: in the order of its ranks."""
         held = self.decided.allocations if isinstance(self.decided, m.Placed) else self.allocations
-        return held[0].node if held else ""
+        return tuple(allocation.node for allocation in held)
+
+    def part(self, node: str) -> Part:
+        """What this node says of it."""
+        if self.parts is None:
+            self.parts = {}
+        found = self.parts.get(node)
+        if found is None:
+            found = self.parts[node] = Part()
+        return found
 
     @property
     def attempt(self) -> int:
@@ -160,12 +167,17 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
         """Whether an attempt of it holds resources, by the ledger."""
         return self.life.state in HOLDS_RESOURCES
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether its newest attempt should live on its node."""
+    def is_wanted_on(self, node: str) -> bool:
+        """Whether its newest attempt should live on this node of its."""
         if isinstance(self.decided, m.Placed):
             return self.landed
-        return self.life.state in (State.PLACED, State.RUNNING) and not self.missing and not self.gone_why
+        if self.life.state not in (State.PLACED, State.RUNNING):
+            return False
+        parts = self.parts or {}
+        here = parts.get(node)
+        if here is not None and (here.missing or here.gone_why):
+            return False
+        return not any(part.is_broken for where, part in parts.items() if where != node)
 
     @property
     def begun_at(self) -> float:

@@ -176,7 +176,7 @@ class Placing:
     def _share(self, key: QueueKey | str, holder: Queue | Team) -> float:
         known = self._shares.get(key)
         if known is None:
-            totals, half_life_s = self._moment.totals, self._truth.half_life_s
+            totals, half_life_s = self._moment.totals, self._settings.fair_half_life_s
             known = holder.account.share(holder.settings.weight, totals, self._moment.now, half_life_s)
             self._shares[key] = known
         return known

@@ -133,9 +133,9 @@ class Search:
         return more
 
     def _cost(self, job: Job) -> float:
-        live = job.reported
-        saved_at = live.checkpoint_at if live is not None and live.ref.attempt == job.life.attempt else None
-        since = max(job.begun_at, saved_at or 0.0)
+        live = (part.reported for part in (job.parts or {}).values())
+        saved_at = [each.checkpoint_at for each in live if each is not None and each.checkpoint_at is not None]
+        since = max(job.begun_at, min(saved_at, default=0.0))
         return max(0.0, self._moment.now - since) * self._moment.totals.share(job.shape) * job.shape.nodes
 
 

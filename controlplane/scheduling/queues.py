@@ -251,7 +251,7 @@ class Queue(msgspec.Struct, eq=False):
         if order.is_guarded(policy, self.settings.guard, wait_s=wait_s, turn_s=moment.turn_s):
             return Head(key.priority, job.front, False, 0.0, job.order_at, job.rank, job.id, job, key, place)
         estimate = job.order_s if order.within_line(policy, 1.0) else order.shortest_of(key.bucket)
-        size = moment.totals.share(key.shape) if policy in order.BY_SIZE else 0.0
+        size = moment.totals.share(key.shape) * key.shape.nodes if policy in order.BY_SIZE else 0.0
         score = order.score(policy, estimate=estimate, size=size, wait_s=wait_s)
         return Head(key.priority, job.front, True, score, job.order_at, job.rank, job.id, job, key, place)
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.jobs import Job, shape_of
 from controlplane.scheduling.nodes import Node
 from controlplane.scheduling.predictions import Key
@@ -123,19 +124,19 @@ def encode(truth: Truth) -> bytes:
     )
 
 
-def decode(content: bytes, half_life_s: float) -> Truth:
-    """The truth in a snapshot. `half_life_s`: as Truth. Raises ValueError if it is none, or one of another version."""
+def decode(content: bytes, settings: Settings) -> Truth:
+    """The truth in a snapshot. Raises ValueError if it is none, or one of another version."""
     try:
         snapshot = _DECODER.decode(content)
     except UNREADABLE as error:
         raise ValueError(f"not a snapshot of the scheduler: {error}") from error
     if snapshot.version != VERSION:
         raise ValueError(f"a snapshot of version {snapshot.version}, this reads {VERSION}")
-    truth = Truth(half_life_s)
+    truth = Truth(settings)
     truth.sequence, truth.term, truth.term_sequence = snapshot.sequence, snapshot.term, snapshot.term_sequence
-    for team, name, settings, sequence, removed, average in snapshot.queues:
+    for team, name, of_queue, sequence, removed, average in snapshot.queues:
         queue = truth.queue(team, name)
-        queue.set(settings, sequence)
+        queue.set(of_queue, sequence)
         queue.removed = removed
         _restore(queue.account, average)
     for name, of_team, sequence, average in snapshot.teams:

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from controlplane.scheduling.backlog import Backlog
-from controlplane.scheduling.decisions import Counts, FactEntry
+from controlplane.scheduling.decisions import Counts, FactEntry, Settings
 from controlplane.scheduling.dependencies import Dependencies, unmet
 from controlplane.scheduling.ends import clock, span
 from controlplane.scheduling.jobs import Job, Key, backoff_s, shape_of
@@ -70,9 +70,8 @@ CLAIM_S: Final = 60.0
 class Truth:
     """See the top of this file."""
 
-    def __init__(self, half_life_s: float = 0.0) -> None:
-        self.half_life_s = half_life_s
-        """Of what was used, in fair shares (`shares.Average`)."""
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.sequence = 0
         self.term = 0
         self.term_sequence = 0
@@ -315,10 +314,11 @@ class Truth:
                 self.claims[key] = Claim(fact.preemptor.nodes, max(until, older.until if older else 0.0))
 
     def _stopping(self, job: Job, at: float) -> None:
-        job.missing = 0
+        for part in (job.parts or {}).values():
+            part.missing = 0
         job.stop_at = job.stop_at or at
         self._touch_nodes(job)
-        self.changed[job.node] = True
+        self.changed.update(dict.fromkeys(job.nodes, True))
 
     def on_hold_changed(self, job: Job, fact: m.Held | m.Released, entry: FactEntry) -> None:
         self.settle(job)
@@ -360,14 +360,14 @@ class Truth:
         self.dependencies.leave(job)
         job.allocations, job.placed_at, job.started_at = fact.allocations, entry.at, None
         job.running_at = None
-        job.stop_why = job.gone_why = job.unmet = ""
+        job.stop_why = job.unmet = ""
         job.stop_final = job.is_overdue = job.early = False
-        job.stop_at, job.missing = 0.0, 0
+        job.stop_at = 0.0
         self._take(job, fact.allocations)
         self._use(job, entry.at)
         self.backlog.run(job.shape, job.placed_at, job.estimate_s)
         self._set_timers(job)
-        if job.reported is not None:
+        if job.parts:
             self.due[job.key] = job
         self._look_at_drained(job)
 
@@ -378,13 +378,14 @@ class Truth:
 
     def _look_at_drained(self, job: Job) -> None:
         """Its node may have been drained while this was on its way to the ledger."""
-        node = self.fleet.node(job.node)
-        if node.stops:
-            self.nodes_due[node.name] = node
+        for name in job.nodes:
+            node = self.fleet.node(name)
+            if node.stops:
+                self.nodes_due[name] = node
 
     def on_broken_off(self, job: Job, fact: m.Requeued | m.Lost, entry: FactEntry) -> None:
         self._give_back(job, entry.at)
-        job.started_at, job.running_at, job.launch, job.reported = None, None, None, None
+        job.started_at = job.running_at = job.launches = job.parts = None
         has_failed = isinstance(fact, m.Requeued) and fact.failures > 0
         is_excused = bool(job.stop_why) and not has_failed
         job.failures += has_failed
@@ -478,7 +479,7 @@ class Truth:
             limit_s = job.specification.time_limit_s
             within = f" within its time limit of {span(limit_s)}" if limit_s else ""
             return Doom(f"it cannot end{within} by its deadline, {clock(job.specification.deadline_at)}", "time")
-        if job.shape.nodes > 1:
+        if job.shape.nodes > 1 and not self.settings.gangs:
             return Doom(f"it asks for {job.shape.nodes} nodes, and jobs over several are not possible yet", "node")
         environment = self.environment_of(job)
         if environment is not None and environment.state == "failed":
@@ -526,7 +527,7 @@ class Truth:
             return
         if isinstance(fact, m.Placed):
             self._release(job, fact.allocations)
-            job.launch = None
+            job.launches = None
         elif isinstance(fact, m.StopRequested):
             self._touch_nodes(job)
         job.decided, job.landed = None, False
@@ -535,8 +536,8 @@ class Truth:
     def reconsider(self, job: Job) -> None:
         """Look again at whether there is something to write about it: what was decided did not come about."""
         self.due[job.key] = job
-        if job.is_live and job.node:
-            self.nodes_due[job.node] = self.fleet.node(job.node)
+        for name in job.nodes if job.is_live else ():
+            self.nodes_due[name] = self.fleet.node(name)
 
     # -- resources -------------------------------------------------------------------------------------------------
 
@@ -569,7 +570,7 @@ class Truth:
         queue = self.queue_of(job)
         for account in (queue.account, self.team(queue.team).account):
             if at is not None:
-                account.average.settle(at, self.half_life_s)
+                account.average.settle(at, self.settings.fair_half_life_s)
             account.average.hold(job.shape, sign)
         if job.specification.preemptible and sign > 0:
             self.preemptible[job.key] = job

@@ -101,16 +101,21 @@ class Door:
         for team in self._tools.config.teams:
             stream = streams.requests_stream_name(team)
             submits, controls = subjects.requests_of(team)
+            of_submits = partial(
+                bus.consume_batches,
+                stream,
+                durable="submission_submit",
+                subjects=[submits],
+                handler=self.on_submits,
+                batch=BATCH,
+                linger_s=0.0,
+            )
+            of_controls = partial(
+                bus.consume, stream, durable="submission_control", subjects=[controls], handler=self.on_control
+            )
             self._consumers += [
-                await bus.consume_batches(
-                    stream,
-                    durable="submission_submit",
-                    subjects=[submits],
-                    handler=self.on_submits,
-                    batch=BATCH,
-                    linger_s=0.0,
-                ),
-                await bus.consume(stream, durable="submission_control", subjects=[controls], handler=self.on_control),
+                await patiently(of_submits, f"submits of team {team}"),
+                await patiently(of_controls, f"controls of team {team}"),
             ]
         self._answers = [
             await bus.answer(subjects.ASK_SUBMIT, self.on_asked_submit, group=GROUP),

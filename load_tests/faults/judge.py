@@ -260,7 +260,10 @@ def judge_output(
     expected = "".join(f"line {attempt} {number}\n" for number in range(wrote))
     problems = []
     if shown.output != expected and not (output_may_miss and _is_rest(shown, expected)):
-        problems.append(f"{job}: output of attempt {attempt}: {len(shown.output)} bytes, {len(expected)} were written")
+        problems.append(
+            f"{job}: output of attempt {attempt}: {len(shown.output)} bytes, {len(expected)} were written: "
+            f"{shown.output[:200]!r}"
+        )
     is_told = points_may_miss and not shown.all_points and shown.points < wrote
     if shown.points != wrote and not is_told:
         problems.append(f"{job}: {shown.points} points of attempt {attempt}, {wrote} were logged")
@@ -268,7 +271,11 @@ def judge_output(
 
 
 def _is_rest(shown: Shown, expected: str) -> bool:
-    """Whether it is a beginning that is not said to be all, or one with a line in the place of what is missing."""
+    """Whether it is a beginning that is not said to be all, or one with a mark in the place of what is missing: a line,
+    or, where so little is missing that no line has room, question marks.
+    """
+    if "?" in shown.output and len(shown.output) == len(expected):
+        return all(mine in (its, "?") for mine, its in zip(shown.output, expected, strict=True))
     beginning, mark, rest = shown.output.partition(MISSING)
     if not mark:
         return not shown.all_output and expected.startswith(beginning)

@@ -79,8 +79,8 @@ MUTATIONS: Final = (
         (
             (
                 "controlplane/scheduling/core.py",
-                "        if live is not None and live.ref.attempt == job.life.attempt:\n",
-                "        if live is not None:\n",
+                "part.reported.ref.attempt != job.life.attempt for",
+                "False for",
             ),
         ),
     ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from controlplane import nats_server
-from controlplane.embedded.plan import free_ports, ray_environment
+from controlplane.embedded.plan import PORTS, free_ports, ray_environment
 from controlplane.embedded.stuck import stuck
 from load_tests.faults.disks import Disk, PoweredDisk
 from load_tests.faults.processes import Process, keep_alive, of_nodes, send
@@ -36,6 +37,8 @@ TIMES: Final = {"heartbeat_s": 0.5, "suspect_s": 2.0, "lease_s": 4.0, "leader_le
 SLOW_TIMES: Final = {"heartbeat_s": 3.0, "suspect_s": 9.0, "lease_s": 15.0, "leader_lease_s": 2.0}
 RAY_TIMES: Final = {"heartbeat_s": 1.0, "suspect_s": 4.0, "lease_s": 40.0, "leader_lease_s": 2.0}
 """Ray takes half a minute to come up again when its head died; attempts are to outlive that."""
+PORTS_MAX: Final = 100
+"""Of one world: campaigns that run at once have blocks of their own."""
 MANY: Final = 12
 """From so many nodes on, heartbeats are slow: all nodes share the cores of one machine."""
 TEAM, USER, TOKEN = "red", "ada", "campaign-token"
@@ -68,11 +71,13 @@ class World:
         self.user, self.password = "headrace", secrets.token_hex(8)
         self._archive_after_s = archive_after_s
         self._ray_token = secrets.token_hex(32)
-        self._nats_ports = free_ports(servers)
-        self._route_ports = free_ports(servers)
-        self._monitor_ports = free_ports(servers)
-        self._gateway_ports = free_ports(2)
-        self._otlp_port, self._ray_port = free_ports(2)
+        block = PORTS[os.getpid() % (len(PORTS) // PORTS_MAX) * PORTS_MAX :][:PORTS_MAX]
+        ports = iter(free_ports(3 * servers + 4, among=block))
+        self._nats_ports, self._route_ports, self._monitor_ports = (
+            list(itertools.islice(ports, servers)) for _ in range(3)
+        )
+        self._gateway_ports = [next(ports), next(ports)]
+        self._otlp_port, self._ray_port = ports
         self.processes: dict[str, Process] = {}
         self.lines: dict[str, list[Proxy]] = {}
         self.disks: dict[str, Disk] = {}

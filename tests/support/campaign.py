@@ -54,6 +54,7 @@ class Campaign:
         ready = m.EnvironmentReady(lock="sha256:cd", python="3.11", platform="linux", packages=1)
         self.world.write(subjects.environment(ENVIRONMENT), ready)
         self.world.node("whole")
+        self.world.node("half")
         for subject, life in self.lives().items():
             if life.held and life.state is State.QUEUED:
                 self.world.write(subject, m.Released(by="ada"))
@@ -78,7 +79,7 @@ class Campaign:
         job = a_job(
             f"j{self.count}",
             called=pick(("", "train", "train", "evaluate")),
-            tier=pick(("cpu", "gpu1", "gpu2", "gpu8")),
+            tier=pick(("cpu", "gpu1", "gpu1", "gpu2", "gpu8", "two")),
             queue=pick(QUEUES),
             priority=pick((0, 0, 1)),
             attempts_max=pick((1, 3)),
@@ -220,8 +221,9 @@ class Campaign:
     def on_lie(self, pick: Pick) -> None:
         """A node speaks of attempts that are not its own."""
         name = self._speaking(pick)
-        refs = sorted(self.world.launches, key=lambda ref: (ref.job, ref.attempt))
-        foreign = [ref for ref in refs if self.world.launches[ref].allocation.node != name]
+        told = sorted(self.world.launches, key=lambda told: (told[1].job, told[1].attempt, told[0]))
+        mine = {ref for node, ref in told if node == name}
+        foreign = [ref for _, ref in told if ref not in mine]
         if name and foreign:
             ref = pick(foreign)
             lie = m.LiveAttempt(ref=ref, state="ended", end=an_end())
@@ -367,6 +369,6 @@ class Campaign:
         used: set[int] = set()
         for live in self.world.attempts[name].values():
             if live.state != "ended":
-                gpus = set(self.world.launches[live.ref].allocation.gpus)
+                gpus = set(self.world.launches[name, live.ref].allocation.gpus)
                 assert not gpus & used, f"two live attempts on node {name} share GPUs {sorted(gpus & used)}"
                 used |= gpus

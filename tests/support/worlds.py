@@ -23,6 +23,8 @@ TIERS = {
     "gpu2": m.Resources(cpus=8.0, memory_bytes=16 * GIB, gpus=2),
     "gpu8": m.Resources(cpus=32.0, memory_bytes=64 * GIB, gpus=8),
     "pair": m.Resources(cpus=32.0, memory_bytes=64 * GIB, gpus=8, nodes=2),
+    "two": m.Resources(cpus=4.0, memory_bytes=8 * GIB, gpus=1, nodes=2),
+    "three": m.Resources(cpus=4.0, memory_bytes=8 * GIB, gpus=1, nodes=3),
 }
 QUIET_ROUNDS = 2
 """What a node started it tells in its next exchange; what it misses, in the one after that."""
@@ -61,6 +63,7 @@ def a_job(
     begin_at: float | None = None,
     deadline_at: float | None = None,
     retries: int = 0,
+    resources: m.Resources | None = None,
 ) -> m.Specification:
     return m.Specification(
         job=name,
@@ -69,7 +72,7 @@ def a_job(
         name=called or name,
         queue=queue,
         tier=tier,
-        resources=TIERS[tier],
+        resources=resources or TIERS[tier],
         entrypoint=("python", "train.py"),
         environment=environment,
         priority=priority,
@@ -105,7 +108,8 @@ class World:
         self.core = core or Core(settings)
         self.attempts: dict[str, dict[tuple[str, str], m.LiveAttempt]] = {}
         """By node: what really lives there."""
-        self.launches: dict[m.AttemptRef, m.Launch] = {}
+        self.launches: dict[tuple[str, m.AttemptRef], m.Launch] = {}
+        """By node and attempt: all that were ever told."""
         self.boots: dict[str, str] = {}
         self.capacities: dict[str, m.Capacity] = {}
 
@@ -201,7 +205,7 @@ class World:
         """The node does what it is told."""
         mine = self.attempts[desired.node]
         for launch in desired.attempts:
-            self.launches[launch.ref] = launch
+            self.launches[desired.node, launch.ref] = launch
             known = mine.get((launch.ref.team, launch.ref.job))
             if known is None or known.ref.attempt < launch.ref.attempt:
                 mine[(launch.ref.team, launch.ref.job)] = m.LiveAttempt(

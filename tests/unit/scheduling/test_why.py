@@ -102,7 +102,7 @@ def waiting(world: World) -> list[str]:
 
 def if_it_were(world: World, name: str, sooner: m.Sooner) -> tuple[str, ...]:
     """Where the next round places the job if it had been submitted as the advice says."""
-    truth = snapshots.decode(world.core.snapshot(), SETTINGS.fair_half_life_s)
+    truth = snapshots.decode(world.core.snapshot(), SETTINGS)
     job = truth.by_key[(TEAM, name)]
     tiers = {tier.name: tier.resources for tier in SETTINGS.tiers}
     changes = (

@@ -1,0 +1,67 @@
+"""What nodes say of an attempt, each of its own part, and what that makes of the whole. Pure.
+
+A job on one node has one part. A gang has one for each of its nodes, and lives and ends as one: it has started when all
+parts run; when one breaks off, the others are not wanted any more, and the attempt is over when every part is. So no
+part of an attempt lives when the ledger says that it is over. Parts that end well wait for the others.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from events import messages as m
+
+MISSING_MAX: Final = 2
+"""Exchanges in which a node does not name an attempt before the attempt is over: what it says in the second one it says
+knowing the list that it was answered to the first."""
+
+
+class Part(msgspec.Struct, eq=False):
+    """An attempt on one of its nodes, as this leader has heard of it. May be forgotten, and is heard again."""
+
+    reported: m.LiveAttempt | None = None
+    """What the node said last."""
+    missing: int = 0
+    """Exchanges in a row in which the node did not name it."""
+    gone_why: str = ""
+    """Evidence that it cannot be alive."""
+
+    @property
+    def end(self) -> m.AttemptEnd | None:
+        return self.reported.end if self.reported is not None and self.reported.state == "ended" else None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has begun; it may have ended since."""
+        return self.reported is not None and self.reported.state in ("running", "ended")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is over though nobody has seen its end."""
+        return self.end is None and (bool(self.gone_why) or self.missing >= MISSING_MAX)
+
+    @property
+    def is_over(self) -> bool:
+        return self.end is not None or self.is_lost
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it is over and the other parts cannot go on without it."""
+        return self.is_lost or (self.end is not None and not is_success(self.end))
+
+
+def is_success(end: m.AttemptEnd) -> bool:
+    return end.cause == "exited" and end.exit_code == 0
+
+
+def deciding_end(ends: list[tuple[str, m.AttemptEnd]]) -> tuple[str, m.AttemptEnd]:
+    """Which end, of which node, says what became of the whole: the first that failed by itself; else the first that was
+    stopped; else, if all ended well, that of the first node.
+    """
+    failed = [each for each in ends if not is_success(each[1])]
+    by_itself = [each for each in failed if each[1].cause != "stopped"]
+    if not failed:
+        return ends[0]
+    return min(by_itself or failed, key=lambda each: each[1].ended_at)

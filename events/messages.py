@@ -282,6 +282,47 @@ Change = CreateQueue | SetQueue | DeleteQueue | SetTeam
 """Of queues and teams: for operators alone."""
 
 
+class CordonNode(Request, frozen=True, kw_only=True, tag="cordon_node"):
+    """Place nothing more there; what runs there runs on."""
+
+    why: str = ""
+
+
+class UncordonNode(Request, frozen=True, kw_only=True, tag="uncordon_node"):
+    """Place jobs there again: ends a cordon and a drain."""
+
+
+class DrainNode(Request, frozen=True, kw_only=True, tag="drain_node"):
+    """Place nothing more there until it is empty."""
+
+    why: str = ""
+    stop: bool = False
+    """Stop what runs there after its grace; it waits again, which is no try of it. False: it runs on."""
+
+
+class MaintainNode(Request, frozen=True, kw_only=True, tag="maintain_node"):
+    """Nothing may run there from `begins_at` to before `ends_at`; what runs there already runs on.
+
+    Replaces what was said before; without a span there is no maintenance any more.
+    """
+
+    begins_at: float = 0.0
+    ends_at: float = 0.0
+    why: str = ""
+
+
+class GiveUpNode(Request, frozen=True, kw_only=True, tag="give_up_node"):
+    """The machine will not come back: what runs there is lost, at once, and waits again. Only for one whose processes
+    cannot live any more: else two attempts of a job may run at the same time for a while.
+    """
+
+    why: str = ""
+
+
+NodeChange = CordonNode | UncordonNode | DrainNode | MaintainNode | GiveUpNode
+"""Of a machine: for operators alone."""
+
+
 Verdict = Literal["accepted", "rejected", "repeated", "applied", "refused"]
 
 

@@ -76,7 +76,11 @@ def configure_team(operator: str, team: str) -> str:
     return f"{ROOT}.configure.{encode(operator)}.team.{encode(team)}"
 
 
-CONFIGURE = (f"{ROOT}.configure.*.queue.*.*", f"{ROOT}.configure.*.team.*")
+def configure_node(operator: str, node_name: str) -> str:
+    return f"{ROOT}.configure.{encode(operator)}.node.{encode(node_name)}"
+
+
+CONFIGURE = (f"{ROOT}.configure.*.queue.*.*", f"{ROOT}.configure.*.team.*", f"{ROOT}.configure.*.node.*")
 
 
 def answer(team: str, user: str, token: str) -> str:
@@ -166,7 +170,7 @@ def ask(service: str, question: str, *more: str) -> str:
 
 ASK_SUBMIT = f"{ROOT}.ask.submission.submit.*.*"
 ASK_CONTROL = f"{ROOT}.ask.submission.control.*.*.*"
-ASK_CONFIGURE = (f"{ROOT}.ask.submission.configure.*.queue.*.*", f"{ROOT}.ask.submission.configure.*.team.*")
+ASK_CONFIGURE = tuple(f"{ROOT}.ask.submission.{pattern.removeprefix(ROOT + '.')}" for pattern in CONFIGURE)
 DEAD = f"{ROOT}.dead.>"
 
 

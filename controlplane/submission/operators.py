@@ -1,4 +1,4 @@
-"""The operators' door: changes of queues and teams in, guarded facts out, each answered.
+"""The operators' door: changes of queues, teams and machines in, guarded facts out, each answered.
 
 Whoever may publish on these subjects is an operator: the store's permissions say so, and for HTTP the gateway. A change
 is judged against all queues and teams, so its fact is written in one round with `configured`, under a guard that stands
@@ -17,6 +17,8 @@ from controlplane.frame import Tools
 from controlplane.submission import answers, configuring
 from controlplane.submission.configuring import Jobs, Order
 from controlplane.submission.following import Following
+from controlplane.submission.machine_rules import MachineOrder
+from controlplane.submission.machines import Machines
 from controlplane.submission.reading import Findings
 from controlplane.submission.spelled import names_asked, names_in
 from events import messages as m
@@ -30,6 +32,8 @@ CONFLICT_TRIES: Final = 8
 BUSY_S: Final = 0.5
 ASK_S: Final = 2.0
 GROUP: Final = "submission"
+NO_TEAM: Final = "-"
+"""In the subject of an answer about a machine."""
 
 
 class Operators:
@@ -39,6 +43,7 @@ class Operators:
         self._tools = tools
         self._following = following
         self._counters = counters
+        self._machines = Machines(tools, counters)
         self._one = asyncio.Lock()
         """Two of this process would only get into each other's way."""
 
@@ -55,16 +60,22 @@ class Operators:
         return consumer, asked
 
     async def on_change(self, delivery: Delivery) -> None:
-        order = _order(names_in(delivery.subject)[1:], delivery.body)
-        answer = answers.note(await self._change(order))
-        await answers.tell(self._tools.bus, order.team, order.operator, delivery.headers, answer)
+        names = names_in(delivery.subject)[1:]
+        answer = answers.note(await self._changed(names, delivery.body))
+        team = NO_TEAM if names[1] == "node" else names[2]
+        await answers.tell(self._tools.bus, team, names[0], delivery.headers, answer)
 
     async def on_asked_change(self, asked: Asked) -> bytes:
-        order = _order(names_asked(asked.subject)[1:], asked.body)
         try:
-            return msgspec.json.encode(answers.note(await self._change(order)))
+            return msgspec.json.encode(answers.note(await self._changed(names_asked(asked.subject)[1:], asked.body)))
         except Retry as error:
             raise answers.later(error) from error
+
+    async def _changed(self, names: list[str], body: bytes) -> m.Answer:
+        """`names`: of the operator, and of what the change is about, as in the subject. Raises Retry, BusError."""
+        if names[1] == "node":
+            return await self._machines.change(MachineOrder(names[0], names[2], body))
+        return await self._change(_order(names, body))
 
     async def _change(self, order: Order) -> m.Answer:
         """Raises Retry if others change things all the time, or nobody can say what a queue holds."""

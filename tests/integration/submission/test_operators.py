@@ -195,3 +195,37 @@ async def test_a_deleted_queue_stays_deleted_when_submission_starts_again(
     async with serving(serve, nats, CONFIG, blobs=tmp_path / "blobs", instance="two"):
         assert await newest(bus, subjects.queue("vision", "night")) == m.QueueRemoved(by="ops")
         assert (await submit(bus, "night")).verdict == "rejected"
+
+
+async def about(bus: Bus, node: str, kind: str, **fields: Any) -> m.Answer:
+    subject = subjects.ask("submission", "configure", "ops", "node", node)
+    return said(await bus.ask(subject, json.dumps({"type": kind} | fields).encode(), timeout_s=WAIT_S))
+
+
+async def test_what_an_operator_says_of_a_machine_is_a_fact_or_refused(bus: Bus) -> None:
+    ledger = Ledger(bus, source="test")
+    assert (await about(bus, "n.1", "cordon_node")).problems[0].path == "$.node"
+    subject = subjects.node("n.1")
+    await ledger.append(Write(subject, m.NodeJoined(boot="b", capacity=m.Capacity(cpus=1, memory_bytes=1)), 0))
+    answer = await about(bus, "n.1", "drain_node", stop=True, why="new disks")
+    assert answer.verdict == "applied"
+    assert await newest(bus, subject) == m.NodeDraining(by="ops", stop=True, why="new disks")
+    assert (await about(bus, "n.1", "drain_node", stop=True)).verdict == "repeated"
+    assert (await about(bus, "n.1", "give_up_node", why="burnt down")).verdict == "applied"
+    assert await newest(bus, subject) == m.NodeGone(by="ops", why="given up by ops: burnt down")
+    assert "is gone: given up" in (await about(bus, "n.1", "uncordon_node")).problems[0].message
+
+
+async def test_a_request_about_a_machine_by_the_stream_is_answered_where_it_says(bus: Bus) -> None:
+    joined = m.NodeJoined(boot="b", capacity=m.Capacity(cpus=1, memory_bytes=1))
+    await Ledger(bus, source="test").append(Write(subjects.node("n1"), joined, 0))
+    heard: asyncio.Queue[m.Answer] = asyncio.Queue()
+
+    async def hear(delivery: Delivery) -> None:
+        heard.put_nowait(said(delivery.body))
+
+    await bus.listen(subjects.answer("-", "ops", "t1"), hear)
+    await bus.last_sequence(streams.LEDGER.name)
+    await bus.publish(Outgoing(subjects.configure_node("ops", "n1"), b'{"type": "cordon_node"}', {"hr-answer": "t1"}))
+    async with asyncio.timeout(WAIT_S):
+        assert (await heard.get()).verdict == "applied"

@@ -94,6 +94,7 @@ def test_every_subject_is_taken_by_its_stream_and_by_no_other(team: str, user: s
         subjects.CONFIGURATION: streams.LEDGER,
         subjects.configure_queue(user, team, job): streams.REQUESTS,
         subjects.configure_team(user, team): streams.REQUESTS,
+        subjects.configure_node(user, team): streams.REQUESTS,
         subjects.node(user): streams.LEDGER,
         subjects.TERM: streams.LEDGER,
         subjects.metrics(user, team, job): streams.METRICS,
@@ -125,3 +126,4 @@ def test_the_patterns_take_what_they_are_for(team: str, node: str, job: str) -> 
     assert takes(subjects.ASK_CONTROL, subjects.ask("submission", "control", team, node, job))
     assert takes(subjects.ASK_CONFIGURE[0], subjects.ask("submission", "configure", node, "queue", team, job))
     assert takes(subjects.ASK_CONFIGURE[1], subjects.ask("submission", "configure", node, "team", team))
+    assert takes(subjects.ASK_CONFIGURE[2], subjects.ask("submission", "configure", team, "node", node))

@@ -22,6 +22,7 @@ from controlplane.gateway import (
     exposition,
     jobs,
     logs,
+    machines,
     metrics,
     tenants,
 )
@@ -50,6 +51,7 @@ HANDLED: Final = (
     metrics.show_metrics,
     metrics.follow_metrics,
     cluster.nodes,
+    machines.steer_node,
     cluster.tiers,
     tenants.list_queues,
     tenants.show_queue,

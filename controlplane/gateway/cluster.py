@@ -57,7 +57,7 @@ async def tiers(gateway: Here, request: Caller) -> Tiers:
     allowed = config.teams[request.user.team].tiers
     view: m.NodesView | None = None
     try:
-        view = await gateway.ask("scheduling", "nodes", None, m.NodesView)
+        view = open_ones(await gateway.ask("scheduling", "nodes", None, m.NodesView), gateway.tools.clock.now())
     except (BusError, AskRefused):
         view = None  # without a leader nobody knows what is free; the tiers are there all the same
     shown = [
@@ -112,6 +112,16 @@ async def readyz(gateway: Here) -> Response[dict[str, Any]]:
     ready = gateway.is_caught_up and gateway.tools.bus.state == "connected" and not gateway.is_closing
     state = {"ready": ready, "bus": gateway.tools.bus.state, "caught_up": gateway.is_caught_up}
     return Response(state, status_code=200 if ready else 503)
+
+
+def open_ones(view: m.NodesView, now: float) -> m.NodesView:
+    """Without those that are closed for maintenance."""
+    nodes = tuple(
+        node
+        for node in view.nodes
+        if node.maintenance is None or not node.maintenance.begins_at <= now < node.maintenance.ends_at
+    )
+    return msgspec.structs.replace(view, nodes=nodes)
 
 
 def fits(wanted: m.Resources, view: m.NodesView | None) -> int | None:

@@ -29,6 +29,11 @@ _MESSAGES: Final = (
     m.Move,
     m.SetQueue,
     m.SetTeam,
+    m.CordonNode,
+    m.UncordonNode,
+    m.DrainNode,
+    m.MaintainNode,
+    m.GiveUpNode,
     m.Answer,
     MissingBlobs,
 )
@@ -95,6 +100,15 @@ class TeamOperation(Operation):
 
     def __post_init__(self) -> None:
         self.request_body = _body("SetTeam", required=False)
+
+
+@dataclass
+class NodeOperation(Operation):
+    """Takes the fields of what is said of a node."""
+
+    def __post_init__(self) -> None:
+        names = ("CordonNode", "UncordonNode", "DrainNode", "MaintainNode", "GiveUpNode")
+        self.request_body = _body(*names, required=False)
 
 
 @dataclass

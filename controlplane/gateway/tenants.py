@@ -88,41 +88,41 @@ async def put_queue(gateway: Here, request: Caller, team: FromPath[str], queue: 
     """
     replace = request.headers.get("if-none-match", "").strip() != "*"
     fields = await _fields(request) | {"type": "create_queue", "replace": replace}
-    return await _changed(gateway, request.user, ("queue", team, queue), fields)
+    return await changed(gateway, request.user, ("queue", team, queue), fields)
 
 
 @patch("/v1/queues/{team:str}/{queue:str}", guards=[operators_only], operation_class=QueueOperation)
 async def patch_queue(gateway: Here, request: Caller, team: FromPath[str], queue: FromPath[str]) -> Response[Any]:
     """Set what the body names of a queue, and leave the rest as it is. `null` takes a limit away."""
     fields = await _fields(request) | {"type": "set_queue"}
-    return await _changed(gateway, request.user, ("queue", team, queue), fields)
+    return await changed(gateway, request.user, ("queue", team, queue), fields)
 
 
 @delete("/v1/queues/{team:str}/{queue:str}", status_code=200, guards=[operators_only])
 async def delete_queue(gateway: Here, request: Caller, team: FromPath[str], queue: FromPath[str]) -> Response[Any]:
     """Delete a queue. 409 while a job of it waits or runs, and if it is the last one of its team."""
-    return await _changed(gateway, request.user, ("queue", team, queue), {"type": "delete_queue"})
+    return await changed(gateway, request.user, ("queue", team, queue), {"type": "delete_queue"})
 
 
 @put("/v1/teams/{team:str}", guards=[operators_only], operation_class=TeamOperation)
 async def put_team(gateway: Here, request: Caller, team: FromPath[str]) -> Response[Any]:
     """Set the whole of a team: what the body does not name has its default."""
     fields = await _fields(request) | {"type": "set_team", "replace": True}
-    return await _changed(gateway, request.user, ("team", team), fields)
+    return await changed(gateway, request.user, ("team", team), fields)
 
 
 @patch("/v1/teams/{team:str}", guards=[operators_only], operation_class=TeamOperation)
 async def patch_team(gateway: Here, request: Caller, team: FromPath[str]) -> Response[Any]:
     """Set what the body names of a team, and leave the rest as it is. `null` takes a limit away."""
     fields = await _fields(request) | {"type": "set_team", "replace": False}
-    return await _changed(gateway, request.user, ("team", team), fields)
+    return await changed(gateway, request.user, ("team", team), fields)
 
 
 async def _fields(request: Caller) -> dict[str, Any]:
     return fields_of(await request.body(), 'such as {"weight": 2}')
 
 
-async def _changed(gateway: Gateway, caller: Identity, about: tuple[str, ...], fields: dict[str, Any]) -> Response[Any]:
+async def changed(gateway: Gateway, caller: Identity, about: tuple[str, ...], fields: dict[str, Any]) -> Response[Any]:
     """Ask submission for a change; answered once scheduling goes by it, or has had the time to."""
     try:
         subject = subjects.ask("submission", "configure", caller.user, *about)
@@ -132,7 +132,7 @@ async def _changed(gateway: Gateway, caller: Identity, about: tuple[str, ...], f
     answer = msgspec.json.decode(said, type=m.Answer)
     if answer.verdict == "applied":
         await _in_force(gateway, answer.sequence)
-    is_missing = any(problem.path in ("$.team", "$.queue") for problem in answer.problems)
+    is_missing = any(problem.path in ("$.team", "$.queue", "$.node") for problem in answer.problems)
     return response(answer, f"{about[0]} {about[-1][:80]} was not changed", not_found=is_missing)
 
 

@@ -88,6 +88,10 @@ class Client(Transport):
 
     # -- for operators --------------------------------------------------------------------------------------------
 
+    def steer_node(self, node: str, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a cordon, uncordon, drain, maintenance or gone. Raises Rejected where it was refused."""
+        return _taken(self.post(f"/v1/nodes/{quote(node, safe='')}/{verb}", request), f"{node}: {verb} was refused")
+
     def dead_letters(self) -> Iterator[dict[str, Any]]:
         """What could not be processed, the oldest first."""
         after = 0

@@ -1,9 +1,8 @@
-"""`headrace nodes`, `tiers`, `queues`, `config`: what there is to use, and by which rules."""
+"""`headrace tiers`, `queues`, `config`: what there is to use, and by which rules."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,35 +11,9 @@ import click
 from headrace.cli import text
 from headrace.cli.app import App, Command, pass_app
 from headrace.cli.printer import columns
-from headrace.cli.table import Cell, Column, fits, table
+from headrace.cli.table import Cell, Column, table
 
 Row = list["Cell | str"]
-NODE_STYLES = {"ready": "green", "suspected": "yellow", "gone": "red"}
-
-
-@click.command(cls=Command, short_help="List the machines, and what is free on each.")
-@pass_app
-def nodes(app: App) -> None:
-    """List the machines, and what is free on each: free of all. BOUNDS, where it fits, is what holds attempts to it."""
-    found = app.client().get("/v1/nodes").get("nodes") or []
-    headings = (
-        Column("NODE", least=12),
-        Column("STATE"),
-        Column("GPUS", right=True),
-        Column("CPUS", right=True),
-        Column("MEMORY", right=True),
-        Column("JOBS", right=True),
-        Column("PYTHON", least=8),
-        Column("SEEN", right=True),
-        Column("BOUNDS"),
-    )
-    rows = [_node(node, time.time()) for node in found]
-    if not fits(headings, rows, width=columns()):
-        headings, rows = headings[:-1], [row[:-1] for row in rows]
-    _show(app, found, headings, rows, "no nodes have joined yet")
-    for node in found:
-        if why := (node.get("capacity") or {}).get("cannot_start"):
-            app.printer.warning(f"node {node.get('node')} gets no jobs: {text.clean(why)}")
 
 
 @click.command(cls=Command, short_help="List the tiers a job may ask for.")
@@ -57,7 +30,7 @@ def tiers(app: App) -> None:
         Column("FREE", right=True),
         Column("NOTE", least=10),
     )
-    _show(app, found, headings, [_tier(tier) for tier in found], "no tiers are configured")
+    show(app, found, headings, [_tier(tier) for tier in found], "no tiers are configured")
 
 
 @click.command(cls=Command, short_help="List the queues and their limits.")
@@ -74,7 +47,7 @@ def queues(app: App) -> None:
         Column("WEIGHT", right=True),
         Column("STATE"),
     )
-    _show(app, found, headings, [_queue(queue) for queue in found], "no queues are configured")
+    show(app, found, headings, [_queue(queue) for queue in found], "no queues are configured")
 
 
 @click.command(cls=Command, short_help="Show the configuration in force, here and at the server.")
@@ -93,7 +66,7 @@ def config(app: App) -> None:
         app.printer.data(f"{app.printer.out.paint('server.' + text.clean(name), 'dim')} = {text.clean(value)}")
 
 
-def _show(app: App, found: Sequence[Any], headings: Sequence[Column], rows: Sequence[Row], none: str) -> None:
+def show(app: App, found: Sequence[Any], headings: Sequence[Column], rows: Sequence[Row], none: str) -> None:
     if app.printer.json:
         for each in found:
             app.printer.object(each)
@@ -102,27 +75,6 @@ def _show(app: App, found: Sequence[Any], headings: Sequence[Column], rows: Sequ
     else:
         for line in table(headings, rows, width=columns(), paint=app.printer.out.paint):
             app.printer.data(line)
-
-
-def _node(node: Mapping[str, Any], now: float) -> Row:
-    has, free = node.get("capacity") or {}, node.get("free") or {}
-    state = str(node.get("state", ""))
-    if state == "ready" and has.get("cannot_start"):
-        state = "cannot start"
-    memory = f"{text.size(free.get('memory_bytes') or 0)} of {text.size(has.get('memory_bytes') or 0)}"
-    bounds = str(has.get("bounds") or "–")
-    pythons = sorted({".".join(str(python).split(".")[:2]) for python in has.get("pythons") or ()}, key=_version)
-    return [
-        str(node.get("node", "")),
-        Cell(state, NODE_STYLES.get(state, "yellow")),
-        f"{len(free.get('gpus') or ())} of {has.get('gpus', 0)}" if has.get("gpus") else "–",
-        f"{free.get('cpus') or 0:g} of {has.get('cpus') or 0:g}",
-        memory,
-        str(len(node.get("attempts") or ())),
-        ", ".join(pythons) or "–",
-        text.ago(max(0.0, now - node["seen_at"])) if node.get("seen_at") else "–",
-        Cell(bounds, "yellow" if bounds == "rlimits" else ""),
-    ]
 
 
 def _tier(tier: Mapping[str, Any]) -> Row:
@@ -152,10 +104,6 @@ def _queue(queue: Mapping[str, Any]) -> Row:
         f"{queue.get('weight', 1.0):g}",
         Cell("paused", "yellow") if queue.get("paused") else "open",
     ]
-
-
-def _version(python: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in python.split(".") if part.isdigit())
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

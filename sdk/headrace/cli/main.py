@@ -34,7 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "move": ("control", "Give a queued job another place in its queue."),
     },
     "Look": {
-        "nodes": ("cluster", "List the machines, and what is free on each."),
+        "nodes": ("nodes", "List the machines, and what is free on each."),
         "tiers": ("cluster", "List the tiers a job may ask for."),
         "queues": ("cluster", "List the queues and their limits."),
         "config": ("cluster", "Show the configuration in force, here and at the server."),

@@ -67,6 +67,18 @@ class Client(Transport):
             complete=head.get("hr-complete", "").lower() in {"1", "true"},
         )
 
+    def queues(self) -> list[dict[str, Any]]:
+        """QueueViews of the caller's team; an operator sees all."""
+        return list(self.get("/v1/queues").get("queues") or ())
+
+    def queue(self, team: str, name: str) -> dict[str, Any]:
+        """One QueueView: settings, and what the queue holds."""
+        return self.get(_queue_path(team, name))
+
+    def teams(self) -> list[dict[str, Any]]:
+        """TeamViews: the caller's team; an operator sees all."""
+        return list(self.get("/v1/teams").get("teams") or ())
+
     # -- streams of events; each ends with an event `end` --------------------------------------------------------
 
     def follow(self, job: str, *, on_retry: OnRetry | None = None) -> Iterator[Event]:
@@ -86,7 +98,25 @@ class Client(Transport):
         """Events `latest`, about one a second while there is something new."""
         return self.events(_path(job, "metrics", "follow"), on_retry=on_retry)
 
-    # -- for operators --------------------------------------------------------------------------------------------
+    # -- for operators: queues and teams --------------------------------------------------------------------------
+
+    def create_queue(self, team: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer, with all `settings` of the new queue. Raises Refused if it is there already."""
+        return self.send("PUT", _queue_path(team, name), settings, {"If-None-Match": "*"})
+
+    def set_queue(self, team: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer, with all `settings` as they are now: only those named have changed."""
+        return self.send("PATCH", _queue_path(team, name), settings)
+
+    def delete_queue(self, team: str, name: str) -> dict[str, Any]:
+        """The answer. Raises Refused while the queue holds jobs."""
+        return self.send("DELETE", _queue_path(team, name))
+
+    def set_team(self, team: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer, with all `settings` as they are now: only those named have changed."""
+        return self.send("PATCH", f"/v1/teams/{quote(team, safe='')}", settings)
+
+    # -- for operators: dead letters -------------------------------------------------------------------------------
 
     def steer_node(self, node: str, verb: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a cordon, uncordon, drain, maintenance or gone. Raises Rejected where it was refused."""
@@ -127,6 +157,10 @@ class Client(Transport):
 
 def _path(job: str, *rest: str) -> str:
     return "/".join(("/v1/jobs", quote(job, safe=""), *rest))
+
+
+def _queue_path(team: str, name: str) -> str:
+    return f"/v1/queues/{quote(team, safe='')}/{quote(name, safe='')}"
 
 
 def _taken(answer: dict[str, Any], what: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def submit(
     queue: str | None = None,
     env: Mapping[str, str] | None = None,
     time_limit: str | float | None = None,
-    priority: int = 0,
+    priority: int | None = None,
     hold: bool = False,
     labels: Mapping[str, str] | None = None,
     attempts_max: int | None = None,
@@ -118,6 +118,7 @@ def submit(
     after: str | Job | Sequence[str | Job] = (),
     begin: str | float | datetime | None = None,
     deadline: str | float | datetime | None = None,
+    preemptible: bool | None = None,
     grace: str | float | None = None,
     id: str | None = None,  # noqa: A002 - the message calls it so
     source: str | os.PathLike[str] | None = ".",
@@ -133,7 +134,9 @@ def submit(
     (None: none). `environment` is `"capture"` (what the entrypoint imports here), None (the node's own interpreter) or
     an EnvironmentRequest (`{"python": "3.11", "roots": ["torch"]}`). An `id` makes a repeated call the same job.
     It starts when each of `after` (a Job, or `"JOB"`, `"JOB:notok"`, `"JOB:any"`) has ended so, and not before `begin`;
-    by `deadline` it must have ended. `wait=True` returns once it has succeeded. Raises HeadraceError.
+    by `deadline` it must have ended. A `preemptible` one may be stopped, and queued again, for what goes before it.
+    What `priority` and `preemptible` do not say, its queue does. `wait=True` returns once it has succeeded. Raises
+    HeadraceError.
     """
     if environment is not None and not isinstance(environment, Mapping) and environment != "capture":
         raise errors.UsageError(f"environment: {environment!r}", 'it is "capture", None or {"python": …, "roots": […]}')
@@ -155,6 +158,7 @@ def submit(
         retries=retries,
         begin_at=submission.moment(begin, "begin", now),
         deadline_at=submission.moment(deadline, "deadline", now),
+        preemptible=preemptible,
     )
     where = state.prepare(state.folder(state_folder))
     endpoint, _ = local.ensure(where)

@@ -75,13 +75,14 @@ class Draft:
     labels: dict[str, str] = field(default_factory=dict)
     time_limit_s: float | None = None
     grace_s: float | None = None
-    priority: int = 0
+    priority: int | None = None
     attempts_max: int | None = None
     hold: bool = False
     retries: int = 0
     after: tuple[dict[str, str], ...] = ()
     begin_at: float | None = None
     deadline_at: float | None = None
+    preemptible: bool | None = None
 
     def request(self, parts: Parts) -> dict[str, Any]:
         """The message. It always has an id, so it may be sent again: the same job."""
@@ -100,14 +101,15 @@ class Draft:
             "grace_s": self.grace_s,
             "priority": self.priority,
             "attempts_max": self.attempts_max,
-            "hold": self.hold,
+            "hold": self.hold or None,
             "labels": self.labels,
-            "retries": self.retries,
+            "retries": self.retries or None,
             "after": list(self.after),
             "begin_at": self.begin_at,
             "deadline_at": self.deadline_at,
+            "preemptible": self.preemptible,
         }
-        return {key: value for key, value in said.items() if value not in ("", None, {}, [], False)}
+        return {key: value for key, value in said.items() if value not in ("", None, {}, [])}
 
 
 def take_along(client: Client, folder: Path, *, cache: Path, on_sent: OnSent | None = None) -> tuple[Source, Sent]:

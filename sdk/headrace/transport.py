@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -33,6 +34,7 @@ PATIENCE_S = 300.0
 """How long a broken stream is tried again: longer than a restart or an upgrade of a gateway takes."""
 READ_BYTES = 65_536
 
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _CLOSED = (http.client.RemoteDisconnected, ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
@@ -69,6 +71,13 @@ class Transport:
         """The JSON object that answers this one."""
         return _object(self.request("POST", path, body=json.dumps(body).encode()).body, path)
 
+    def send(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> dict[str, Any]:
+        """The JSON object that answers a request of another method."""
+        content = json.dumps(body).encode() if body is not None else None
+        return _object(self.request(method, path, body=content, headers=headers).body, path)
+
     def request(
         self,
         method: str,
@@ -77,12 +86,13 @@ class Transport:
         query: Query | None = None,
         body: bytes | None = None,
         media: str = "application/json",
+        headers: Mapping[str, str] = _NO_HEADERS,
     ) -> Reply:
         """The answer to one request. Raises Refused or ServerUnreachable.
 
         Sent again only where a connection kept from before turns out to be closed: the server had let go of it.
         """
-        headers = self._headers() | ({"Content-Type": media} if body is not None else {})
+        headers = self._headers() | ({"Content-Type": media} if body is not None else {}) | dict(headers)
         target = path + _query(query)
         kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
         self._kept.connection = None

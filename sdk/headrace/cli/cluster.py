@@ -1,4 +1,4 @@
-"""`headrace tiers`, `queues`, `config`: what there is to use, and by which rules."""
+"""`headrace tiers`, `config`: what there is to use, and by which rules."""
 
 from __future__ import annotations
 
@@ -31,23 +31,6 @@ def tiers(app: App) -> None:
         Column("NOTE", least=10),
     )
     show(app, found, headings, [_tier(tier) for tier in found], "no tiers are configured")
-
-
-@click.command(cls=Command, short_help="List the queues and their limits.")
-@pass_app
-def queues(app: App) -> None:
-    """List the team's queues: who waits, who runs, and the limits."""
-    found = app.client().get("/v1/queues").get("queues") or []
-    headings = (
-        Column("QUEUE", least=10),
-        Column("TEAM", least=6),
-        Column("WAITING", right=True),
-        Column("RUNNING", right=True),
-        Column("GPUS", right=True),
-        Column("WEIGHT", right=True),
-        Column("STATE"),
-    )
-    show(app, found, headings, [_queue(queue) for queue in found], "no queues are configured")
 
 
 @click.command(cls=Command, short_help="Show the configuration in force, here and at the server.")
@@ -91,19 +74,8 @@ def _tier(tier: Mapping[str, Any]) -> Row:
     ]
 
 
-def _queue(queue: Mapping[str, Any]) -> Row:
-    def of(amount: object, limit: object) -> str:
-        return str(amount) if limit is None else f"{amount} of {limit}"
-
-    return [
-        Cell(str(queue.get("queue", "")), "bold"),
-        str(queue.get("team", "")),
-        str(queue.get("waiting", 0)),
-        of(queue.get("running", 0), queue.get("running_max")),
-        of(queue.get("gpus", 0), queue.get("gpus_max")),
-        f"{queue.get('weight', 1.0):g}",
-        Cell("paused", "yellow") if queue.get("paused") else "open",
-    ]
+def _version(python: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in python.split(".") if part.isdigit())
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -36,7 +36,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Look": {
         "nodes": ("nodes", "List the machines, and what is free on each."),
         "tiers": ("cluster", "List the tiers a job may ask for."),
-        "queues": ("cluster", "List the queues and their limits."),
+        "queues": ("queues", "List the queues; for operators, set them."),
+        "teams": ("queues", "List the teams; for operators, set them."),
         "config": ("cluster", "Show the configuration in force, here and at the server."),
     },
     "Stack": {

@@ -56,7 +56,8 @@ def complete_tier(context: click.Context, parameter: click.Parameter, incomplete
 @click.option("--queue", metavar="NAME", default="", help="Default: the team's first.")
 @click.option("--name", metavar="NAME", default="", help="Default: from the command.")
 @click.option("--time-limit", metavar="TIME", callback=seconds, help="End it after 90s, 45m, 2h, 1h30m.")
-@click.option("--priority", type=int, default=0, metavar="N", help="Higher goes first within the queue.")
+@click.option("--priority", type=int, metavar="N", help="Higher goes first within the queue.")
+@click.option("--preemptible/--no-preemptible", default=None, help="May be stopped for others, and queued again.")
 @click.option("--env", multiple=True, metavar="K=V", callback=pairs, help="An environment variable; again for more.")
 @click.option("--label", multiple=True, metavar="K=V", callback=pairs, help="A label to find it by; again for more.")
 @click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Tries where a lost node ends them.")
@@ -93,6 +94,7 @@ def run(app: App, /, command: tuple[str, ...], **options: Any) -> int:
         retries=options["retries"],
         begin_at=options["begin"],
         deadline_at=options["deadline"],
+        preemptible=options["preemptible"],
     )
     wanted = submission.Wanted(options["python"], options["requirements"])
     live = Live(app.printer.out, app.printer.err)

@@ -1,0 +1,298 @@
+"""The policy once more, as dumbly as it can be said: from the whole ledger, each time, with lists and sorting.
+
+Shares no data structure with the scheduler: no lines, no heaps, no indexes, nothing kept between two moments. Slow
+and for small worlds: several nodes that are always there, jobs that are placed and end, limits, priorities,
+policies, gangs, reservations. No preemption and no guarantees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from controlplane.scheduling import order
+from controlplane.scheduling.jobs import shape_of
+from events import messages as m
+from events import subjects
+
+FAR_S = 3e9
+OVERDUE_S = 60.0
+Amount = tuple[int, int, int, int]
+
+
+class Waiting(NamedTuple):
+    spec: m.Specification
+    priority: int
+    at: float
+    rank: int
+
+
+class Live(NamedTuple):
+    spec: m.Specification
+    nodes: tuple[str, ...]
+    at: float
+
+
+class Kept(NamedTuple):
+    nodes: tuple[str, ...]
+    at: float
+    until: float
+    need: Amount
+
+
+class Dumb:
+    """What the ledger says, and what should be placed now."""
+
+    def __init__(self, ledger: Sequence[Any], now: float, depth: int) -> None:
+        self.now = now
+        self.depth = depth
+        self.nodes: dict[str, m.Capacity] = {}
+        self.queues: dict[tuple[str, str], m.QueueSet] = {}
+        self.teams: dict[str, m.TeamSet] = {}
+        self.waiting: dict[str, Waiting] = {}
+        self.live: dict[str, Live] = {}
+        self.kept: list[Kept] = []
+        self.placed: list[tuple[str, tuple[str, ...]]] = []
+        self._tried: set[str] = set()
+        self._blocked: set[tuple[str, ...]] = set()
+        self._guarded: set[tuple[str, str]] = set()
+        for entry in ledger:
+            self._read(entry)
+
+    def _read(self, entry: Any) -> None:
+        fact, words = entry.fact, subjects.tokens(entry.subject)
+        match fact:
+            case m.NodeJoined():
+                self.nodes[words[1]] = fact.capacity
+            case m.QueueSet():
+                self.queues[words[1], words[2]] = fact
+            case m.TeamSet():
+                self.teams[words[1]] = fact
+            case m.Accepted():
+                spec = fact.specification
+                self.waiting[spec.job] = Waiting(spec, spec.priority, entry.at, entry.sequence)
+            case m.Placed():
+                spec = self.waiting.pop(words[2]).spec
+                self.live[spec.job] = Live(spec, tuple(a.node for a in fact.allocations), entry.at)
+            case m.Reprioritised():
+                self.waiting[words[2]] = self.waiting[words[2]]._replace(priority=fact.priority)
+            case m.CancelRequested():
+                del self.waiting[words[2]]
+            case m.Finished():
+                del self.live[words[2]]
+
+    # -- what is to be placed ------------------------------------------------------------------------------------------
+
+    def decide(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Jobs and their nodes, in order."""
+        done: set[tuple[str, str]] = set()
+        while True:
+            keys = {self._key(job.spec) for job in self.waiting.values() if job.spec.job not in self._tried} - done
+            open_keys = sorted((key for key in keys if not self._queue(key).paused), key=self._turn)
+            if not open_keys:
+                return self.placed
+            if not self._place_one(open_keys[0]):
+                done.add(open_keys[0])
+
+    def _place_one(self, key: tuple[str, str]) -> bool:
+        mine = [job for job in self.waiting.values() if self._key(job.spec) == key]
+        for job in sorted(mine, key=self._place):
+            if self._is_full(key):
+                return False
+            name = job.spec.job
+            if name in self._tried:
+                continue
+            self._tried.add(name)
+            if not self._may_try(job.spec):
+                continue
+            nodes = self._nodes_for(job.spec)
+            if nodes:
+                del self.waiting[name]
+                self.live[name] = Live(job.spec, nodes, self.now)
+                self.placed.append((name, nodes))
+                return True
+            first_guarded = self._is_guarded(job) and key not in self._guarded
+            if len(self.kept) < self.depth or first_guarded:
+                if self._is_guarded(job):
+                    self._guarded.add(key)
+                self._keep(job.spec)
+        return False
+
+    # -- the order -----------------------------------------------------------------------------------------------------
+
+    def _key(self, spec: m.Specification) -> tuple[str, str]:
+        return (spec.team, spec.queue)
+
+    def _queue(self, key: tuple[str, str]) -> m.QueueSet:
+        return self.queues.get(key, m.QueueSet(by=""))
+
+    def _team(self, name: str) -> m.TeamSet:
+        return self.teams.get(name, m.TeamSet(by=""))
+
+    def _turn(self, key: tuple[str, str]) -> tuple[Any, ...]:
+        of_team = [live.spec for live in self.live.values() if live.spec.team == key[0]]
+        of_queue = [spec for spec in of_team if spec.queue == key[1]]
+        return (
+            self._share(of_team) / self._team(key[0]).weight,
+            key[0],
+            self._share(of_queue) / self._queue(key).weight,
+            key[1],
+        )
+
+    def _share(self, specs: list[m.Specification]) -> float:
+        totals = self._totals()
+        held = [sum(self._need(spec)[i] * spec.resources.nodes for spec in specs) for i in range(3)]
+        return max(mine / (there or 1) for mine, there in zip(held, totals, strict=True))
+
+    def _totals(self) -> list[int]:
+        every = self.nodes.values()
+        return [
+            sum(round(node.cpus * 1000) for node in every),
+            sum(node.memory_bytes for node in every),
+            sum(node.gpus for node in every),
+        ]
+
+    def _place(self, job: Waiting) -> tuple[Any, ...]:
+        policy = self._queue(self._key(job.spec)).policy
+        estimate = order.estimate_s(job.spec.time_limit_s)
+        if self._is_guarded(job):
+            return (-job.priority, False, 0.0, job.at, job.rank)
+        if policy not in ("sjf", "saf"):  # what lines cannot tell apart counts as the same
+            estimate = order.shortest_of(order.bucket(estimate))
+        score = order.score(policy, estimate=estimate, size=self._share([job.spec]), wait_s=self.now - job.at)
+        return (-job.priority, True, score, job.at, job.rank)
+
+    def _is_guarded(self, job: Waiting) -> bool:
+        settings = self._queue(self._key(job.spec))
+        wait_s = self.now - job.at
+        return order.is_guarded(settings.policy, settings.guard, wait_s=wait_s, turn_s=self._turn_s())
+
+    def _turn_s(self) -> float:
+        """All the work that there is, over all machines, and the longest job."""
+        jobs = [(job.spec, 0.0) for job in self.waiting.values()]
+        jobs += [(live.spec, live.at) for live in self.live.values() if (live.spec.job, live.nodes) not in self.placed]
+        # what was placed in this very round still counts as waiting: the moment of a round is fixed at its beginning
+        new = [live.spec for live in self.live.values() if (live.spec.job, live.nodes) in self.placed]
+        if not jobs and not new:
+            return 0.0
+        work = []
+        for index, there in enumerate(self._totals()):
+            wait = sum(self._work(job.spec, index) for job in self.waiting.values())
+            wait += sum(self._work(spec, index) for spec in new)
+            old = [live for live in self.live.values() if (live.spec.job, live.nodes) not in self.placed]
+            left = sum(
+                self._need(live.spec)[index]
+                * live.spec.resources.nodes
+                * (live.at + order.estimate_s(live.spec.time_limit_s) - self.now)
+                for live in old
+            )
+            work.append((wait + max(0.0, left)) / (there or 1))
+        longest = max(order.bucket(order.estimate_s(spec.time_limit_s)) for spec in [*new, *(spec for spec, _ in jobs)])
+        return max(work) + order.shortest_of(longest)
+
+    def _work(self, spec: m.Specification, index: int) -> float:
+        return self._need(spec)[index] * spec.resources.nodes * order.estimate_s(spec.time_limit_s)
+
+    # -- limits --------------------------------------------------------------------------------------------------------
+
+    def _is_full(self, key: tuple[str, str]) -> bool:
+        of_team = [live for live in self.live.values() if live.spec.team == key[0]]
+        of_queue = [live for live in of_team if live.spec.queue == key[1]]
+        limits = ((self._queue(key).running_max, of_queue), (self._team(key[0]).running_max, of_team))
+        return any(limit is not None and len(held) >= limit for limit, held in limits)
+
+    def _may_try(self, spec: m.Specification) -> bool:
+        key = self._key(spec)
+        queue, team = self._queue(key), self._team(key[0])
+        of_team = [live.spec for live in self.live.values() if live.spec.team == key[0]]
+        of_queue = [each for each in of_team if each.queue == key[1]]
+        of_user = [each for each in of_queue if each.user == spec.user]
+        asked = spec.resources.gpus * spec.resources.nodes
+        scopes = {key: of_queue, (*key, spec.user): of_user, (key[0],): of_team}
+        limits = {
+            key: (queue.running_max, queue.gpus_max),
+            (*key, spec.user): (queue.user_running_max, queue.user_gpus_max),
+            (key[0],): (team.running_max, team.gpus_max),
+        }
+        for scope, held in scopes.items():
+            running_max, gpus_max = limits[scope]
+            if running_max is not None and len(held) + 1 > running_max:
+                return False
+            gpus = sum(each.resources.gpus * each.resources.nodes for each in held)
+            if gpus_max is not None and asked and gpus + asked > gpus_max:
+                if asked <= gpus_max:
+                    self._blocked.add(scope)
+                return False
+        return not asked or not any(scope in self._blocked for scope in scopes)
+
+    # -- nodes and time ------------------------------------------------------------------------------------------------
+
+    def _need(self, spec: m.Specification) -> Amount:
+        shape = shape_of(spec)
+        return (shape.milli_cpus, shape.memory_bytes, shape.gpus, shape.launch_bytes)
+
+    def _length_s(self, spec: m.Specification) -> float:
+        return 2 * FAR_S if spec.time_limit_s is None else spec.time_limit_s
+
+    def _free(self, node: str, at: float) -> Amount:
+        """What of a node is free at a moment, if everything takes as long as it may."""
+        capacity = self.nodes[node]
+        free = [round(capacity.cpus * 1000), capacity.memory_bytes, capacity.gpus, 900 * 1024]
+        for live in self.live.values():
+            if node in live.nodes and self._end(live) > at:
+                free = [mine - its for mine, its in zip(free, self._need(live.spec), strict=True)]
+        for kept in self.kept:
+            if node in kept.nodes and kept.at <= at < kept.until:
+                free = [mine - its for mine, its in zip(free, kept.need, strict=True)]
+        return (free[0], free[1], free[2], free[3])
+
+    def _end(self, live: Live) -> float:
+        end = self.now + FAR_S if live.spec.time_limit_s is None else live.at + live.spec.time_limit_s
+        return end if end > self.now else self.now + OVERDUE_S
+
+    def _moments(self) -> list[float]:
+        """All at which anything changes, and now."""
+        moments = {self.now, *(self._end(live) for live in self.live.values())}
+        moments |= {moment for kept in self.kept for moment in (kept.at, kept.until)}
+        return sorted(moment for moment in moments if moment >= self.now)
+
+    def _lasts(self, node: str, need: Amount, begin: float, end: float) -> bool:
+        looks = [begin, *(moment for moment in self._moments() if begin < moment < end)]
+        return all(_covers(self._free(node, at), need) for at in looks)
+
+    def _nodes_for(self, spec: m.Specification) -> tuple[str, ...]:
+        """Where it can start now and delays nobody who has a reservation; empty: nowhere."""
+        need, until = self._need(spec), self.now + self._length_s(spec)
+        live_only = {name: self._really_free(name) for name in self.nodes}
+        fit = [
+            name
+            for name in sorted(self.nodes, key=lambda name: (live_only[name][2], live_only[name][0], name))
+            if _covers(live_only[name], need)
+            and (not any(name in kept.nodes for kept in self.kept) or self._lasts(name, need, self.now, until))
+        ]
+        return tuple(fit[: spec.resources.nodes]) if len(fit) >= spec.resources.nodes else ()
+
+    def _really_free(self, node: str) -> Amount:
+        kept, self.kept = self.kept, []
+        free = self._free(node, self.now)
+        self.kept = kept
+        return free
+
+    def _keep(self, spec: m.Specification) -> None:
+        """Reserve the earliest that it can have."""
+        need, length_s, count = self._need(spec), self._length_s(spec), spec.resources.nodes
+        for at in self._moments():
+            nodes = [node for node in self.nodes if self._lasts(node, need, at, at + length_s)]
+            if len(nodes) >= count:
+                best = sorted(nodes, key=lambda node: (self._lacking(node, need), node))[:count]
+                self.kept.append(Kept(tuple(best), at, at + length_s, need))
+                return
+
+    def _lacking(self, node: str, need: Amount) -> tuple[int, ...]:
+        free = self._really_free(node)
+        cpus, memory, gpus, launch = (max(0, its - mine) for mine, its in zip(free, need, strict=True))
+        return (gpus, cpus, memory, launch)
+
+
+def _covers(free: Amount, need: Amount) -> bool:
+    return all(mine >= its for mine, its in zip(free, need, strict=True))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from events import streams
 from events.bus import Bus
@@ -16,6 +16,9 @@ TEAM = "vision"
 
 
 settings.register_profile("headrace", deadline=None)  # a busy machine is no failure
+unshrunk = tuple(phase for phase in Phase if phase not in (Phase.shrink, Phase.explain))
+settings.register_profile("first", settings.get_profile("headrace"), phases=unshrunk)
+"""What fails first, however long it is (`load_tests.core_mutations`)."""
 settings.load_profile("headrace")
 
 

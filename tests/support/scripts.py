@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
+from controlplane.scheduling.core import Core
 from events import messages as m
 from events import subjects
-from tests.support.worlds import TEAM, World, a_job, an_end
+from tests.support.worlds import TEAM, Entry, World, a_job, an_end
 
 RULE: Final = "----"
 
@@ -44,6 +45,8 @@ def replay(text: str) -> str:
 class _Script:
     def __init__(self) -> None:
         self.world = World()
+        self._hidden: list[Entry] = []
+        """What was told in another way."""
         self.commands: dict[str, Callable[..., list[str] | None]] = {
             name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")
         }
@@ -55,7 +58,8 @@ class _Script:
         names = [word for word in words if "=" not in word]
         before = len(self.world.ledger)
         said = self.commands[command](*names, **options)
-        facts = [told(entry.subject, entry.fact) for entry in self.world.ledger[before:]]
+        news = [entry for entry in self.world.ledger[before:] if entry not in self._hidden]
+        facts = [told(entry.subject, entry.fact) for entry in news]
         return [*facts, *(said or [])] or ["nothing"]
 
     # -- the ledger ------------------------------------------------------------------------------------------------
@@ -67,12 +71,34 @@ class _Script:
     def on_submit(self, *jobs: str, **options: Any) -> None:
         held = options.pop("held", "") == "yes"
         for job in jobs:
-            fields: dict[str, Any] = {n: int(v) if v.lstrip("-").isdigit() else v for n, v in options.items()}
+            fields: dict[str, Any] = {n: _value(v) for n, v in options.items()}
             words = [word.partition(":") for word in fields.pop("after", "").split(",") if word]
             fields["after"] = tuple(m.Dependency(job=job, on=on or "ok") for job, _, on in words)
             for moment in fields.keys() & {"begin_at", "deadline_at"}:
                 fields[moment] = self.world.now + fields[moment]
             self.world.submit(a_job(job, **fields), held=held)
+
+    def on_flood(self, prefix: str, count: str, **options: str) -> list[str]:
+        """So many jobs at once, told in one line."""
+        before = len(self.world.ledger)
+        self.on_submit(*(f"{prefix}{number}" for number in range(int(count))), **options)
+        del self._hidden[:]
+        self._hidden += self.world.ledger[before:]
+        return [f"accepted {prefix}0 … {prefix}{int(count) - 1}"]
+
+    def on_team(self, **options: str) -> None:
+        self.world.team(**{key: msgspec.json.decode(value) for key, value in options.items()})
+
+    def on_remove(self, queue: str) -> None:
+        self.world.remove_queue(queue)
+
+    def on_restart(self) -> None:
+        """Another scheduler, from a snapshot, leads from here on."""
+        content = self.world.core.snapshot()
+        self.world.core = Core(self.world.settings)
+        self.world.core.restore(content)
+        assert self.world.core.snapshot() == content
+        self.world.lead()
 
     def on_queue(self, name: str, **options: str) -> None:
         self.world.queue(name, **{key: msgspec.json.decode(value) for key, value in options.items()})
@@ -145,10 +171,19 @@ class _Script:
     def on_exchange(self, node: str) -> None:
         self.world.obey(node)
 
-    def on_end(self, job: str, cause: str = "exited", **options: str) -> None:
-        node = next(node for node, mine in self.world.attempts.items() if (TEAM, job) in mine)
+    def on_end(self, job: str, cause: str = "exited", node: str = "", **options: str) -> None:
+        """On every node that it has, or on one of them only."""
+        if not node:
+            for each in [name for name, mine in self.world.attempts.items() if (TEAM, job) in mine]:
+                self.on_end(job, cause, each, **options)
+            return
         fields = {name: int(value) if value.isdigit() else value for name, value in options.items()}
         self.world.end(job, an_end(cause, **fields), node=node)  # type: ignore[arg-type]
+        self.world.settle()
+
+    def on_clock(self, seconds: str) -> None:
+        """The clock is set forward or back."""
+        self.world.now += float(seconds)
         self.world.settle()
 
     def on_wait(self, seconds: str) -> None:
@@ -196,6 +231,12 @@ def told(subject: str, fact: m.Fact) -> str:
         return f"{line} on {'; '.join(where)}: {fact.why}"
     if isinstance(fact, m.Finished):
         return f"{line} {fact.outcome}: {fact.reason}"
-    if isinstance(fact, m.Lost | m.Requeued | m.NodeGone):
+    if isinstance(fact, m.Lost | m.Requeued | m.NodeGone | m.StopRequested):
         return f"{line}: {fact.why}"
     return line
+
+
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    return int(text) if text.lstrip("-").isdigit() else text

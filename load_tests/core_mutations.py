@@ -1,0 +1,164 @@
+"""Breaks the scheduler's core in one place at a time, for its tests to find: `python -m load_tests.core_mutations`.
+
+Each mutation is a replacement in a copy of `controlplane/scheduling`; the property tests against the dumb second
+implementation and the random facts come first, then the other unit tests, until one fails. What no test finds is not
+tested.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from load_tests.stack import report
+
+REPOSITORY: Final = Path(__file__).parents[1]
+COPIED: Final = ("events", "controlplane", "tests", "pyproject.toml")
+TESTS: Final = ("tests/unit/scheduling",)
+
+
+class Mutation(NamedTuple):
+    """A policy, and the text that breaks it."""
+
+    name: str
+    file: str
+    what: str
+    instead: str
+
+
+MUTATIONS: Final = (
+    Mutation(
+        "slowdown: waits do not count",
+        "order.py",
+        "return -(wait_s + FLOOR_S) / estimate",
+        "return -FLOOR_S / estimate",
+    ),
+    Mutation(
+        "fcfs: the youngest first", "queues.py", "order.within_line(self.settings.policy, job.order_s)", "-job.order_at"
+    ),
+    Mutation("sjf: the longest first", "order.py", "            return estimate\n", "            return -estimate\n"),
+    Mutation("saf: the size does not count", "order.py", "return estimate * size", "return estimate"),
+    Mutation("wfp3: not to the third power", "order.py", "((wait_s / estimate) ** 3)", "(wait_s / estimate)"),
+    Mutation(
+        "guard: nobody is guarded",
+        "order.py",
+        'policy == "slowdown" and guard is not None',
+        'policy == "" and guard is not None',
+    ),
+    Mutation("priority: the lowest first", "queues.py", "LineKey(-job.priority,", "LineKey(job.priority,"),
+    Mutation(
+        "fair share: weights do not count", "shares.py", "return largest / max(weight, WEIGHT_MIN)", "return largest"
+    ),
+    Mutation("fair share: use of the past does not decay", "shares.py", "kept = 2.0 **", "kept = 1.0 **"),
+    Mutation(
+        "fair share: teams do not count",
+        "placing.py",
+        "(own and its, its_share, queue.team, own, own_share, queue.name)",
+        '(own and its, 0.0, "", own, own_share, queue.name)',
+    ),
+    Mutation("limits: one GPU too many", "limits.py", "held.gpus + gpus > gpus_max", "held.gpus + gpus > gpus_max + 1"),
+    Mutation(
+        "limits: users do not count", "limits.py", "of_user = queue.users.get(user) or Held()", "of_user = Held()"
+    ),
+    Mutation(
+        "backfill: reservations may be delayed", "placing.py", "if self.plan.restricts else None", "if False else None"
+    ),
+    Mutation(
+        "backfill: one reservation too many",
+        "placing.py",
+        "len(plan.reservations) < self._settings.backfill_depth",
+        "len(plan.reservations) <= self._settings.backfill_depth",
+    ),
+    Mutation(
+        "guarantees: what is firm may take them",
+        "limits.py",
+        "job.specification.preemptible or self.is_guaranteed(queue, shape)",
+        "True",
+    ),
+    Mutation(
+        "preemption: nothing is kept",
+        "placing.py",
+        "                self.plan.pin(job, claim.nodes)\n",
+        "                pass\n",
+    ),
+    Mutation(
+        "preemption: who runs for a moment may end",
+        "preemption.py",
+        "(at := job.begun_at + self._min_run_s) > self._moment.now",
+        "(at := 0.0) > 0.0",
+    ),
+    Mutation(
+        "preemption: the dearest first",
+        "preemption.py",
+        "key=lambda job: (self._cost(job), job.id)",
+        "key=lambda job: (-self._cost(job), job.id)",
+    ),
+    Mutation(
+        "preemption: it costs a try",
+        "truth.py",
+        "is_excused = bool(job.stop_why) and not has_failed",
+        "is_excused = False",
+    ),
+    Mutation("gangs: half of one may start", "nodes.py", "if len(found) == shape.nodes:", "if found:"),
+    Mutation(
+        "gangs: a part that fails leaves the others alone",
+        "jobs.py",
+        "return not any(part.is_broken for where, part in parts.items() if where != node)",
+        "return True",
+    ),
+    Mutation(
+        "gangs: over when one part is",
+        "core.py",
+        "if not all(part.is_over for _, part in parts):",
+        "if not any(part.is_over for _, part in parts):",
+    ),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m load_tests.core_mutations", description=__doc__)
+    parser.add_argument("--only", default="", help="mutations with this in their name")
+    parser.add_argument("--list", action="store_true", help="only look whether each can still be made")
+    options = parser.parse_args()
+    chosen = [mutation for mutation in MUTATIONS if options.only in mutation.name]
+    for mutation in chosen:
+        if mutation.what not in (REPOSITORY / "controlplane" / "scheduling" / mutation.file).read_text():
+            raise SystemExit(f"mutation {mutation.name!r}: {mutation.file} does not hold {mutation.what!r} any more")
+    found = {} if options.list else {mutation.name: play(mutation) for mutation in chosen}
+    for name, each in found.items():
+        print(f"{name}: {each['by'] or 'NOT FOUND'} ({each['seconds']} s)", flush=True)
+    figures = {"mutations": len(chosen), "found": sum(bool(each["by"]) for each in found.values()), "by": found}
+    report("core_mutations", figures, {})
+    return 0 if options.list or all(each["by"] for each in found.values()) else 1
+
+
+def play(mutation: Mutation) -> dict[str, Any]:
+    """The first test that fails; none: empty."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="hr-core-") as folder:
+        tree = Path(folder)
+        for name in COPIED:
+            source = REPOSITORY / name
+            if source.is_dir():
+                shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, tree / name)
+        file = tree / "controlplane" / "scheduling" / mutation.file
+        file.write_text(file.read_text().replace(mutation.what, mutation.instead))
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *TESTS]
+        command += ["--hypothesis-profile=first"]  # what fails first is enough, however long it is
+        environ = os.environ | {"PYTHONPATH": str(tree)}
+        ran = subprocess.run(command, cwd=tree, env=environ, capture_output=True, text=True, check=False)
+    failed = [line.removeprefix("FAILED ").split(" - ")[0] for line in ran.stdout.splitlines() if "FAILED" in line]
+    return {"by": failed[0] if failed else "", "seconds": round(time.monotonic() - begun)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -24,6 +24,12 @@ def job_id(*, team: str, user: str, client_id: str) -> str:
     return "j-" + base64.b32encode(hashlib.sha256(text).digest()[:_BYTES]).decode().lower()[:JOB_ID_CHARACTERS]
 
 
+def task_id(array: str, index: int) -> str:
+    """The id of a task of an array: it follows from both, so that a task needs no fact before it is placed."""
+    text = "\x1f".join(("task", array, str(index))).encode()
+    return "j-" + base64.b32encode(hashlib.sha256(text).digest()[:_BYTES]).decode().lower()[:JOB_ID_CHARACTERS]
+
+
 def pack(job: str) -> bytes:
     """The id of a job in 8 bytes, as the archive lists them. Raises ValueError for what `job_id` never gave."""
     if not _JOB_ID.fullmatch(job):

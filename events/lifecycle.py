@@ -6,6 +6,10 @@ entrypoint runs: `running`. When somebody wants it to stop (a cancel, a preempti
 node says that nothing of it lives any more. An attempt that ended, or whose node is lost, either ends the job
 (`succeeded`, `failed`, `cancelled`) or puts it back in the queue; only `placed` raises the attempt's number.
 
+An array is a job that is never placed itself. When its first task is, it is `unfolding`, and what is done to a queued
+job can be done to the rest of it; it ends when its last task has. A task begins with the fact that places it, or that
+cancels it before.
+
 Four things can come of a fact:
 
 * `APPLIED`: it is a row of the table.
@@ -32,6 +36,7 @@ class State(Enum):
     """Where a job stands. The last four are ends."""
 
     QUEUED = "queued"
+    UNFOLDING = "unfolding"
     PLACED = "placed"
     RUNNING = "running"
     STOPPING = "stopping"
@@ -72,7 +77,7 @@ class Row(msgspec.Struct, frozen=True):
 ENDS: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.REJECTED})
 HOLDS_RESOURCES: Final = frozenset({State.PLACED, State.RUNNING, State.STOPPING})
 
-_Q, _P, _R, _S = State.QUEUED, State.PLACED, State.RUNNING, State.STOPPING
+_Q, _U, _P, _R, _S = State.QUEUED, State.UNFOLDING, State.PLACED, State.RUNNING, State.STOPPING
 _AGAIN = Outcome.REPEATED
 _END = Row(None, ends=frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED}))
 
@@ -84,10 +89,21 @@ TABLE: Final[dict[State, dict[type[m.JobFact], Row]]] = {
         m.Reprioritised: Row(_Q),
         m.Moved: Row(_Q),
         m.CancelRequested: Row(State.CANCELLED),  # nothing lives: the wish is the deed
+        m.Unfolded: Row(_U),
         m.Placed: Row(_P),
         m.Finished: Row(None, ends=frozenset({State.FAILED, State.CANCELLED})),  # it can never run
         m.Requeued: Row(_Q, _AGAIN),
         m.Lost: Row(_Q, _AGAIN),
+    },
+    State.UNFOLDING: {
+        m.Accepted: Row(_U, _AGAIN),
+        m.Unfolded: Row(_U, _AGAIN),
+        m.Held: Row(_U, held=True),
+        m.Released: Row(_U, held=False),
+        m.Reprioritised: Row(_U),
+        m.Moved: Row(_U),
+        m.CancelRequested: Row(_S),  # its tasks are stopped first
+        m.Finished: _END,
     },
     State.PLACED: {
         m.Accepted: Row(_P, _AGAIN),
@@ -130,7 +146,7 @@ TABLE: Final[dict[State, dict[type[m.JobFact], Row]]] = {
 }
 """(state, fact) → row. Facts about an older attempt never get here; after an end only what is listed is repeated."""
 
-_LATE: Final = (m.Placed, m.Started, m.StopRequested, m.Requeued, m.Lost, m.CancelRequested)
+_LATE: Final = (m.Unfolded, m.Placed, m.Started, m.StopRequested, m.Requeued, m.Lost, m.CancelRequested)
 """What may still arrive after an end without anybody being wrong."""
 
 _OF_AN_ATTEMPT: Final = (m.Placed, m.Started, m.StopRequested, m.Requeued, m.Lost, m.Finished)
@@ -168,4 +184,8 @@ def _begin(fact: m.JobFact) -> tuple[Outcome, Life | None]:
         return Outcome.APPLIED, Life(State.QUEUED, 0, fact.held)
     if isinstance(fact, m.Rejected):
         return Outcome.APPLIED, Life(State.REJECTED)
+    if isinstance(fact, m.Placed) and fact.task is not None and fact.attempt == 1:
+        return Outcome.APPLIED, Life(State.PLACED, 1)
+    if isinstance(fact, m.CancelRequested) and fact.task is not None:
+        return Outcome.APPLIED, Life(State.CANCELLED)
     return Outcome.FORBIDDEN, None

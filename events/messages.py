@@ -123,6 +123,16 @@ class Dependency(Value, frozen=True, kw_only=True):
     sets it; a client leaves it out."""
 
 
+class Task(Value, frozen=True, kw_only=True):
+    """Which task of which array. Its id is `identity.task_id` of the two."""
+
+    array: str
+    """Id of the array's own job."""
+    index: int
+    size: int = 0
+    """How many tasks the array has."""
+
+
 EndCause = Literal[
     "exited",  # by itself, with an exit code
     "signalled",  # by a signal that nobody here sent
@@ -197,10 +207,15 @@ class Submit(Request, frozen=True, kw_only=True, tag="submit"):
     """It must have ended by then: it fails if its time limit does not let it, or when it still runs then."""
     retries: int = 0
     """Tries after the program itself failed, by an exit code or a signal."""
+    array: str = ""
+    """Run it once for each of these indices: `0-999`, `0-15:4`, `1,3,7-9`; with `%50`, at most 50 at once. Empty: once.
+    """
 
 
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
     why: str = ""
+    tasks: str = ""
+    """Of an array: only the tasks of these indices (`5`, `7-9`), placed or not; at most 1,000. Empty: all of it."""
 
 
 class Hold(Request, frozen=True, kw_only=True, tag="hold"):
@@ -380,6 +395,10 @@ class Specification(Value, frozen=True, kw_only=True):
     begin_at: float | None = None
     deadline_at: float | None = None
     retries: int = 0
+    array: str = ""
+    """Indices of its tasks, as `events.arrays` reads them, without `%`; empty: it is no array."""
+    array_at_once: int = 0
+    """How many of its tasks may hold resources at once. 0: any number."""
 
 
 class Accepted(Fact, frozen=True, kw_only=True, tag="accepted"):
@@ -397,6 +416,8 @@ class Rejected(Fact, frozen=True, kw_only=True, tag="rejected"):
 class CancelRequested(Fact, frozen=True, kw_only=True, tag="cancel_requested"):
     by: str
     why: str = ""
+    task: Task | None = None
+    """Set where this is the first fact about a task: it will never be placed."""
 
 
 class Held(Fact, frozen=True, kw_only=True, tag="held"):
@@ -422,6 +443,12 @@ class Moved(Fact, frozen=True, kw_only=True, tag="moved"):
 # -- about a job --------------------------------------------------------------------------------------- scheduling --
 
 
+class Unfolded(Fact, frozen=True, kw_only=True, tag="unfolded"):
+    """The array has begun: its first task is placed. From here on it is over when its last task is."""
+
+    term: int
+
+
 class Placed(Fact, frozen=True, kw_only=True, tag="placed"):
     """The attempt holds its allocations from here on."""
 
@@ -430,6 +457,8 @@ class Placed(Fact, frozen=True, kw_only=True, tag="placed"):
     allocations: tuple[Allocation, ...]
     why: str = ""
     """Why this job, now, there: one line for a person."""
+    task: Task | None = None
+    """Set where this is the first fact about a task of an array: its specification is that of the array."""
 
 
 class Started(Fact, frozen=True, kw_only=True, tag="started"):
@@ -490,6 +519,8 @@ class Finished(Fact, frozen=True, kw_only=True, tag="finished"):
     reason: str
     """A sentence that a person understands: `exit code 1`, `killed by SIGSEGV`, `over its time limit of 2 h`."""
     end: AttemptEnd | None = None
+    tasks: dict[str, int] = {}
+    """Of an array: how many of its tasks ended in which state. The others never ran."""
 
 
 JobFact = (
@@ -500,6 +531,7 @@ JobFact = (
     | Released
     | Reprioritised
     | Moved
+    | Unfolded
     | Placed
     | Started
     | StopRequested
@@ -746,6 +778,7 @@ AnyFact = (
     | Released
     | Reprioritised
     | Moved
+    | Unfolded
     | Placed
     | Started
     | StopRequested
@@ -822,6 +855,7 @@ class Launch(Value, frozen=True, kw_only=True):
     grace_s: float = 30.0
     traceparent: str = ""
     placed_at: float = 0.0
+    task: Task | None = None
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="desired"):
@@ -857,8 +891,6 @@ class AskJob(Value, frozen=True, kw_only=True):
 
     team: str
     job: str
-    forecast_wait_s: float | None = None
-    """Have a new forecast made of when it starts, and wait so long if there is none. None: what there is will do."""
 
 
 class Holder(Value, frozen=True, kw_only=True):
@@ -930,54 +962,6 @@ class Why(Value, frozen=True, kw_only=True):
     hindrances: tuple[Hindrance, ...] = ()
     summary: str = ""
     sooner: tuple[Sooner, ...] = ()
-    expected_at: float | None = None
-    """When it will probably start, by a forward simulation; None: nobody can tell."""
-    earliest_at: float | None = None
-    """The spread: the earliest start of several simulations, and the latest."""
-    latest_at: float | None = None
-
-
-class AskQueue(Value, frozen=True, kw_only=True):
-    """`hr.v1.ask.scheduling.queue`: the jobs of a team that wait, in the order in which they would start."""
-
-    team: str
-    queue: str = ""
-    """Empty: one queue after the other."""
-    limit: int = 50
-    after: int = 0
-    """Leave out so many."""
-
-
-class QueuedView(Value, frozen=True, kw_only=True):
-    """A job that waits."""
-
-    place: int
-    """In its queue, from 1."""
-    queue: str
-    job: str
-    name: str
-    user: str
-    tier: str
-    queued_at: float
-    priority: int = 0
-    time_limit_s: float | None = None
-    kind: str = ""
-    """Of what it waits for first, as `Hindrance` has it."""
-    why: str = ""
-    expected_at: float | None = None
-    """As `Why` has it, and the next two."""
-    earliest_at: float | None = None
-    latest_at: float | None = None
-
-
-class QueuePage(Value, frozen=True, kw_only=True):
-    jobs: tuple[QueuedView, ...] = ()
-    waiting: int = 0
-    """How many wait in all."""
-    next: int = 0
-    """Give it as `after` for more; 0: there is no more."""
-    forecast_at: float | None = None
-    """Of when the expected starts are; None: there is no forecast yet."""
 
 
 class AskEnvironment(Value, frozen=True, kw_only=True):

@@ -84,6 +84,12 @@ def _ours(launch: Launch, around: Surroundings) -> dict[str, str]:
         "HEADRACE_RANK": "0",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, launch.allocation.gpus)),
     }
+    if launch.task is not None:
+        found |= {
+            "HEADRACE_ARRAY": launch.task.array,
+            "HEADRACE_ARRAY_INDEX": str(launch.task.index),
+            "HEADRACE_ARRAY_SIZE": str(launch.task.size),
+        }
     if around.virtual_env is not None:
         found["VIRTUAL_ENV"] = str(around.virtual_env)
     return found

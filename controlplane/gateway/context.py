@@ -18,9 +18,10 @@ from controlplane.gateway import archive
 from controlplane.gateway.failures import Failure
 from controlplane.gateway.projection import Ambiguous, Projection
 from controlplane.gateway.views import JobRecord
+from events import arrays, subjects
 from events import messages as m
-from events import subjects
 from events.bus import NoAnswer
+from events.identity import task_id
 from events.streams import LEDGER
 from events.wire import UNREADABLE
 
@@ -37,6 +38,20 @@ TEXT_CHARACTERS_MAX: Final = 256
 """Of what a job is looked for by."""
 UPLOADS_MAX: Final = 8
 """Blobs being taken in at once: each is held in memory until its digest is known to be right."""
+
+
+TASK: Final = re.compile(r"(.+)_(\d{1,7})|(.+)\[(\d{1,7})\]")
+"""How a task is named: by its array and its index."""
+
+
+class Unplaced(Failure):
+    """A task of an array that nobody has placed: there is nothing to be seen of it."""
+
+    def __init__(self, array: JobRecord, index: int) -> None:
+        message = f"task {index} of `{array.job}` waits: it has not been placed yet"
+        super().__init__(404, message, f"what it waits for says `why {array.job}`")
+        self.array = array
+        self.index = index
 
 
 class Gateway:
@@ -69,13 +84,40 @@ class Gateway:
             record = self.projection.find(caller.team, text)
         except Ambiguous as error:
             raise _ambiguous(text, error.jobs) from error
+        if record is None and (named := TASK.fullmatch(text)) is not None:
+            array, index = await self.array(caller, named[1] or named[3]), int(named[2] or named[4])
+            return await self._task(caller, array, index)
         return record if record is not None else await self._archived(caller, text, is_there=is_there)
+
+    async def array(self, caller: Identity, text: str) -> JobRecord:
+        """An array of the caller's team. Raises Failure."""
+        record = await self.job(caller, text)
+        if record.specification is None or not record.specification.array:
+            raise Failure(404, f"job `{text[:80]}` is no array", "its tasks are ARRAY_0, ARRAY_1 and so on")
+        return record
+
+    async def _task(self, caller: Identity, array: JobRecord, index: int) -> JobRecord:
+        """A task of an array. Raises Failure."""
+        assert array.specification is not None, "it is an array"
+        if arrays.parse(array.specification.array)[0].position(index) is None:
+            hint = f"it has {array.specification.array[:80]}"
+            raise Failure(404, f"array `{array.job}` has no index {index}", hint)
+        record = self.projection.task(array, index)
+        if record is not None:
+            return record
+        if not array.is_over:
+            raise Unplaced(array, index)
+        return await self._archived(caller, task_id(array.job, index), is_there=False)
 
     async def _archived(self, caller: Identity, text: str, *, is_there: bool) -> JobRecord:
         """A job that has left the ledger. Raises Failure."""
         found = await archive.ask(self, m.AskArchived(team=caller.team, find=text[:TEXT_CHARACTERS_MAX]))
         if found.jobs:
-            return found.jobs[0]
+            record = found.jobs[0]
+            if record.task is not None:  # what it is stands with its array
+                array = await self.job(caller, record.task.array)
+                record.specification, record.user, record.name = array.specification, array.user, array.name
+            return record
         if found.ambiguous:
             raise _ambiguous(text, list(found.ambiguous))
         if found.silent and is_there:

@@ -11,13 +11,14 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from controlplane.config import Identity
 from controlplane.gateway import archive
-from controlplane.gateway.context import SEEN_S, Gateway, Here, traceparent
+from controlplane.gateway.context import SEEN_S, Gateway, Here, Unplaced, traceparent
 from controlplane.gateway.contract import ControlOperation, SubmitOperation
 from controlplane.gateway.failures import Failure, body
 from controlplane.gateway.paging import Cursor, Part, cursor, merged, place
 from controlplane.gateway.views import JobView
 from events import messages as m
 from events import subjects
+from events.bus import NoAnswer
 from events.lifecycle import State
 from events.wire import UNREADABLE
 
@@ -25,13 +26,11 @@ REQUEST_BYTES_MAX: Final = 512 * 1024
 LIMIT_MAX: Final = 500
 CLOCKS_S: Final = 60.0
 """How far the clocks of those that say when a job was submitted, and when it ended, may be apart."""
-FORECAST_WAIT_S: Final = 1.5
-"""How long who asks why a job waits also waits for the first forecast of its start."""
 HEADER_CHARACTERS_MAX: Final = 256
 CONTROLS: Final = ("cancel", "hold", "release", "reprioritise", "move")
 _STATES: Final = frozenset(state.value for state in State)
 _GROUPS: Final = {
-    "active": frozenset({"queued", "placed", "running", "stopping"}),
+    "active": frozenset({"queued", "unfolding", "placed", "running", "stopping"}),
     "ended": frozenset({"succeeded", "failed", "cancelled", "rejected"}),
 }
 _STATUS: Final = {"accepted": 201, "rejected": 422, "refused": 409}
@@ -75,8 +74,13 @@ async def control(gateway: Here, request: Caller, job: FromPath[str], verb: From
     if verb not in CONTROLS:
         raise Failure(404, f"no such control: {verb[:80]}", f"one of {', '.join(CONTROLS)}")
     caller = request.user
-    record = await gateway.job(caller, job)
     fields = fields_of(await request.body(), 'such as {"why": "wrong data"}') | {"type": verb}
+    try:
+        record = await gateway.job(caller, job)
+    except Unplaced as error:
+        if verb != "cancel":
+            raise Failure(409, error.message, f"{verb} takes the array: all of it that waits") from error
+        record, fields["tasks"] = error.array, str(error.index)
     if verb == "move":
         given = {end: fields[end] for end in ("before", "after") if isinstance(fields.get(end), str) and fields[end]}
         fields |= {end: (await gateway.job(caller, text)).job for end, text in given.items()}
@@ -96,16 +100,20 @@ async def list_jobs(
     after: FromQuery[str] = "",
     latest: FromQuery[bool] = False,
     since: FromQuery[float] = 0.0,
+    array: FromQuery[str] = "",
 ) -> JobsPage:
     """The jobs of the caller's team. `state`: one, or several separated by commas; `active` and `ended` are groups.
 
-    `since`: only those submitted since, in seconds since the epoch.
+    `since`: only those submitted since, in seconds since the epoch. `array`: instead, the tasks of this array that have
+    been placed or cancelled, by their index, which is the `next` of a page.
     """
     states: frozenset[str] = frozenset()
     for word in filter(None, state_.split(",")):
         if word not in _STATES and word not in _GROUPS:
             raise Failure(400, f"no state `{word[:80]}`", f"there are {', '.join(sorted(_STATES))}, active, ended")
         states |= _GROUPS.get(word, frozenset({word}))
+    if array:
+        return await _tasks(gateway, request.user, array, states, limit, after, latest=latest)
     behind = await _cursor(gateway, request.user, after)
     page, silent = await _page(
         gateway,
@@ -125,6 +133,19 @@ async def list_jobs(
     views = [gateway.projection.view(record) for record in page.jobs]
     shown = await _with_latest(gateway, views) if latest else views
     return JobsPage(jobs=shown, next=str(page.end or ""), missing=silent)
+
+
+async def _tasks(
+    gateway: Gateway, caller: Identity, text: str, states: frozenset[str], limit: int, after: str, *, latest: bool
+) -> JobsPage:
+    if after and not (after.isascii() and after.isdigit()):
+        raise Failure(400, f"`{after[:80]}` is no index", "what the page before gave as `next`")
+    array = await gateway.array(caller, text)
+    found = gateway.projection.tasks(array, states=states, limit=limit + 1, behind=int(after) if after else -1)
+    views = [gateway.projection.view(record) for record in found[:limit]]
+    shown = await _with_latest(gateway, views) if latest else views
+    last = found[limit - 1].task if len(found) > limit else None
+    return JobsPage(jobs=shown, next=str(last.index) if last is not None else "")
 
 
 async def _cursor(gateway: Gateway, caller: Identity, after: str) -> Cursor | None:
@@ -157,28 +178,11 @@ async def show_job(gateway: Here, request: Caller, job: FromPath[str], latest: F
 
 @get("/v1/jobs/{job:str}/why")
 async def why(gateway: Here, request: Caller, job: FromPath[str]) -> m.Why:
-    """Why a job waits, its place in its queue, what stands in its way, and when it will probably start."""
+    """Why a job waits, its place in its queue, and what stands in its way."""
     record = await gateway.job(request.user, job)
     if record.is_over:
         return m.Why(job=record.job, state=record.life.state.value, summary=record.reason)
-    asked = m.AskJob(team=record.team, job=record.job, forecast_wait_s=FORECAST_WAIT_S)
-    return await gateway.ask("scheduling", "why", asked, m.Why)
-
-
-@get("/v1/queue")
-async def queue(
-    gateway: Here,
-    request: Caller,
-    queue: FromQuery[str] = "",
-    limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
-    after: Annotated[int, QueryParameter(ge=0, le=10_000)] = 0,
-) -> m.QueuePage:
-    """The jobs of the caller's team that wait, in the order in which they would start, with when and why they wait.
-
-    `queue`: of one queue only. `next` of a page is `after` of the following one.
-    """
-    asked = m.AskQueue(team=request.user.team, queue=queue, limit=limit, after=after)
-    return await gateway.ask("scheduling", "queue", asked, m.QueuePage)
+    return await gateway.ask("scheduling", "why", m.AskJob(team=record.team, job=record.job), m.Why)
 
 
 async def _answered(gateway: Gateway, said: bytes, otherwise: str) -> Response[Any]:
@@ -224,7 +228,10 @@ async def _with_latest(gateway: Gateway, views: list[JobView]) -> list[JobView]:
     if not views:
         return views
     asked = m.AskLatest(team=views[0].team, jobs=tuple(view.job for view in views))
-    answer = await gateway.ask("monitoring", "latest", asked, m.LatestAnswer)
+    try:
+        answer = await gateway.ask("monitoring", "latest", asked, m.LatestAnswer)
+    except NoAnswer:
+        return views  # better without their newest values than not at all
     by_job: dict[str, dict[str, dict[str, Any]]] = {}
     for each in answer.latest:
         by_job.setdefault(each.job, {})[each.name] = {"step": each.step, "value": each.value, "at": each.at}

@@ -62,6 +62,8 @@ class Projection:
         self._names: dict[tuple[str, str], str] = {}
         self._prefixes: dict[tuple[str, str], dict[str, None]] = {}
         self._environments: dict[str, EnvironmentRecord] = {}
+        self._tasks: dict[tuple[str, str], dict[int, str]] = {}
+        """(team, array) → index → the task's id, of those that have a fact."""
         self._ended: dict[tuple[str, str], None] = {}
         """The oldest end first."""
         self._wanted: Counter[tuple[str, str]] = Counter()
@@ -103,13 +105,16 @@ class Projection:
         if outcome is not lifecycle.Outcome.APPLIED or life is None:
             return
         was_over, is_new = record is not None and record.is_over, record is None
+        was = record.life.state.value if record is not None else ""
         if record is None:
             record = jobs[job] = JobRecord(job=job, team=team, life=life)
             self._prefixes.setdefault((team, job[:PREFIX_CHARACTERS_MIN]), {})[job] = None
         if isinstance(fact, m.Accepted) and fact.specification.environment:
             self._wanted[team, fact.specification.environment] += 1
         record.tell(entry, life)
-        if is_new:
+        if record.task is not None:
+            self._tell_array(record, record.task, was, entry.sequence)
+        elif is_new:
             self._order.setdefault(team, SortedList()).add(place(record))
         if isinstance(fact, m.Accepted | m.Rejected) and record.name:
             self._names[team, record.name] = job
@@ -117,6 +122,21 @@ class Projection:
             self._ended[team, job] = None
             if len(self._ended) > ENDED_KEPT_MAX:
                 self._forget(*next(iter(self._ended)))
+
+    def _tell_array(self, record: JobRecord, task: m.Task, was: str, sequence: int) -> None:
+        """A task's record goes by that of its array, and the array counts it."""
+        self._tasks.setdefault((record.team, task.array), {})[task.index] = record.job
+        array = self._teams.get(record.team, {}).get(task.array)
+        if array is None:
+            return
+        if not was:
+            record.user, record.name, record.priority = array.user, array.name, array.priority
+            record.submitted_at = array.submitted_at
+        else:
+            array.tasks[was] -= 1
+        array.tasks[record.life.state.value] = array.tasks.get(record.life.state.value, 0) + 1
+        array.tasks_sequence = sequence
+        self._wake(subjects.job(record.team, task.array))
 
     def _apply_archived(self, entry: Entry, fact: m.Archived) -> None:
         """The job is over, whatever was heard of it before, and the archive is asked about it from now on."""
@@ -147,7 +167,11 @@ class Projection:
         record = self._teams.get(team, {}).pop(job, None)
         if record is None:
             return
-        self._order[team].remove(place(record))
+        if record.task is None:
+            self._order[team].remove(place(record))
+            self._tasks.pop((team, job), None)
+        elif (team, record.task.array) in self._tasks:
+            self._tasks[team, record.task.array].pop(record.task.index, None)
         if record.environment:
             pair = (team, record.environment)
             self._wanted[pair] -= 1
@@ -174,6 +198,21 @@ class Projection:
         if len(near) > 1:
             raise Ambiguous(near)
         return jobs.get(near[0]) if near else None
+
+    def task(self, array: JobRecord, index: int) -> JobRecord | None:
+        """A task of an array; None: nobody has placed it, or the array has no such index."""
+        return self.job(array.team, self._tasks.get((array.team, array.job), {}).get(index, ""))
+
+    def tasks(self, array: JobRecord, *, states: frozenset[str], limit: int, behind: int) -> list[JobRecord]:
+        """Tasks that have a fact, by index, those behind one."""
+        found: list[JobRecord] = []
+        for index, job in sorted(self._tasks.get((array.team, array.job), {}).items()):
+            record = self.job(array.team, job)
+            if index > behind and record is not None and (not states or record.life.state.value in states):
+                found.append(record)
+                if len(found) == limit:
+                    break
+        return found
 
     def jobs(self) -> Iterator[JobRecord]:
         """All jobs of all teams."""
@@ -206,12 +245,13 @@ class Projection:
         return Part(found)
 
     def view(self, record: JobRecord) -> JobView:
-        return record.view(self.environment(record.environment))
+        of = self.job(record.team, record.task.array) if record.task is not None else None
+        return record.view(self.environment(record.environment), of.specification if of is not None else None)
 
     def version(self, record: JobRecord) -> int:
         """Changes whenever the view does: the sequence of the newest fact that it shows."""
         environment = self._environments.get(record.environment)
-        return max(record.sequence, environment.sequence if environment else 0)
+        return max(record.sequence, record.tasks_sequence, environment.sequence if environment else 0)
 
     def environment(self, digest: str) -> EnvironmentRecord | None:
         return (self._environments.get(digest) or EnvironmentRecord(digest=digest)) if digest else None
@@ -285,11 +325,14 @@ class Projection:
         projection._environments = {record.digest: record for record in read.environments}
         for record in read.jobs:
             projection._teams.setdefault(record.team, {})[record.job] = record
-            projection._order.setdefault(record.team, SortedList()).add(place(record))
+            if record.task is None:
+                projection._order.setdefault(record.team, SortedList()).add(place(record))
+            else:
+                projection._tasks.setdefault((record.team, record.task.array), {})[record.task.index] = record.job
             projection._prefixes.setdefault((record.team, record.job[:PREFIX_CHARACTERS_MIN]), {})[record.job] = None
             if record.environment:
                 projection._wanted[record.team, record.environment] += 1
-            if record.name:
+            if record.name and record.task is None:
                 projection._names[record.team, record.name] = record.job
         ended = [record for record in read.jobs if record.is_over]
         ended.sort(key=lambda record: record.sequence)

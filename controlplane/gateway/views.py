@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from events import arrays
 from events import messages as m
 from events.ledger import Entry
 from events.lifecycle import ENDS, Life, State
@@ -71,6 +72,13 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """What it was to wait for, whether that is over by now or not."""
     begin_at: float | None
     deadline_at: float | None
+    array: str
+    """Indices of its tasks; empty: it is no array."""
+    array_at_once: int
+    tasks: dict[str, int] | None
+    """Of an array: how many of its tasks are in each state; `queued` counts those that nobody has placed."""
+    task: m.Task | None
+    """Which task of which array it is."""
     history: list[HistoryItem]
     problems: tuple[m.Problem, ...] = ()
     warnings: tuple[m.Problem, ...] = ()
@@ -101,6 +109,20 @@ class JobRecord(msgspec.Struct, kw_only=True):
     problems: tuple[m.Problem, ...] = ()
     warnings: tuple[m.Problem, ...] = ()
     history: list[HistoryItem] = []
+    task: m.Task | None = None
+    tasks: dict[str, int] = {}
+    """Of an array: how many of the tasks that have a fact are in each state."""
+    tasks_sequence: int = 0
+    """Of the newest fact about one of its tasks."""
+
+    def states(self) -> dict[str, int]:
+        """Of an array: how many of its tasks are in each state. Those that will never run count as the array ended."""
+        size = len(arrays.parse(self.specification.array)[0]) if self.specification else 0
+        found = dict(self.tasks)
+        if rest := size - sum(found.values()):
+            state = "cancelled" if self.is_over or self.life.state is State.STOPPING else "queued"
+            found[state] = found.get(state, 0) + rest
+        return {state: count for state, count in found.items() if count}
 
     @property
     def is_over(self) -> bool:
@@ -123,8 +145,9 @@ class JobRecord(msgspec.Struct, kw_only=True):
         if self.is_over and self.finished_at is None:
             self.finished_at = entry.at
 
-    def view(self, environment: EnvironmentRecord | None) -> JobView:
-        said, end = self.specification, self.end
+    def view(self, environment: EnvironmentRecord | None, of: m.Specification | None = None) -> JobView:
+        """`of`: of a task, the specification of its array."""
+        said, end = self.specification or of, self.end
         return JobView(
             job=self.job,
             name=self.name,
@@ -157,6 +180,10 @@ class JobRecord(msgspec.Struct, kw_only=True):
             after=said.after if said else (),
             begin_at=said.begin_at if said else None,
             deadline_at=said.deadline_at if said else None,
+            array=said.array if said and not self.task else "",
+            array_at_once=said.array_at_once if said and not self.task else 0,
+            tasks=self.states() if said and said.array and not self.task else None,
+            task=self.task,
             history=self.history,
             problems=self.problems,
             warnings=self.warnings,
@@ -208,6 +235,8 @@ def _rejected(record: JobRecord, fact: m.Rejected, at: float) -> None:
 
 
 def _cancel_requested(record: JobRecord, fact: m.CancelRequested, at: float) -> None:
+    if fact.task is not None:
+        record.task, record.submitted_at = fact.task, at
     if record.life.state is State.CANCELLED:
         record.reason = f"cancelled by {fact.by}" + (f": {fact.why}" if fact.why else "")
 
@@ -217,6 +246,8 @@ def _reprioritised(record: JobRecord, fact: m.Reprioritised, at: float) -> None:
 
 
 def _placed(record: JobRecord, fact: m.Placed, at: float) -> None:
+    if fact.task is not None:
+        record.task, record.submitted_at, record.queued_at = fact.task, at, at
     record.placed_at, record.started_at, record.allocations = at, None, fact.allocations
     record.end, record.reason = None, ""
 
@@ -232,6 +263,7 @@ def _back(record: JobRecord, fact: m.Requeued | m.Lost, at: float) -> None:
 
 def _finished(record: JobRecord, fact: m.Finished, at: float) -> None:
     record.reason, record.end = fact.reason, fact.end
+    record.tasks = dict(fact.tasks)
     if fact.end is not None:
         record.started_at = fact.end.started_at or record.started_at
         record.finished_at = fact.end.ended_at

@@ -31,6 +31,7 @@ def problems(truth: Truth) -> list[str]:
     found += _jobs(truth)
     found += _waiting(truth)
     found += _history(truth)
+    found += _arrays(truth)
     on: defaultdict[str, list[Job]] = defaultdict(list)
     for job in holders:
         for name in job.nodes:
@@ -67,13 +68,14 @@ def _jobs(truth: Truth) -> Iterator[str]:
     for subject, job in truth.jobs.items():
         if job.subject != subject or truth.by_key.get(job.key) is not job:
             yield f"{subject} is not found under its id"
-        if job.life.state not in HOLDS_RESOURCES and job.life.state is not State.QUEUED:
+        states = (State.QUEUED, State.UNFOLDING) if job.array is not None else (State.QUEUED,)
+        if job.life.state not in HOLDS_RESOURCES and job.life.state not in states:
             yield f"{subject} has ended and is still here"
         if job.is_live != bool(job.allocations):
             yield f"{subject} is {job.life.state.value} and holds {len(job.allocations)} allocations"
         if job.is_live and len(set(job.nodes)) != job.shape.nodes:
             yield f"{subject} asks for {job.shape.nodes} nodes and has {job.nodes}"
-        if job.is_live == job.waits:
+        if job.sequence and job.is_queued != job.waits:
             yield f"{subject} is {job.life.state.value} and stands in its queue: {job.waits}"
         if subject in truth.ended:
             yield f"{subject} is both live and ended"
@@ -88,7 +90,7 @@ def _waiting(truth: Truth) -> Iterator[str]:
     """Dependencies and times."""
     right: defaultdict[str, set[Key]] = defaultdict(set)
     for job in truth.jobs.values():
-        if job.after and job.life.state is not State.QUEUED:
+        if job.after and not job.is_queued:
             yield f"{job.subject} is {job.life.state.value} and waits for other jobs"
         for subject in awaited(job):
             right[subject].add(job.key)
@@ -96,11 +98,11 @@ def _waiting(truth: Truth) -> Iterator[str]:
         yield "the jobs that wait for others are not found under these"
     timers = {(subject, at) for at, _, subject in truth.timers}
     for job in truth.jobs.values():
-        due_at = None if job.is_overdue else job.last_at
+        due_at = None if job.is_overdue or not job.sequence else job.last_at
         for at in (job.not_before if job.early else None, due_at):
             if at is not None and (job.subject, at) not in timers:
                 yield f"{job.subject} has no timer at {at}"
-        if job.early and job.life.state is not State.QUEUED:
+        if job.early and not job.is_queued:
             yield f"{job.subject} is {job.life.state.value} and waits for its time"
 
 
@@ -114,6 +116,32 @@ def _history(truth: Truth) -> Iterator[str]:
         limit_s = job.specification.time_limit_s
         if job.predicted_s is not None and limit_s is not None and job.predicted_s > max(limit_s, ESTIMATE_S_MIN):
             yield f"{job.subject} is predicted to run for {job.predicted_s} s, beyond its limit"
+
+
+def _arrays(truth: Truth) -> Iterator[str]:
+    tasks: defaultdict[Key, set[Key]] = defaultdict(set)
+    for job in truth.jobs.values():
+        if job.task is not None:
+            tasks[job.specification.team, job.task.array].add(job.key)
+        elif not job.sequence:
+            yield f"{job.subject} is decided only, and no task"
+    for job in truth.jobs.values():
+        array = job.array
+        if array is None:
+            continue
+        if set(array.tasks) != tasks[job.key]:
+            yield f"{job.subject} has its tasks wrong: {sorted(set(array.tasks) ^ tasks[job.key])}"
+        assumed = sum(not task.sequence for task in array.tasks.values())
+        over = array.succeeded + array.failed + array.cancelled
+        if len(array.indices) - array.rest != len(array.tasks) - assumed + over:
+            yield f"{job.subject} counts its tasks wrong"
+        if assumed != len(array.assumed) or any(at < array.first or at in array.taken for at in array.assumed):
+            yield f"{job.subject} has what is decided of it wrong"
+        if array.first in array.taken or any(at < array.first for at in array.taken):
+            yield f"{job.subject} has taken {sorted(array.taken)} behind {array.first}"
+        passed = range(array.first, array.next()) if array.rest > assumed else ()
+        if any(at not in array.taken | array.assumed for at in passed):
+            yield f"{job.subject} passes over a task"
 
 
 def _node(node: Node, jobs: list[Job]) -> Iterator[str]:
@@ -147,14 +175,12 @@ def _index(truth: Truth) -> Iterator[str]:
 
 
 def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> Iterator[str]:
-    waiting = sorted((-job.priority, job.rank, job.id) for job in mine if job.life.state is State.QUEUED)
+    waiting = sorted((-job.priority, job.rank, job.id) for job in mine if job.is_queued and job.sequence)
     if waiting != list(queue.waiting):
         yield f"queue {queue.key} has its waiting jobs wrong"
     in_line = {job.key for line in queue.lines.values() for *_, job in line}
     eligible = {
-        job.key
-        for job in mine
-        if job.life.state is State.QUEUED and not isinstance(job.decided, m.Placed) and not truth.parked(job)
+        job.key for job in mine if job.is_queued and not isinstance(job.decided, m.Placed) and not truth.parked(job)
     }
     if in_line != eligible or in_line != {job.key for job in mine if job.in_line}:
         yield f"queue {queue.key} has its lines wrong: {sorted(in_line ^ eligible)}"

@@ -10,10 +10,9 @@ A decision is tentative until the ledger took it. What nodes report is kept besi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-from controlplane.scheduling import checking, ends, explain, snapshots, standing, tenants
+from controlplane.scheduling import arrays, checking, ends, explain, snapshots, tenants
 from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, FactEntry, Round, Settings
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
@@ -64,16 +63,6 @@ class Core:
         return self._truth.term_sequence
 
     @property
-    def jobs(self) -> Mapping[str, Job]:
-        """By subject: all that have not ended. To look at."""
-        return self._truth.jobs
-
-    def unready_environments(self) -> list[str]:
-        """Digests (hexadecimal) of those that jobs wait for."""
-        environments = self._truth.environments.items()
-        return [digest for digest, one in environments if one.jobs and one.state in ("wanted", "building")]
-
-    @property
     def size(self) -> int:
         """How many jobs it knows, ended ones at the tenth that they weigh."""
         return len(self._truth.jobs) + len(self._truth.ended) // 10
@@ -101,12 +90,6 @@ class Core:
         """Everything that the ledger has said so far."""
         return snapshots.encode(self._truth)
 
-    def excerpt(self, waiting_max: int) -> bytes:
-        """A snapshot of what counts from now on: without what has ended, and of those that wait no more than so many,
-        of each queue the first in the order of their ranks.
-        """
-        return snapshots.encode(self._truth, waiting_max=waiting_max)
-
     def restore(self, content: bytes) -> None:
         """Be what `snapshot` was taken of. Raises ValueError if it is none of this version."""
         self._truth = snapshots.decode(content, self.settings)
@@ -121,11 +104,14 @@ class Core:
         for _, node in sorted(self._truth.fleet.nodes.items()):
             self._silence.watch(node, now)
             self._truth.nodes_due[node.name] = node
+        for job in self._truth.jobs.values():
+            if job.array is not None or job.task is not None or job.is_overdue:
+                self._truth.due[job.key] = job  # what a leader before this one had not written any more
 
     def end_term(self) -> None:
         """Lead no more: all that is not in the ledger is forgotten."""
         self._silence = self._look = None
-        for job in self._truth.jobs.values():
+        for job in list(self._truth.jobs.values()):
             self._truth.forget(job)
             job.parts = None
         for node in self._truth.fleet.nodes.values():
@@ -231,6 +217,9 @@ class Core:
         term = self._truth.term
         if not job.is_live:
             doom = self._truth.doom(job)
+            if job.array is not None:
+                outcome, reason = (doom.outcome, doom.reason) if doom is not None else (None, "")
+                return arrays.end(job, outcome, reason, term=term)
             if doom is None:
                 return None
             return m.Finished(term=term, attempt=job.life.attempt, outcome=doom.outcome, reason=doom.reason)
@@ -240,7 +229,7 @@ class Core:
         if not all(part.is_over for _, part in parts):
             if job.life.state is State.PLACED and all(part.runs for _, part in parts):
                 return m.Started(term=term, attempt=job.life.attempt, started_at=_started_at(job, parts))
-            return ends.on_deadline(job, term=term) if job.is_overdue else None
+            return arrays.stop(job, term=term) or (ends.on_deadline(job, term=term) if job.is_overdue else None)
         lost = next(((node, part) for node, part in parts if part.is_lost), None)
         if lost is not None:
             node, part = lost
@@ -351,7 +340,8 @@ class Core:
             job = truth.jobs.get(decision.subject)
             if job is not None and job.decided is decision.fact:
                 truth.forget(job)
-                truth.reconsider(job)
+                if job.sequence:
+                    truth.reconsider(job)
             if isinstance(decision.fact, m.NodeFact):
                 node = truth.fleet.node(subjects.tokens(decision.subject)[1])
                 node.decided = None
@@ -411,6 +401,7 @@ class Core:
             grace_s=spec.grace_s,
             traceparent=job.traceparent,
             placed_at=job.placed_at,
+            task=job.task,
         )
         return made
 
@@ -445,10 +436,6 @@ class Core:
         if look is None or now >= look.now + LOOK_S:
             look = self._look = Look(self._truth, now, self.settings)
         return look
-
-    def queue_page(self, ask: m.AskQueue, now: float) -> m.QueuePage:
-        """Those of a team that wait, in the order in which they would be placed."""
-        return standing.page(self._truth, self._looked(now), ask)
 
     def nodes_view(self) -> m.NodesView:
         return explain.nodes_view(self._truth)

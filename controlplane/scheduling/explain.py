@@ -10,6 +10,7 @@ from collections.abc import Callable
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.truth import Truth
 from controlplane.scheduling.waits import Look
+from controlplane.scheduling.words import count
 from events import messages as m
 from events import subjects
 from events.lifecycle import State
@@ -23,7 +24,7 @@ def why(truth: Truth, team: str, job_id: str, look: Callable[[], Look]) -> m.Why
         if life is None:
             return None
         return m.Why(job=job_id, state=life.state.value, summary=f"it is over: {life.state.value}")
-    if job.life.state is not State.QUEUED:
+    if not job.is_queued:
         return m.Why(job=job_id, state=job.life.state.value, summary=_where(job))
     return look().why(job)
 
@@ -33,6 +34,8 @@ def _nodes(job: Job) -> str:
 
 
 def _where(job: Job) -> str:
+    if job.array is not None:
+        return f"nothing of it waits; {count(len(job.array.tasks), 'task')} of it have not ended"
     on = f"attempt {job.life.attempt} on {_nodes(job)}"
     if job.life.state is State.STOPPING:
         what = f"cancelled by {job.cancelled_by}" if job.cancelled_by else job.stop_why

@@ -14,6 +14,7 @@ import msgspec
 from controlplane.scheduling.order import estimate_s
 from controlplane.scheduling.parts import Part
 from events import messages as m
+from events.arrays import Indices
 from events.lifecycle import HOLDS_RESOURCES, Life, State
 
 Key = tuple[str, str]
@@ -37,6 +38,68 @@ class Shape(NamedTuple):
     nodes: int
     launch_bytes: int
     """How much of a node's message it takes, rounded up to a power of two."""
+
+
+class Array(msgspec.Struct, eq=False, kw_only=True):
+    """What an array is beside its own job (`arrays`)."""
+
+    indices: Indices
+    at_once: int
+    first: int = 0
+    """Of the positions in `indices`: all before it have a fact of their own."""
+    taken: set[int] = msgspec.field(default_factory=set)
+    """Those behind it that have one, too."""
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    tasks: dict[Key, Job] = msgspec.field(default_factory=dict)
+    """Those that were taken and have not ended, also what is decided only."""
+
+    # -- not in the ledger ------------------------------------------------------------------------------------------
+    assumed: set[int] = msgspec.field(default_factory=set)
+    """Positions of tasks that are decided only."""
+    cursor: int = 0
+    """No position before it is free."""
+
+    @property
+    def rest(self) -> int:
+        """How many tasks the ledger does not know."""
+        return len(self.indices) - self.first - len(self.taken)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether one more task may be placed."""
+        return self.rest > len(self.assumed) and len(self.tasks) < self.at_once
+
+    def next(self) -> int:
+        """The first position that is free. There must be one."""
+        self.cursor = max(self.cursor, self.first)
+        while self.cursor in self.taken or self.cursor in self.assumed:
+            self.cursor += 1
+        return self.cursor
+
+    def take(self, position: int) -> bool:
+        """A task has a fact from now on. False: it had one."""
+        if position < self.first or position in self.taken:
+            return False
+        self.taken.add(position)
+        while self.first in self.taken:
+            self.taken.remove(self.first)
+            self.first += 1
+        return True
+
+    def fold(self, task: m.Task) -> None:
+        """What was decided about a task did not come about, or is in the ledger."""
+        position = self.indices.position(task.index)
+        if position is not None:
+            self.assumed.discard(position)
+            self.cursor = min(self.cursor, position)
+
+    def count(self, state: State) -> None:
+        """A task has ended so."""
+        self.succeeded += state is State.SUCCEEDED
+        self.failed += state is State.FAILED
+        self.cancelled += state is State.CANCELLED
 
 
 class Job(msgspec.Struct, eq=False, kw_only=True):
@@ -64,6 +127,10 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     running_at: float | None = None
     """When the ledger heard that its newest attempt runs."""
     traceparent: str = ""
+    array: Array | None = None
+    """Set: it is an array."""
+    task: m.Task | None = None
+    """Set: it is a task of one."""
     not_before: float = 0.0
     """Its begin time; after an attempt that broke off, a little later than that."""
     early: bool = False
@@ -165,7 +232,19 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     @property
     def is_live(self) -> bool:
         """Whether an attempt of it holds resources, by the ledger."""
-        return self.life.state in HOLDS_RESOURCES
+        return self.life.state in HOLDS_RESOURCES and self.array is None
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether it waits to be placed, by the ledger, or the rest of it does."""
+        if self.array is not None:
+            return self.life.state in (State.QUEUED, State.UNFOLDING) and self.array.rest > 0
+        return self.life.state is State.QUEUED
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs of its shape wait in its place."""
+        return self.array.rest if self.array is not None else 1
 
     def is_wanted_on(self, node: str) -> bool:
         """Whether its newest attempt should live on this node of its."""

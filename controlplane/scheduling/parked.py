@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from controlplane.scheduling.dependencies import WORDS
-from controlplane.scheduling.jobs import Job
+from controlplane.scheduling.jobs import Array, Job
 from controlplane.scheduling.truth import Truth
 from controlplane.scheduling.words import moment, no, span, yes
 from events import messages as m
@@ -28,9 +28,20 @@ def hindrances(truth: Truth, job: Job, now: float) -> list[m.Hindrance]:
         message = _ENVIRONMENT.get(environment.state)
         found.append(no("environment", message) if message else yes("environment", "its environment is ready"))
     found += _dependencies(truth, job, now)
+    if job.array is not None:
+        found.append(_tasks(job.array))
     if job.early and job.not_before > now:
         found.append(_early(job, now))
     return found
+
+
+def _tasks(array: Array) -> m.Hindrance:
+    """What the array itself says about one more of its tasks."""
+    size, running = len(array.indices), len(array.tasks)
+    if array.may_go_on:
+        return yes("queue", f"{array.rest} of its {size} tasks wait, {running} were placed and have not ended")
+    message = f"{running} of its tasks were placed and have not ended, at most {array.at_once} at once"
+    return no("queue", message, asked=1.0, free=float(max(0, array.at_once - running)))
 
 
 def _early(job: Job, now: float) -> m.Hindrance:

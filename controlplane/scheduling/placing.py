@@ -19,6 +19,7 @@ import heapq
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from controlplane.scheduling.arrays import first_said, next_task
 from controlplane.scheduling.backfill import Plan
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.jobs import Job, Shape
@@ -29,6 +30,7 @@ from controlplane.scheduling.preemption import Search, Victims
 from controlplane.scheduling.queues import Head, Moment, Queue, QueueKey, Team
 from controlplane.scheduling.truth import Truth
 from events import messages as m
+from events.lifecycle import State
 
 SEARCHES_MAX: Final = 8
 """For victims, in one round: each looks at all nodes. Further jobs have their turn in the next round."""
@@ -43,8 +45,18 @@ class Choice(NamedTuple):
 
     def facts(self, term: int) -> Iterator[tuple[Job, m.JobFact]]:
         """What to write about it. Goes by what is free now."""
-        allocations = tuple(allocate(node, self.job.shape) for node in self.nodes)
-        yield self.job, m.Placed(term=term, attempt=self.job.life.attempt + 1, allocations=allocations, why=self.why)
+        job = self.job
+        if job.array is not None:
+            if job.life.state is State.QUEUED and job.decided is None:
+                yield job, m.Unfolded(term=term)
+            job = next_task(job)
+        allocations = tuple(allocate(node, job.shape) for node in self.nodes)
+        yield (
+            job,
+            m.Placed(
+                term=term, attempt=job.life.attempt + 1, allocations=allocations, why=self.why, task=first_said(job)
+            ),
+        )
 
 
 class Preempt(NamedTuple):

@@ -7,13 +7,13 @@ same bytes, whenever and from which older snapshot they began.
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import islice
 from typing import Final
 
 import msgspec
 
+from controlplane.scheduling.arrays import array_of
 from controlplane.scheduling.decisions import Settings
-from controlplane.scheduling.jobs import Job, shape_of
+from controlplane.scheduling.jobs import Array, Job, shape_of
 from controlplane.scheduling.nodes import Node
 from controlplane.scheduling.predictions import Key
 from controlplane.scheduling.shares import Account
@@ -22,7 +22,7 @@ from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
 
-VERSION: Final = 7
+VERSION: Final = 8
 
 
 class _Job(msgspec.Struct, array_like=True):
@@ -43,6 +43,9 @@ class _Job(msgspec.Struct, array_like=True):
     predicted_s: float | None
     running_at: float | None
     traceparent: str
+    task: m.Task | None
+    array: tuple[int, list[int], int, int, int] | None
+    """Of an array: `first`, `taken`, and how many of its tasks succeeded, failed, were cancelled."""
     not_before: float
     after: tuple[m.Dependency, ...]
     unmet: str
@@ -96,20 +99,16 @@ _DECODER: Final = msgspec.msgpack.Decoder(_Snapshot)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
-def encode(truth: Truth, *, waiting_max: int | None = None) -> bytes:
-    """What the ledger has said, as bytes. `waiting_max`: see `Core.excerpt`."""
-    jobs = list(truth.jobs.values()) if waiting_max is None else _excerpt(truth, waiting_max)
+def encode(truth: Truth) -> bytes:
+    """What the ledger has said, as bytes."""
     return _ENCODER.encode(
         _Snapshot(
             version=VERSION,
             sequence=truth.sequence,
             term=truth.term,
             term_sequence=truth.term_sequence,
-            jobs=[_from_job(truth, job) for job in sorted(jobs, key=lambda job: job.accepted)],
-            ended=[
-                (subject, life.state.value, life.attempt, life.held)
-                for subject, life in (truth.ended.items() if waiting_max is None else ())
-            ],
+            jobs=[_from_job(truth, job) for job in _by_age(truth)],
+            ended=[(subject, life.state.value, life.attempt, life.held) for subject, life in truth.ended.items()],
             queues=[
                 (q.team, q.name, q.settings, q.sequence, q.removed, _average(q.account))
                 for _, q in sorted(truth.queues.items())
@@ -119,25 +118,14 @@ def encode(truth: Truth, *, waiting_max: int | None = None) -> bytes:
                 for _, t in sorted(truth.teams.items())
                 if t.sequence or t.account.average.at
             ],
-            history=list(truth.history) if waiting_max is None else [],
+            history=list(truth.history),
             claims=[(*key, claim.nodes, claim.until) for key, claim in truth.claims.items()],
             environments=[
-                (digest, e.state, e.lock, e.python, e.reason)
-                for digest, e in sorted(truth.environments.items())
-                if waiting_max is None or e.jobs
+                (digest, e.state, e.lock, e.python, e.reason) for digest, e in sorted(truth.environments.items())
             ],
             nodes=[_from_node(node) for _, node in sorted(truth.fleet.nodes.items()) if node.sequence],
         )
     )
-
-
-def _excerpt(truth: Truth, waiting_max: int) -> list[Job]:
-    """All jobs that hold resources, and the first of those that wait."""
-    running = {job.key: job for node in truth.fleet.nodes.values() for job in node.jobs.values() if job.is_live}
-    queues = [queue for _, queue in sorted(truth.queues.items()) if queue.waiting]
-    each = max(1, waiting_max // max(1, len(queues)))
-    waiting = [truth.by_key[(queue.team, job)] for queue in queues for _, _, job in islice(queue.waiting, each)]
-    return [*running.values(), *waiting]
 
 
 def decode(content: bytes, settings: Settings) -> Truth:
@@ -206,6 +194,8 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         running_at=job.running_at,
         traceparent=job.traceparent,
         not_before=job.not_before,
+        task=job.task,
+        array=_from_array(job.array) if job.array is not None else None,
         after=job.after,
         unmet=job.unmet,
         failures=job.failures,
@@ -221,9 +211,24 @@ def _from_job(truth: Truth, job: Job) -> _Job:
     )
 
 
+def _by_age(truth: Truth) -> list[Job]:
+    """An array before its tasks. Without tasks that are decided only."""
+    return sorted((job for job in truth.jobs.values() if job.sequence), key=lambda job: job.accepted)
+
+
+def _from_array(array: Array) -> tuple[int, list[int], int, int, int]:
+    return (array.first, sorted(array.taken), array.succeeded, array.failed, array.cancelled)
+
+
 def _to_job(record: _Job) -> Job:
     numerator, denominator = (int(part, 16) for part in record.rank)
+    array = array_of(record.specification)
+    if array is not None and record.array is not None:
+        array.first, taken, array.succeeded, array.failed, array.cancelled = record.array
+        array.taken = set(taken)
     return Job(
+        array=array,
+        task=record.task,
         specification=record.specification,
         subject=record.subject,
         shape=shape_of(record.specification),
@@ -307,7 +312,7 @@ def described(content: bytes) -> dict[str, object]:
     said |= {f"node {node.name}": node for node in snapshot.nodes}
     waiting: dict[str, list[tuple[int, Fraction, str]]] = {}
     for job in snapshot.jobs:
-        if job.state == State.QUEUED.value:
+        if job.state in (State.QUEUED.value, State.UNFOLDING.value):
             rank = Fraction(*(int(part, 16) for part in job.rank))
             queue = f"{job.specification.team}/{job.specification.queue}"
             waiting.setdefault(f"order in {queue}", []).append((-job.priority, rank, job.subject))

@@ -18,13 +18,15 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from controlplane.scheduling.arrays import array_of, task_of
 from controlplane.scheduling.backlog import Backlog
 from controlplane.scheduling.decisions import Counts, FactEntry, Settings
 from controlplane.scheduling.dependencies import Dependencies, unmet
-from controlplane.scheduling.ends import clock, span
-from controlplane.scheduling.jobs import Job, Key, backoff_s, shape_of
+from controlplane.scheduling.ends import cancelled, clock, span
+from controlplane.scheduling.jobs import Array, Job, Key, backoff_s, shape_of
 from controlplane.scheduling.nodes import Fleet, Node, Totals
 from controlplane.scheduling.order import estimate_s
+from controlplane.scheduling.parts import Part
 from controlplane.scheduling.predictions import History
 from controlplane.scheduling.queues import Moment, Queue, QueueKey, Team
 from events import messages as m
@@ -41,7 +43,7 @@ class Doom(NamedTuple):
     """Why a job can never run, and how it ends by that."""
 
     reason: str
-    kind: Literal["environment", "node", "dependency", "time"]
+    kind: Literal["environment", "node", "dependency", "time", "hold"]
     outcome: Literal["failed", "cancelled"] = "failed"
 
 
@@ -220,11 +222,15 @@ class Truth:
 
     def _apply_to_job(self, entry: FactEntry, fact: m.JobFact) -> None:
         job = self.jobs.get(entry.subject)
+        parts = None
         if job is not None:
             if job.decided is not None and type(job.decided) is not type(fact):
                 self.reconsider(job)  # somebody else was faster: what made us decide may still stand
             self.forget(job)
-            job.sequence = entry.sequence
+            if job.sequence:
+                job.sequence = entry.sequence
+            else:  # a task that was decided only, and is folded back by now
+                parts, job = job.parts, None
         if getattr(fact, "term", self.term) < self.term:
             self.counts.stale += 1
             return
@@ -235,7 +241,9 @@ class Truth:
         self.counts = _counted(self.counts, outcome)
         if outcome is not Outcome.APPLIED or after is None:
             return
-        if job is None:
+        if job is None and isinstance(fact, m.Placed | m.CancelRequested) and fact.task is not None:
+            self._begin_task(entry, fact, fact.task, after, parts)
+        elif job is None:
             self._begin(entry, fact, after)
         else:
             job.life = self._shared(after)
@@ -265,9 +273,55 @@ class Truth:
             traceparent=entry.traceparent,
             not_before=begin_at,
             early=begin_at > entry.at,
+            array=array_of(specification),
         )
         self._take_dependencies(job)
         self.admit(job)
+
+    def _begin_task(
+        self,
+        entry: FactEntry,
+        fact: m.Placed | m.CancelRequested,
+        task: m.Task,
+        life: Life,
+        parts: dict[str, Part] | None,
+    ) -> None:
+        """The first fact about a task of an array."""
+        of = self.by_key.get((subjects.tokens(entry.subject)[1], task.array))
+        array = of.array if of is not None else None
+        position = array.indices.position(task.index) if array is not None else None
+        if of is None or array is None or position is None:
+            if isinstance(fact, m.Placed):
+                self.broken = f"{entry.subject} is a task of {task.array}, of which nothing is known"
+            self._remember(entry.subject, life)
+            return
+        array.take(position)
+        if of.waits:
+            self.backlog.wait(of.shape, of.estimate_s, -1)
+        if isinstance(fact, m.CancelRequested):
+            array.count(life.state)
+            self._remember(entry.subject, life)
+            self._free_dependants(entry.subject, life.state.value, entry.at)
+        else:
+            job = task_of(of, task.index)
+            job.sequence = job.accepted = entry.sequence
+            job.cancelled_by, job.cancel_why, job.parts = of.cancelled_by, of.cancel_why, parts
+            self.claims.pop(of.key, None)
+            self._enlist(job, array)
+            self._add_to_queue(job)
+            job.life = self._shared(life)
+            self.on_placed(job, fact, entry)
+            self.due[job.key] = job
+        if of.waits and not array.rest:
+            self._take_from_queue(of)
+        self.due[of.key] = of
+        self.settle(of)
+
+    def _enlist(self, job: Job, array: Array) -> None:
+        """Find a task under its id, and under its array."""
+        self.jobs[job.subject] = self.by_key[job.key] = array.tasks[job.key] = job
+        if job.specification.environment:
+            self.environment(_hex(job.specification.environment)).jobs[job.key] = job
 
     def _take_dependencies(self, job: Job) -> None:
         """Of what has ended already, only what follows from it counts."""
@@ -286,11 +340,14 @@ class Truth:
         self.jobs[job.subject] = self.by_key[job.key] = job
         if job.specification.environment:
             self.environment(_hex(job.specification.environment)).jobs[job.key] = job
-        if job.life.state is State.QUEUED:
+        for of, array in self.array_of(job):
+            array.tasks[job.key] = job
+            self.settle(of)
+        if job.is_queued:
             self._add_to_queue(job)
             self.dependencies.wait(job)
             self.settle(job)
-        else:
+        elif job.is_live:
             self._take(job, job.allocations)
             self._use(job)
             self.backlog.run(job.shape, job.placed_at, job.estimate_s)
@@ -302,7 +359,26 @@ class Truth:
             return
         if not job.cancelled_by:
             job.cancelled_by, job.cancel_why = fact.by, fact.why
-        self._stopping(job, entry.at)
+        if job.array is not None:
+            self._cancel_tasks(job, job.array)
+        else:
+            self._stopping(job, entry.at)
+
+    def _cancel_tasks(self, job: Job, array: Array) -> None:
+        """What is left of the array will not be placed, and what lives of it is stopped."""
+        if job.waits:
+            self._take_from_queue(job)
+        for task in array.tasks.values():
+            if not task.cancelled_by:
+                task.cancelled_by, task.cancel_why = job.cancelled_by, job.cancel_why
+            self.due[task.key] = task
+            self.settle(task)
+        self.due[job.key] = job
+
+    def on_unfolded(self, job: Job, fact: m.Unfolded, entry: FactEntry) -> None:
+        self.dependencies.leave(job)
+        job.unmet, job.early = "", False
+        self.settle(job)
 
     def on_stop_requested(self, job: Job, fact: m.StopRequested, entry: FactEntry) -> None:
         job.stop_why, job.stop_final = fact.why, fact.final
@@ -332,7 +408,7 @@ class Truth:
         other = self.by_key.get((job.specification.team, beside)) if beside else None
         queue = self.queue_of(job)
         if beside:
-            waits = other is not None and other is not job and other.life.state is State.QUEUED
+            waits = other is not None and other is not job and other.waits
             if not waits or other is None or self.queue_of(other) is not queue:
                 return  # it has left the queue meanwhile: there is no place beside it any more
         rank = queue.rank_beside(other, after=bool(fact.after))
@@ -346,12 +422,14 @@ class Truth:
     @contextmanager
     def _reordered(self, job: Job) -> Iterator[None]:
         """Inside of this, what its place goes by may change."""
-        queue = self.queue_of(job)
+        queue, waits = self.queue_of(job), job.waits
         if job.in_line:
             queue.leave(job)
-        queue.remove(job)
+        if waits:
+            queue.remove(job)
         yield
-        queue.add(job)
+        if waits:
+            queue.add(job)
         self.settle(job)
 
     def on_placed(self, job: Job, fact: m.Placed, entry: FactEntry) -> None:
@@ -397,7 +475,7 @@ class Truth:
         self.settle(job)
 
     def on_finished(self, job: Job, fact: m.Finished, entry: FactEntry) -> None:
-        if fact.outcome == "succeeded":
+        if fact.outcome == "succeeded" and job.array is None:
             self.history.learn(job.specification, entry.at - job.held_from)
         self._end(job, entry.at)
 
@@ -406,14 +484,22 @@ class Truth:
         self.dependencies.leave(job)
         if job.waits:
             self._take_from_queue(job)
-        else:
+        elif job.array is None:
             self._give_back(job, at)
+        self._leave(job)
+        self._remember(job.subject, job.life)
+        self._free_dependants(job.subject, job.life.state.value, at)
+        for of, array in self.array_of(job):
+            array.tasks.pop(job.key, None)
+            array.count(job.life.state)
+            self.due[of.key] = of
+            self.settle(of)
+
+    def _leave(self, job: Job) -> None:
         del self.jobs[job.subject], self.by_key[job.key]
         self.due.pop(job.key, None)
         if job.specification.environment:
             del self.environment(_hex(job.specification.environment)).jobs[job.key]
-        self._remember(job.subject, job.life)
-        self._free_dependants(job.subject, job.life.state.value, at)
 
     def _free_dependants(self, subject: str, state: str, at: float) -> None:
         for dependant in self.dependencies.end(subject, state, at):
@@ -443,7 +529,7 @@ class Truth:
 
     def settle(self, job: Job) -> None:
         """Put a job into its line or take it out, as it may run now or not. Doomed ones become due."""
-        if job.life.state is not State.QUEUED or isinstance(job.decided, m.Placed):
+        if not job.is_queued or isinstance(job.decided, m.Placed):
             return
         if self.doom(job):
             self.due[job.key] = job
@@ -466,10 +552,14 @@ class Truth:
             return "environment"
         if job.after:
             return "dependency"
+        if job.array is not None and not job.array.may_go_on:
+            return "tasks"
         return "early" if job.early else ""
 
     def doom(self, job: Job) -> Doom | None:
         """Why the job can never run; None: it can, as far as is known."""
+        if job.task is not None and job.cancelled_by:
+            return Doom(cancelled(job), "hold", "cancelled")
         if job.unmet:
             return Doom(job.unmet, "dependency", "cancelled")
         lost = next((each.job for each in job.after if (job.specification.team, each.job) not in self.by_key), "")
@@ -517,8 +607,27 @@ class Truth:
         if isinstance(fact, m.StopRequested):
             self._touch_nodes(job)
         if isinstance(fact, m.Placed):
-            self.queue_of(job).leave(job)
+            if job.in_line:
+                self.queue_of(job).leave(job)
+            else:
+                self._unfold(job)
             self._take(job, fact.allocations)
+
+    def _unfold(self, job: Job) -> None:
+        """A task is placed that the ledger does not know yet."""
+        for of, array in self.array_of(job):
+            self._enlist(job, array)
+            array.assumed.add(array.next())
+            self.settle(of)
+
+    def _fold(self, job: Job) -> None:
+        """The ledger does not know the task: it is one of the rest again."""
+        self._leave(job)
+        for of, array in self.array_of(job):
+            del array.tasks[job.key]
+            if job.task is not None:
+                array.fold(job.task)
+            self.settle(of)
 
     def forget(self, job: Job) -> None:
         """Go by the ledger alone again."""
@@ -531,7 +640,10 @@ class Truth:
         elif isinstance(fact, m.StopRequested):
             self._touch_nodes(job)
         job.decided, job.landed = None, False
-        self.settle(job)
+        if job.sequence:
+            self.settle(job)
+        else:
+            self._fold(job)
 
     def reconsider(self, job: Job) -> None:
         """Look again at whether there is something to write about it: what was decided did not come about."""
@@ -543,14 +655,15 @@ class Truth:
 
     def _add_to_queue(self, job: Job) -> None:
         self.queue_of(job).add(job)
-        self.backlog.wait(job.shape, job.estimate_s)
+        self.backlog.wait(job.shape, job.estimate_s, job.waiting)
 
     def _take_from_queue(self, job: Job) -> None:
         queue = self.queue_of(job)
         if job.in_line:
             queue.leave(job)
         queue.remove(job)
-        self.backlog.wait(job.shape, job.estimate_s, -1)
+        self.claims.pop(job.key, None)
+        self.backlog.wait(job.shape, job.estimate_s, -job.waiting)
 
     def _take(self, job: Job, allocations: tuple[m.Allocation, ...]) -> None:
         self._count(job, 1)
@@ -622,6 +735,12 @@ class Truth:
     def queue_of(self, job: Job) -> Queue:
         return self.queue(job.specification.team, job.specification.queue)
 
+    def array_of(self, job: Job) -> Iterator[tuple[Job, Array]]:
+        """The array that a task is of; nothing for what is no task."""
+        of = self.by_key.get((job.specification.team, job.task.array)) if job.task is not None else None
+        if of is not None and of.array is not None:
+            yield of, of.array
+
     def environment(self, digest: str) -> Environment:
         """The environment of a request's digest (hexadecimal), whether or not anybody wanted it yet."""
         found = self.environments.get(digest)
@@ -650,6 +769,7 @@ _EFFECTS: Final[dict[type[m.JobFact], Callable[[Truth, Job, Any, FactEntry], Non
     m.Released: Truth.on_hold_changed,
     m.Reprioritised: Truth.on_reprioritised,
     m.Moved: Truth.on_moved,
+    m.Unfolded: Truth.on_unfolded,
     m.Placed: Truth.on_placed,
     m.Started: Truth.on_started,
     m.StopRequested: Truth.on_stop_requested,

@@ -27,7 +27,7 @@ from controlplane.scheduling.queues import Queue
 from controlplane.scheduling.truth import Claim, Truth
 from controlplane.scheduling.words import amounts, count, moment, no, sentence_of, span, yes
 from events import messages as m
-from events.lifecycle import State
+from events.lifecycle import Life, State
 
 HOLDERS_MAX: Final = 10
 """Jobs in one answer; a person reads no more."""
@@ -48,7 +48,6 @@ class Look:
         self._settings = settings
         self._moment = truth.moment(now)
         self._placing, self._chosen = self._pass()
-        self._under: dict[tuple[str, ...], list[Job]] = {}
 
     def _pass(self) -> tuple[Placing, dict[Job, tuple[Node, ...]]]:
         """The placing as it would go now, and where it would place jobs. Leaves the truth as it was."""
@@ -70,7 +69,9 @@ class Look:
         """Of a queued job."""
         queue = self._truth.queue_of(job)
         position = queue.position(job, self._moment)
-        hindrances, is_free = self._hindrances(job, position)
+        kept, limits = parked.hindrances(self._truth, job, self.now), self._limits(queue, job)
+        is_free = all(hindrance.ok for hindrance in (*kept, *limits))
+        hindrances = (*kept, *limits, *self._resources(position, job, is_free=is_free))
         first = next((hindrance.message for hindrance in hindrances if not hindrance.ok), "about to be placed")
         return m.Why(
             job=job.id,
@@ -81,20 +82,6 @@ class Look:
             summary=first,
             sooner=tuple(self._sooner(job)) if is_free and job.in_line and job not in self._chosen else (),
         )
-
-    def first(self, job: Job, position: int) -> m.Hindrance | None:
-        """What a queued job waits for before all else; None: it is about to be placed."""
-        return next((hindrance for hindrance in self._hindrances(job, position)[0] if not hindrance.ok), None)
-
-    def in_order(self, queue: Queue) -> Iterator[Job]:
-        """Those that may run, the first one first."""
-        return queue.in_order(self._moment)
-
-    def _hindrances(self, job: Job, position: int) -> tuple[tuple[m.Hindrance, ...], bool]:
-        """Everything that was looked at, and whether the job may run as soon as there is room."""
-        kept, limits = parked.hindrances(self._truth, job, self.now), self._limits(self._truth.queue_of(job), job)
-        is_free = all(hindrance.ok for hindrance in (*kept, *limits))
-        return (*kept, *limits, *self._resources(position, job, is_free=is_free)), is_free
 
     # -- limits ----------------------------------------------------------------------------------------------------
 
@@ -120,13 +107,9 @@ class Look:
 
     def _running(self, scope: tuple[str, ...]) -> list[Job]:
         """What holds something under a limit: a look at all that runs."""
-        found = self._under.get(scope)
-        if found is None:
-            nodes = self._truth.fleet.nodes.values()
-            running = {job.key: job for node in nodes for job in node.jobs.values()}.values()
-            found = [job for job in running if scope and scope == _scope(job)[: len(scope)]]
-            self._under[scope] = found
-        return found
+        nodes = self._truth.fleet.nodes.values()
+        running = {job.key: job for node in nodes for job in node.jobs.values()}.values()
+        return [job for job in running if scope and scope == _scope(job)[: len(scope)]]
 
     # -- the nodes -------------------------------------------------------------------------------------------------
 
@@ -319,7 +302,7 @@ def _named(nodes: Sequence[Node]) -> str:
 
 
 def _other(job: Job, *, predictions: bool, **changes: object) -> Job:
-    """The job as if it had been submitted with these fields; it stands in no line."""
+    """The job as if it had been submitted with these fields, of an array one task; it stands in no line."""
     specification = msgspec.structs.replace(job.specification, **changes)
     predicted_s = None if job.predicted_s is None else capped(job.predicted_s, specification.time_limit_s)
     return msgspec.structs.replace(
@@ -329,6 +312,8 @@ def _other(job: Job, *, predictions: bool, **changes: object) -> Job:
         predicted_s=predicted_s,
         order_s=estimate_s(predicted_s if predictions and predicted_s else specification.time_limit_s),
         in_line=False,
+        array=None,
+        life=Life(State.QUEUED, job.life.attempt),
     )
 
 

@@ -15,6 +15,7 @@ from controlplane.submission import conditions, queue_rules, reading
 from controlplane.submission.queue_rules import NAME_CHARACTERS_MAX, PRIORITY_MAX
 from controlplane.submission.queues import Queues
 from controlplane.submission.reading import Findings, quoted
+from events import arrays
 from events import messages as m
 from events.blobs import is_digest
 
@@ -37,6 +38,8 @@ PREFERENCES_MAX: Final = 5000
 REQUIREMENT_CHARACTERS_MAX: Final = 512
 REQUIREMENTS_CHARACTERS_MAX: Final = 384 * 1024
 ATTEMPTS_MAX: Final = 100
+CANCELLED_MAX: Final = 1000
+"""Tasks of an array that one request may name: each of them is a fact."""
 
 RESERVED_ENV: Final = frozenset(
     {
@@ -113,6 +116,7 @@ def read_submit(
         begin_at=conditions.read_moment(given, "begin_at", found),
         deadline_at=conditions.read_moment(given, "deadline_at", found),
         retries=_integer(given, "retries", 0, 0, ATTEMPTS_MAX, found),
+        array=_array(given, "array", found),
     )
     return submit, raw.get("id")
 
@@ -136,6 +140,15 @@ def _why(raw: dict[str, Any], found: Findings) -> str:
     return reading.text(raw["why"], "$.why", found, characters_max=WHY_CHARACTERS_MAX, lines=True)
 
 
+def _tasks(raw: dict[str, Any], found: Findings) -> str:
+    tasks = _array(raw, "tasks", found)
+    if "%" in tasks:
+        found.problem("$.tasks", "`%` has no meaning here", "only indices, such as `5` or `0-3,7`")
+    elif tasks and not found.problems and len(arrays.parse(tasks)[0]) > CANCELLED_MAX:
+        found.problem("$.tasks", f"at most {CANCELLED_MAX} tasks at once", "cancel the whole array, or some at a time")
+    return tasks
+
+
 def _reprioritise(raw: dict[str, Any], found: Findings) -> m.Control:
     if "priority" not in raw:
         found.problem("$.priority", "is missing", f"a whole number from {-PRIORITY_MAX} to {PRIORITY_MAX}")
@@ -155,7 +168,7 @@ def _move(raw: dict[str, Any], found: Findings) -> m.Control:
 
 _Reader = Callable[[dict[str, Any], Findings], m.Control]
 _CONTROLS: Final[dict[str, tuple[type[m.Request], _Reader]]] = {
-    "cancel": (m.Cancel, lambda raw, found: m.Cancel(why=_why(raw, found))),
+    "cancel": (m.Cancel, lambda raw, found: m.Cancel(why=_why(raw, found), tasks=_tasks(raw, found))),
     "hold": (m.Hold, lambda raw, found: m.Hold(why=_why(raw, found))),
     "release": (m.Release, lambda raw, found: m.Release()),
     "reprioritise": (m.Reprioritise, _reprioritise),
@@ -226,6 +239,18 @@ def _env(given: dict[str, Any], found: Findings) -> dict[str, str]:
         elif name in RESERVED_ENV or name.startswith(RESERVED_ENV_PREFIX):
             found.problem(path, f"{quoted(name)} is set by Headrace in every job", "leave it out, or use another name")
     return env
+
+
+def _array(given: dict[str, Any], field: str, found: Findings) -> str:
+    text = _text(given, field, found, arrays.CHARACTERS_MAX)
+    if not text:
+        return ""
+    try:
+        arrays.parse(text)
+    except arrays.BadArray as error:
+        hint = "such as `0-999%50`, `0-15:4`, `1,3,7-9`" if field == "array" else "such as `5` or `0-3,7`"
+        found.problem(f"$.{field}", f"{quoted(text)}: {error}", hint)
+    return text
 
 
 def _labels(given: dict[str, Any], found: Findings) -> dict[str, str]:

@@ -21,7 +21,7 @@ from controlplane.submission.check import JOB_ID, Caller
 from controlplane.submission.queue_rules import NAME_CHARACTERS_MAX
 from controlplane.submission.queues import Queues
 from controlplane.submission.reading import Findings, choice, quoted, shown
-from events import lifecycle
+from events import arrays, lifecycle
 from events import messages as m
 from events.identity import environment_digest, job_id
 from events.lifecycle import Life, State
@@ -139,6 +139,7 @@ def decide_dependent(
 def _accepted(request: Incoming, submit: m.Submit, job: str, found: Findings, config: Configuration) -> m.Accepted:
     tier = config.tier(submit.tier)
     assert tier is not None, "checked above"
+    indices, at_once = arrays.parse(submit.array) if submit.array else ("", 0)
     specification = m.Specification(
         job=job,
         team=request.team,
@@ -163,6 +164,8 @@ def _accepted(request: Incoming, submit: m.Submit, job: str, found: Findings, co
         begin_at=submit.begin_at,
         deadline_at=submit.deadline_at,
         retries=submit.retries,
+        array=str(indices),
+        array_at_once=at_once,
     )
     return m.Accepted(specification=specification, held=submit.hold, warnings=found.warnings)
 
@@ -266,6 +269,8 @@ def decide_control(
         return m.Answer(verdict="repeated", job=order.job, sequence=sequence, warnings=found.warnings)
     if outcome is not lifecycle.Outcome.APPLIED:
         found.problem("$", *_why_not(control, life))
+    elif isinstance(control, m.Move) and isinstance(history[0].fact, m.Placed):
+        found.problem("$", "a task keeps the place of its array", "move the array: that moves what waits of it")
     elif isinstance(control, m.Move) and beside(control):
         _check_beside(control, order.job, history, other, found)
     elif isinstance(control, m.Reprioritise):
@@ -273,6 +278,17 @@ def decide_control(
     if found.problems:
         return refused(order.job, found)
     given = order.traceparent if _TRACEPARENT.fullmatch(order.traceparent) else history[0].traceparent
+    return Apply(fact, trace(given, order.team, order.job))
+
+
+def decide_task(
+    order: Ordered, control: m.Cancel, task: m.Task, array: Sequence[Told], history: Sequence[Told]
+) -> Apply | None:
+    """A cancel of a task that has no fact; None: it has one, and is cancelled like any other job."""
+    if history:
+        return None
+    given = order.traceparent if _TRACEPARENT.fullmatch(order.traceparent) else array[0].traceparent
+    fact = m.CancelRequested(by=order.user, why=control.why, task=task)
     return Apply(fact, trace(given, order.team, order.job))
 
 
@@ -330,11 +346,12 @@ def _changes_nothing(fact: m.JobFact, history: Sequence[Told], life: Life, asked
     A move is only if it was asked for before its fact was written, that is, if the request came twice: whoever asks
     again later means the place where others have moved since.
     """
-    if life.state is State.QUEUED and isinstance(fact, m.Held | m.Released):
+    is_queued = life.state in (State.QUEUED, State.UNFOLDING)
+    if is_queued and isinstance(fact, m.Held | m.Released):
         return life.held is isinstance(fact, m.Held)
     if isinstance(fact, m.CancelRequested):
         return life.state is State.STOPPING and any(isinstance(told.fact, m.CancelRequested) for told in history)
-    if life.state is State.QUEUED and isinstance(fact, m.Reprioritised):
+    if is_queued and isinstance(fact, m.Reprioritised):
         return _priority(history) == fact.priority
     return isinstance(fact, m.Moved) and history[-1].fact == fact and asked_at <= history[-1].at
 
@@ -366,7 +383,7 @@ def _check_beside(control: m.Move, job: str, history: Sequence[Told], other: Seq
         found.problem(path, "is the job itself", "name another job")
     elif life is None:
         found.problem(path, f"no job {quoted(name)} in this team")
-    elif life.state is not State.QUEUED:
+    elif life.state not in (State.QUEUED, State.UNFOLDING):
         found.problem(path, f"{quoted(name)} is not queued; it is {life.state.value}")
     elif _queue(history) != _queue(other):
         found.problem(path, f"{quoted(name)} is in queue {quoted(_queue(other))}", "a job moves within its own queue")

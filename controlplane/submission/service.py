@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from controlplane.frame import Tools, ensure_streams, patiently
-from controlplane.submission import answers, core
+from controlplane.submission import answers, core, tasks
 from controlplane.submission.archived import rejection, state_of
 from controlplane.submission.following import Following
 from controlplane.submission.operators import GROUP, Operators
@@ -40,6 +40,8 @@ BUSY_S: Final = 0.5
 READY_MAX: Final = 10_000
 READY_S: Final = 60.0
 """How long it is believed without looking that an environment is ready."""
+TASKS_AT_ONCE: Final = 64
+"""Of an array, being cancelled one by one."""
 DONE_KEPT: Final = 2 * BATCH
 
 
@@ -330,7 +332,42 @@ class Door:
         subject = subjects.job(order.team, order.job)
         lock = self._controlled.setdefault(subject, asyncio.Lock())
         async with lock:  # two of this process would only get into each other's way
+            if isinstance(control, m.Cancel) and control.tasks:
+                return await self._cancel_tasks(order, control, found, subject)
             return await self._decide_control(order, control, found, subject)
+
+    async def _cancel_tasks(self, order: core.Ordered, control: m.Cancel, found: Findings, subject: str) -> m.Answer:
+        """Cancel some tasks of an array."""
+        history = await self._told(subject)
+        life = core.life_of(history)
+        if life is None:
+            return await self._decide_control(order, control, found, subject)
+        chosen = tasks.chosen(control, history[0].fact, life, found)
+        if not chosen:
+            self._counters["refused"] += 1
+            return core.refused(order.job, found)
+        told: list[tuple[m.Task, m.Answer]] = []
+        for begin in range(0, len(chosen), TASKS_AT_ONCE):
+            some = chosen[begin : begin + TASKS_AT_ONCE]
+            said = await asyncio.gather(*(self._cancel_task(order, control, task, history) for task in some))
+            told += zip(some, said, strict=True)
+        return tasks.answered(order.job, told, found)
+
+    async def _cancel_task(
+        self, order: core.Ordered, control: m.Cancel, task: m.Task, array: Sequence[core.Told]
+    ) -> m.Answer:
+        mine = order._replace(job=tasks.job_of(task), may_wait=False)
+        subject = subjects.job(order.team, mine.job)
+        decision = core.decide_task(mine, control, task, array, await self._told(subject))
+        if decision is not None:
+            try:
+                sequence = await self.writer.append(Write(subject, decision.fact, 0, decision.traceparent))
+            except Conflict:
+                LOG.info("a task was placed while it was being cancelled", extra={"job": mine.job})
+            else:
+                self._counters["controlled"] += 1
+                return m.Answer(verdict="applied", job=mine.job, sequence=sequence)
+        return await self._decide_control(mine, m.Cancel(why=control.why), Findings(), subject)
 
     async def _decide_control(self, order: core.Ordered, control: m.Control, found: Findings, subject: str) -> m.Answer:
         beside = core.beside(control)

@@ -97,6 +97,10 @@ class Job:
             points.setdefault(str(series["name"]), []).extend(Point(step, value) for step, value in pairs)
         return points
 
+    def task(self, index: int) -> Job:
+        """One task of this array, which has output and metrics of its own."""
+        return Job(self._client, f"{self.id}_{index}")
+
     def cancel(self, why: str = "") -> None:
         """Asks for its end; it has ended when `wait` returns."""
         self._client.control(self.id, "cancel", {"why": why} if why else {})
@@ -119,6 +123,7 @@ def submit(
     begin: str | float | datetime | None = None,
     deadline: str | float | datetime | None = None,
     preemptible: bool | None = None,
+    array: str | Sequence[int] | None = None,
     grace: str | float | None = None,
     id: str | None = None,  # noqa: A002 - the message calls it so
     source: str | os.PathLike[str] | None = ".",
@@ -134,9 +139,10 @@ def submit(
     (None: none). `environment` is `"capture"` (what the entrypoint imports here), None (the node's own interpreter) or
     an EnvironmentRequest (`{"python": "3.11", "roots": ["torch"]}`). An `id` makes a repeated call the same job.
     It starts when each of `after` (a Job, or `"JOB"`, `"JOB:notok"`, `"JOB:any"`) has ended so, and not before `begin`;
-    by `deadline` it must have ended. A `preemptible` one may be stopped, and queued again, for what goes before it.
-    What `priority` and `preemptible` do not say, its queue does. `wait=True` returns once it has succeeded. Raises
-    HeadraceError.
+    by `deadline` it must have ended. `array` runs it once for each index (`"0-999%50"`: 50 at once; a range; some
+    numbers): the Job is the whole, `Job.task(5)` is one of them. A `preemptible` one may be stopped, and queued again,
+    for what goes before it. What `priority` and `preemptible` do not say, its queue does. `wait=True` returns once it
+    has succeeded. Raises HeadraceError.
     """
     if environment is not None and not isinstance(environment, Mapping) and environment != "capture":
         raise errors.UsageError(f"environment: {environment!r}", 'it is "capture", None or {"python": …, "roots": […]}')
@@ -156,6 +162,7 @@ def submit(
         attempts_max=attempts_max,
         hold=hold,
         retries=retries,
+        array=submission.indices(array),
         begin_at=submission.moment(begin, "begin", now),
         deadline_at=submission.moment(deadline, "deadline", now),
         preemptible=preemptible,

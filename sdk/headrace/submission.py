@@ -83,6 +83,7 @@ class Draft:
     begin_at: float | None = None
     deadline_at: float | None = None
     preemptible: bool | None = None
+    array: str = ""
 
     def request(self, parts: Parts) -> dict[str, Any]:
         """The message. It always has an id, so it may be sent again: the same job."""
@@ -108,6 +109,7 @@ class Draft:
             "begin_at": self.begin_at,
             "deadline_at": self.deadline_at,
             "preemptible": self.preemptible,
+            "array": self.array,
         }
         return {key: value for key, value in said.items() if value not in ("", None, {}, [])}
 
@@ -212,6 +214,15 @@ def moment(given: str | float | datetime | None, field_name: str, now: datetime)
     except (ValueError, OverflowError, errors.UsageError):
         hint = "write 18:00, 2h, now+2h or 2026-11-30T18:00"
         raise errors.UsageError(f"{field_name}: {given!r} is no time", hint) from None
+
+
+def indices(given: str | Sequence[int] | None) -> str:
+    """The indices of an array as a request has them."""
+    if given is None or isinstance(given, str):
+        return given or ""
+    if isinstance(given, range) and len(given) > 1 and given.step > 0:
+        return f"{given[0]}-{given[-1]}:{given.step}"
+    return ",".join(map(str, given))
 
 
 def dependencies(client: Client, given: Sequence[str]) -> tuple[dict[str, str], ...]:

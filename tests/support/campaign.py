@@ -14,6 +14,7 @@ from controlplane.scheduling.backfill import Plan
 from controlplane.scheduling.core import Core
 from events import messages as m
 from events import subjects
+from events.identity import task_id
 from events.lifecycle import ENDS, HOLDS_RESOURCES, Life, Outcome, State, advance
 from tests.support.worlds import TEAM, World, a_job, an_end
 
@@ -56,7 +57,7 @@ class Campaign:
         self.world.node("whole")
         self.world.node("half")
         for subject, life in self.lives().items():
-            if life.held and life.state is State.QUEUED:
+            if life.held and life.state in (State.QUEUED, State.UNFOLDING):
                 self.world.write(subject, m.Released(by="ada"))
         for _ in range(200):
             self.world.now += 30
@@ -91,6 +92,7 @@ class Campaign:
             begin_at=pick((None, None, None, self.world.now + 40)),
             deadline_at=pick((None, None, None, self.world.now + 100, self.world.now + 4000)),
             retries=pick((0, 0, 2)),
+            array=pick(("", "", "", "0-4", "2,5-9:2%2")),
         )
         self.world.submit(job, held=pick((False, False, False, True)))
 
@@ -105,6 +107,17 @@ class Campaign:
             on = pick(("ok", "ok", "any", "notok"))
             chosen[job] = m.Dependency(job=job, on=on, ended=ended)  # type: ignore[arg-type]
         return tuple(chosen.values())
+
+    def on_cancel_task(self, pick: Pick) -> None:
+        """Of an array, one that nobody has placed."""
+        arrays = [job for job in self.world.core._truth.by_key.values() if job.array is not None and job.is_queued]
+        if arrays:
+            job = pick(arrays)
+            assert job.array is not None
+            indices = [job.array.indices[at] for at in range(len(job.array.indices))]
+            free = [index for index in indices if subjects.job(TEAM, task_id(job.id, index)) not in self.world.last]
+            task = m.Task(array=job.id, index=pick(free))
+            self.world.about(task_id(job.id, task.index), m.CancelRequested(by="ada", task=task))
 
     def on_control(self, pick: Pick) -> None:
         other = f"j{pick(range(1, self.count + 2))}"
@@ -249,9 +262,10 @@ class Campaign:
     def on_conflict(self, pick: Pick) -> None:
         """Somebody writes about one of the jobs just before the round gets there."""
         round_ = self.world.core.decide(self.world.now)
-        jobs = [decision.subject for decision in round_.decisions if isinstance(decision.fact, m.JobFact)]
-        if jobs:
-            self.world.write(pick(jobs), m.CancelRequested(by="ada"))
+        about = [decision for decision in round_.decisions if isinstance(decision.fact, m.JobFact)]
+        if about:
+            chosen = pick(about)
+            self.world.write(chosen.subject, m.CancelRequested(by="ada", task=getattr(chosen.fact, "task", None)))
         self.world.core.abandon(round_)
         self.world.core.check()
 
@@ -305,7 +319,7 @@ class Campaign:
         held: set[tuple[str, int]] = set()
         placed = {e.subject: e.fact for e in self.world.ledger if isinstance(e.fact, m.Placed)}
         for subject, life in lives.items():
-            if life.state in HOLDS_RESOURCES:
+            if life.state in HOLDS_RESOURCES and subject in placed:
                 for allocation in placed[subject].allocations:
                     mine = {(allocation.node, gpu) for gpu in allocation.gpus}
                     assert not mine & held, f"{sorted(mine & held)} are held twice"
@@ -325,6 +339,8 @@ class Campaign:
         spans: dict[str, m.NodeMaintenance] = {}
         limits: dict[str, float | None] = {}
         for entry in self.world.ledger:
+            if isinstance(entry.fact, m.Placed) and entry.fact.task is not None:
+                limits[entry.subject] = limits[subjects.job(TEAM, entry.fact.task.array)]
             if isinstance(entry.fact, m.NodeMaintenance):
                 spans[subjects.tokens(entry.subject)[1]] = entry.fact
             elif isinstance(entry.fact, m.Accepted):
@@ -340,6 +356,8 @@ class Campaign:
         said: dict[str, m.Specification] = {}
         lives: dict[str, Life] = {}
         failures: dict[str, int] = {}
+        stopped: dict[str, set[int]] = {}
+        tasks: dict[str, list[str]] = {}
         for entry in self.world.ledger:
             fact, subject = entry.fact, entry.subject
             if not isinstance(fact, m.JobFact):
@@ -347,9 +365,18 @@ class Campaign:
             _, life = advance(lives.get(subject), fact)
             assert life is not None
             lives[subject] = life
+            if isinstance(fact, m.Placed | m.CancelRequested) and fact.task is not None:
+                array = subjects.job(TEAM, fact.task.array)
+                said[subject] = said[array]
+                tasks.setdefault(array, []).append(subject)
+                assert len(set(tasks[array])) == len(tasks[array]) <= 5
+                assert lives[array].state not in ENDS, f"{subject} began, and its array is over"
             if isinstance(fact, m.Accepted):
                 said[subject] = fact.specification
             elif isinstance(fact, m.Placed):
+                mine = [lives[task] for task in tasks.get(subjects.job(TEAM, said[subject].job), ())]
+                live = sum(life.state not in ENDS for life in mine)
+                assert live <= (said[subject].array_at_once or live), f"too many tasks of {said[subject].job} at once"
                 job = said[subject]
                 assert entry.at >= (job.begin_at or 0.0), f"{subject} was placed too early"
                 late = job.deadline_at is not None and entry.at >= job.deadline_at - (job.time_limit_s or 0.0)
@@ -358,11 +385,17 @@ class Campaign:
                     state = lives[subjects.job(TEAM, each.job)].state
                     met = {"ok": {State.SUCCEEDED}, "notok": {State.FAILED, State.CANCELLED}, "any": ENDS}[each.on]
                     assert state in met, f"{subject} was placed, and {each.job} is {state}"
+            elif isinstance(fact, m.Finished) and subject in tasks:
+                assert all(lives[task].state in ENDS for task in tasks[subject]), f"{subject} ended before its tasks"
             elif isinstance(fact, m.Requeued) and fact.failures:
                 failures[subject] = failures.get(subject, 0) + 1
                 assert fact.failures == failures[subject] <= said[subject].retries
+            elif isinstance(fact, m.StopRequested):
+                stopped.setdefault(subject, set()).add(fact.attempt)
             elif isinstance(fact, m.Requeued | m.Lost):
-                assert fact.attempt - failures.get(subject, 0) < said[subject].attempts_max
+                excused = stopped.get(subject, set())
+                tries = fact.attempt - failures.get(subject, 0) - len(excused)
+                assert fact.attempt in excused or tries < said[subject].attempts_max
 
     def _judge_node(self, name: str) -> None:
         """What really lives on a node never shares a GPU."""

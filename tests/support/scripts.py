@@ -18,7 +18,7 @@ import msgspec
 from controlplane.scheduling.core import Core
 from events import messages as m
 from events import subjects
-from tests.support.worlds import TEAM, Entry, World, a_job, an_end
+from tests.support.worlds import TEAM, Entry, World, a_job, an_end, named
 
 RULE: Final = "----"
 
@@ -47,6 +47,8 @@ class _Script:
         self.world = World()
         self._hidden: list[Entry] = []
         """What was told in another way."""
+        self.names: dict[str, str] = {}
+        """Of tasks, by their subjects."""
         self.commands: dict[str, Callable[..., list[str] | None]] = {
             name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")
         }
@@ -59,7 +61,12 @@ class _Script:
         before = len(self.world.ledger)
         said = self.commands[command](*names, **options)
         news = [entry for entry in self.world.ledger[before:] if entry not in self._hidden]
-        facts = [told(entry.subject, entry.fact) for entry in news]
+        self.names |= {
+            entry.subject: f"{fact.task.array}[{fact.task.index}]"
+            for entry in news
+            if isinstance(fact := entry.fact, m.Placed | m.CancelRequested) and fact.task is not None
+        }
+        facts = [told(self.names.get(entry.subject, entry.subject), entry.fact) for entry in news]
         return [*facts, *(said or [])] or ["nothing"]
 
     # -- the ledger ------------------------------------------------------------------------------------------------
@@ -71,7 +78,7 @@ class _Script:
     def on_submit(self, *jobs: str, **options: Any) -> None:
         held = options.pop("held", "") == "yes"
         for job in jobs:
-            fields: dict[str, Any] = {n: _value(v) for n, v in options.items()}
+            fields: dict[str, Any] = {n: v if n == "array" else _value(v) for n, v in options.items()}
             words = [word.partition(":") for word in fields.pop("after", "").split(",") if word]
             fields["after"] = tuple(m.Dependency(job=job, on=on or "ok") for job, _, on in words)
             for moment in fields.keys() & {"begin_at", "deadline_at"}:
@@ -113,6 +120,11 @@ class _Script:
 
     def on_cancel(self, job: str) -> None:
         self.world.about(job, m.CancelRequested(by="ada"))
+
+    def on_cancel_task(self, array: str, index: str) -> None:
+        """One that is not placed: as submission writes it."""
+        task = m.Task(array=array, index=int(index))
+        self.world.about(f"{array}[{index}]", m.CancelRequested(by="ada", task=task))
 
     def on_hold(self, job: str) -> None:
         self.world.about(job, m.Held(by="ada"))
@@ -174,7 +186,7 @@ class _Script:
     def on_end(self, job: str, cause: str = "exited", node: str = "", **options: str) -> None:
         """On every node that it has, or on one of them only."""
         if not node:
-            for each in [name for name, mine in self.world.attempts.items() if (TEAM, job) in mine]:
+            for each in [name for name, mine in self.world.attempts.items() if (TEAM, named(job)) in mine]:
                 self.on_end(job, cause, each, **options)
             return
         fields = {name: int(value) if value.isdigit() else value for name, value in options.items()}
@@ -200,7 +212,7 @@ class _Script:
     def on_why(self, *jobs: str) -> list[str]:
         lines = []
         for job in jobs:
-            why = self.world.core.why(TEAM, job, self.world.now)
+            why = self.world.core.why(TEAM, named(job), self.world.now)
             assert why is not None
             place = f" {why.position} of {why.of}" if why.of else ""
             lines.append(f"{job} {why.state}{place}: {why.summary}")
@@ -222,7 +234,7 @@ class _Script:
 
 def told(subject: str, fact: m.Fact) -> str:
     """A fact in one line."""
-    name = subjects.tokens(subject)[-1]
+    name = subjects.tokens(subject)[-1] if subject.startswith(subjects.ROOT) else subject
     kind = str(type(fact).__struct_config__.tag)
     attempt = getattr(fact, "attempt", None)
     line = f"{kind} {name}" + (f" #{attempt}" if attempt is not None else "")

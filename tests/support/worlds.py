@@ -12,8 +12,9 @@ import msgspec
 
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import Round, Settings
+from events import arrays, subjects
 from events import messages as m
-from events import subjects
+from events.identity import task_id
 
 GIB = 1024**3
 TEAM = "vision"
@@ -64,6 +65,7 @@ def a_job(
     deadline_at: float | None = None,
     retries: int = 0,
     resources: m.Resources | None = None,
+    array: str = "",
 ) -> m.Specification:
     return m.Specification(
         job=name,
@@ -84,7 +86,15 @@ def a_job(
         begin_at=begin_at,
         deadline_at=deadline_at,
         retries=retries,
+        array=str(arrays.parse(array)[0]) if array else "",
+        array_at_once=arrays.parse(array)[1] if array else 0,
     )
+
+
+def named(job: str) -> str:
+    """The id that `sweep[7]` stands for: of a task of the array `sweep`; any other is one."""
+    array, _, index = job.removesuffix("]").partition("[")
+    return task_id(array, int(index)) if index else job
 
 
 def a_capacity(*, gpus: int = 8, cpus: float = 64) -> m.Capacity:
@@ -136,7 +146,7 @@ class World:
         self.core.check()
 
     def about(self, job: str, fact: m.JobFact, *, team: str = TEAM) -> None:
-        self.write(subjects.job(team, job), fact)
+        self.write(subjects.job(team, named(job)), fact)
 
     def queue(self, name: str = "default", *, team: str = TEAM, **settings: object) -> None:
         self.write(subjects.queue(team, name), m.QueueSet(by="ada", **settings))  # type: ignore[arg-type]
@@ -221,8 +231,9 @@ class World:
 
     def end(self, job: str, end: m.AttemptEnd, *, node: str = "n1", team: str = TEAM) -> None:
         """The attempt ends, and the node says so."""
-        live = self.attempts[node][(team, job)]
-        self.attempts[node][(team, job)] = m.LiveAttempt(ref=live.ref, state="ended", end=end)
+        key = (team, named(job))
+        live = self.attempts[node][key]
+        self.attempts[node][key] = m.LiveAttempt(ref=live.ref, state="ended", end=end)
         self.exchange(node)
 
     def saved(self, job: str, at: float, *, node: str = "n1", team: str = TEAM) -> None:
@@ -249,12 +260,12 @@ class World:
     # -- looking ---------------------------------------------------------------------------------------------------
 
     def state(self, job: str, *, team: str = TEAM) -> str:
-        why = self.core.why(team, job, self.now)
+        why = self.core.why(team, named(job), self.now)
         assert why is not None
         return why.state
 
     def why(self, job: str, *, team: str = TEAM) -> m.Why:
-        why = self.core.why(team, job, self.now)
+        why = self.core.why(team, named(job), self.now)
         assert why is not None
         return why
 

@@ -7,6 +7,9 @@ the archive, or the oldest has waited for `gather_s`.
 A job whose place another one took up (`moved` before or after it), or whose end another one waited for, stays until
 that one has left the ledger: who reads the ledger from its beginning must find the place that the move speaks of, and
 see the end before what it made possible.
+
+A task of an array stays until its array is over, and the array until its tasks have left: the array's `accepted` is
+their only specification, and what a task's facts say of its index keeps it from being placed a second time.
 """
 
 from __future__ import annotations
@@ -44,13 +47,53 @@ class Core:
         """Job → those that its own facts speak of."""
         self._holders: dict[JobKey, set[JobKey]] = {}
         """The same from the other side: who stands in the way of a job's leaving."""
+        self._array_of: dict[JobKey, JobKey] = {}
+        """Of the tasks of arrays that have begun and are not over."""
+        self._early: dict[JobKey, dict[JobKey, Ended]] = {}
+        """Array → those of its tasks that seem to be over while it is not."""
+        self._over: set[JobKey] = set()
+        """Arrays that are over, and have tasks here."""
+        self._unfolded: set[JobKey] = set()
+        """Arrays that have begun, and are not over."""
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def on_end(self, key: JobKey, sequence: int, at: float) -> None:
         """A fact that may be a job's last."""
+        array = self._array_of.get(key)
+        if array is not None:
+            self._early[array][key] = Ended(at, sequence)
+            return
         self.ended.pop(key, None)
         self.ended[key] = Ended(at, sequence)
+
+    def on_task(self, key: JobKey, task: m.Task) -> None:
+        """The first fact about a task of an array."""
+        array = (key[0], task.array)
+        if array not in self._over:
+            self._array_of[key] = array
+            self._early.setdefault(array, {})
+        self._need(key, task.array)
+
+    def on_unfolded(self, key: JobKey) -> None:
+        """An array has begun: from here on a cancel is not its end."""
+        self._early.setdefault(key, {})
+        self._unfolded.add(key)
+
+    def on_cancelled(self, key: JobKey) -> None:
+        """A cancel: the end of an array that had not begun."""
+        if key not in self._unfolded:
+            self.on_over(key)
+
+    def on_over(self, key: JobKey) -> None:
+        """A job has ended: if it is an array, its tasks may leave."""
+        self._unfolded.discard(key)
+        tasks = self._early.pop(key, None)
+        if tasks is None:
+            return
+        self._over.add(key)
+        self._array_of = {task: array for task, array in self._array_of.items() if array != key}
+        self.ended.update(tasks)
 
     def on_accepted(self, key: JobKey, fact: m.Accepted) -> None:
         for each in fact.specification.after:
@@ -68,6 +111,7 @@ class Core:
 
     def on_archived(self, key: JobKey) -> None:
         """The job has left the ledger."""
+        self._over.discard(key)
         self.ended.pop(key, None)
         for other in self._needs.pop(key, ()):
             holders = self._holders[other]

@@ -68,10 +68,10 @@ def attempts(store: Store, key: JobKey) -> int | None:
 
 
 _PLACES: Final = (
-    "SELECT a.team, a.job, p.name, p.digest, a.submitted_at"
+    "SELECT a.team, a.job, p.name, p.digest, coalesce(a.submitted_at, 0.0)"
     " FROM archived a JOIN part p ON p.number = a.part WHERE a.team = ?"
 )
-_NEWEST: Final = " ORDER BY a.submitted_at DESC, a.job DESC"
+_NEWEST: Final = " ORDER BY a.submitted_at DESC NULLS LAST, a.job DESC"
 
 
 def find(store: Store, team: str, text: str) -> Found:
@@ -89,8 +89,8 @@ def find(store: Store, team: str, text: str) -> Found:
 
 
 def page(store: Store, ask: m.AskArchived, limit: int) -> Found:
-    """Jobs of a team, the newest submit first."""
-    query, parameters = _PLACES, [ask.team]
+    """Jobs of a team, the newest submit first; without the tasks of arrays."""
+    query, parameters = f"{_PLACES} AND a.submitted_at IS NOT NULL", [ask.team]
     for condition, value in (
         ("a.state IN (SELECT unnest(?))", list(ask.states)),
         ('a."user" = ?', ask.user),

@@ -46,9 +46,10 @@ class Row(NamedTuple):
         return len(self.columns["facts"])
 
 
-def row(key: JobKey, history: Sequence[Delivery]) -> Row | None:
+def row(key: JobKey, history: Sequence[Delivery], of: m.Specification | None = None) -> Row | None:
     """What is archived of a job by all that stands on its subject; None if it is not over, or archived already.
 
+    `of`: of a task, the specification of its array; a task has no `submitted_at`, and lists leave it out.
     Raises UnknownFact.
     """
     life: Life | None = None
@@ -69,19 +70,26 @@ def row(key: JobKey, history: Sequence[Delivery]) -> Row | None:
         said = said or read.traceparent
     if life is None or life.state not in lifecycle.ENDS:
         return None
-    columns = _columns(key, life, facts, told) | {"facts": msgspec.json.encode(told).decode()}
+    columns = _columns(key, life, facts, told, of) | {"facts": msgspec.json.encode(told).decode()}
     return Row(key, life, history[-1].sequence, ended_at, said, columns)
 
 
-def _columns(key: JobKey, life: Life, facts: Sequence[m.JobFact], told: Sequence[m.ArchivedFact]) -> dict[str, Any]:
+def _columns(
+    key: JobKey,
+    life: Life,
+    facts: Sequence[m.JobFact],
+    told: Sequence[m.ArchivedFact],
+    of: m.Specification | None,
+) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys((*_TIMES, *_NUMBERS)) | dict.fromkeys(_TEXTS, "")
     found |= {"team": key[0], "job": key[1], "state": life.state.value, "attempt": life.attempt}
     found |= {"submitted_at": told[0].at, "finished_at": told[-1].at, "latest": "[]"}
+    if of is not None:
+        found |= _said(of) | {"submitted_at": None}
     for fact, at in zip(facts, (each.at for each in told), strict=True):
         match fact:
             case m.Accepted(specification=said):
-                found |= {"name": said.name, "user": said.user, "queue": said.queue, "tier": said.tier}
-                found |= {"environment": said.environment, "source": said.source, "gpus": said.resources.gpus}
+                found |= _said(said)
                 found["submitted_at"] = said.submitted_at or at
             case m.Rejected(user=user, name=name, problems=problems):
                 found |= {"name": name, "user": user, "reason": problems[0].message if problems else ""}
@@ -97,6 +105,11 @@ def _columns(key: JobKey, life: Life, facts: Sequence[m.JobFact], told: Sequence
                     found |= {"exit_code": end.exit_code, "signal": end.signal, "finished_at": end.ended_at}
                     found |= {"cpu_s": end.usage.cpu_s, "memory_bytes_max": end.usage.memory_bytes_max}
     return found
+
+
+def _said(of: m.Specification) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": of.name, "user": of.user, "queue": of.queue, "tier": of.tier}
+    return found | {"environment": of.environment, "source": of.source, "gpus": of.resources.gpus}
 
 
 def add_latest(store: Store, rows: Sequence[Row]) -> None:

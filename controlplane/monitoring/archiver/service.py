@@ -44,8 +44,9 @@ PAGE_FACTS: Final = 500
 RETRY_S: Final = 1.0
 WAKE_S_MAX: Final = 3600.0
 _ENDS: Final = frozenset({"finished", "rejected", "cancel_requested"})
-_DEPENDS: Final = b'"after":['
-"""Stands in the `accepted` of every job that waits for others: few do, and only their bodies are read."""
+_FIRST: Final = frozenset({"accepted", "placed", "cancel_requested"})
+_SPEAKS: Final = (b'"after":[', b'"task":{')
+"""One of these stands in every fact that speaks of another job: few do, and only their bodies are read."""
 End = Literal["succeeded", "failed", "cancelled", "rejected"]
 
 
@@ -64,6 +65,8 @@ class Archiver:
         """All parts that there were at the start are in the index."""
         self._due = asyncio.Event()
         self._room = asyncio.Event()
+        self._arrays: dict[str, m.Specification | None] = {}
+        """The last array that was looked up."""
         self._readers = asyncio.Semaphore(READERS)
         self.counts = {"archived": 0, "archive_parts": 0, "archive_conflicts": 0, "archive_unreadable": 0}
 
@@ -97,16 +100,22 @@ class Archiver:
 
     def _take(self, delivery: Delivery) -> None:
         kind = delivery.envelope.type
-        speaks = kind == "moved" or (kind == "accepted" and _DEPENDS in delivery.body)
-        if kind not in _ENDS and kind != "archived" and not speaks:
+        speaks = kind == "moved" or (kind in _FIRST and any(mark in delivery.body for mark in _SPEAKS))
+        if kind not in _ENDS and kind not in ("archived", "unfolded") and not speaks:
             return
         _, team, job = subjects.tokens(delivery.subject)
         if kind == "archived":
             self._core.on_archived((team, job))
+        elif kind == "unfolded":
+            self._core.on_unfolded((team, job))
         elif speaks:
             self._take_needs((team, job), delivery)
-        elif _is_id(job):
+        if kind in _ENDS and _is_id(job):
             self._core.on_end((team, job), delivery.sequence, delivery.at)
+            if kind == "finished":
+                self._core.on_over((team, job))
+            elif kind == "cancel_requested":
+                self._core.on_cancelled((team, job))
             self._due.set()
 
     def _take_needs(self, key: JobKey, delivery: Delivery) -> None:
@@ -120,6 +129,8 @@ class Archiver:
             self._core.on_moved(key, fact)
         elif isinstance(fact, m.Accepted):
             self._core.on_accepted(key, fact)
+        elif isinstance(fact, m.Placed | m.CancelRequested) and fact.task is not None:
+            self._core.on_task(key, fact.task)
 
     async def _follow_parts(self) -> None:
         async for item in self._tools.ledger.tail(after=0, subjects=(subjects.ARCHIVE,)):
@@ -223,7 +234,19 @@ class Archiver:
             found = await self._tools.bus.page(streams.LEDGER.name, subject, after=0, count=PAGE_FACTS, bytes_max=0)
             if len(found) == PAGE_FACTS or not found or found[-1].sequence < known:
                 found = await self._tools.bus.history(streams.LEDGER.name, subject)
-        return rows.row(key, found)
+        return rows.row(key, found, await self._of(key, found))
+
+    async def _of(self, key: JobKey, history: Sequence[Delivery]) -> m.Specification | None:
+        """What a task of an array is, as its array says: that is there as long as its tasks are."""
+        task = getattr(entry(history[0]).fact, "task", None) if history else None
+        if not isinstance(task, m.Task):
+            return None
+        subject = subjects.job(key[0], task.array)
+        if subject not in self._arrays:
+            first = await self._tools.bus.page(streams.LEDGER.name, subject, after=0, count=1, bytes_max=0)
+            fact = entry(first[0]).fact if first else None
+            self._arrays = {subject: fact.specification if isinstance(fact, m.Accepted) else None}
+        return self._arrays[subject]
 
     # -- answering -----------------------------------------------------------------------------------------------------
 

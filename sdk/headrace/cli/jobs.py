@@ -18,10 +18,14 @@ from headrace.views import ENDS, JobView
 
 PAGE = 200
 LIMIT = 20
-STATES = ("active", "ended", "queued", "placed", "running", "stopping", "succeeded", "failed", "cancelled", "rejected")
+STATES = (
+    *("active", "ended", "queued", "unfolding", "placed", "running", "stopping"),
+    *("succeeded", "failed", "cancelled", "rejected"),
+)
 STATES_HELP = f"Only in this state; again for more: {', '.join(STATES)}."
 SIGNS = {
     "queued": ("○ queued", ""),
+    "unfolding": ("▶ array", "cyan"),
     "placed": ("▶ placed", "cyan"),
     "running": ("▶ running", "cyan"),
     "stopping": ("▶ stopping", "yellow"),
@@ -48,24 +52,33 @@ HEADINGS = (
 @click.option("--user", metavar="NAME", help="Only of this user.")
 @click.option("--since", metavar="TIME", callback=seconds, help="Only those submitted in the last 90s, 12h, 30d.")
 @click.option("--limit", type=click.IntRange(min=1), default=LIMIT, show_default=True, help="At most so many.")
+@click.argument("array", required=False, default="", metavar="[ARRAY]")
 @pass_app
 def jobs(
-    app: App, everything: bool, states: tuple[str, ...], user: str | None, since: float | None, limit: int
+    app: App, everything: bool, states: tuple[str, ...], user: str | None, since: float | None, limit: int, array: str
 ) -> None:
     """List jobs, the newest first. METRIC is the newest value of one of its metrics, or the reason of its end.
+
+    Of an ARRAY, which is a line in that list, its tasks by their index.
 
     To name the state folder here: headrace --state FOLDER jobs.
     """
     client = app.client()
     most = None if everything else limit
     query = {"state": ",".join(states), "user": user, "since": time.time() - since if since is not None else None}
+    query["array"] = array
     found = _pages(app, client, query, most)
     if app.printer.json:
         for view in found:
             app.printer.object(view)
         return
     rows = list(found)
-    if not rows:
+    if array:
+        of = cast(JobView, client.job(array))
+        app.printer.note(
+            f"{text.clean(of.get('name', ''))}  {of.get('job', '')}  {road.counted(of.get('tasks') or {})}"
+        )
+    if not rows and not array:
         app.printer.note(
             "no jobs" + (" like that" if states or user or since else "; headrace run -- COMMAND starts one")
         )
@@ -75,7 +88,8 @@ def jobs(
     for line in table(HEADINGS, cells, width=columns(), paint=app.printer.out.paint):
         app.printer.data(line)
     if most is not None and len(rows) == most:
-        app.printer.note(app.printer.err.paint(f"the newest {most}   headrace jobs --all", "dim"))
+        what = f"the first {most}   headrace jobs --all {text.clean(array)}" if array else ""
+        app.printer.note(app.printer.err.paint(what or f"the newest {most}   headrace jobs --all", "dim"))
 
 
 @click.command(cls=Command, short_help="Show all that is known of a job.")
@@ -129,6 +143,10 @@ def _fields(view: JobView) -> Iterator[tuple[str, str]]:
     retries = f", and {view['retries']} retries" if view.get("retries") else ""
     tries = f"{view.get('attempt', 0)} of {view.get('attempts_max', '?')}{retries}"
     yield "attempt", tries if view.get("attempt") else ""
+    task, once = view.get("task") or {}, view.get("array_at_once")
+    yield "task", text.clean(f"{task['index']} of array {task['array']}") if task else ""
+    yield "array", text.clean(str(view.get("array") or "")) + (f", {once} at once" if once else "")
+    yield "tasks", road.counted(view.get("tasks") or {})
     yield "after", text.clean(", ".join(f"{each['job']} ({each.get('on', 'ok')})" for each in view.get("after") or []))
     yield "not before", text.clock(view["begin_at"]) if view.get("begin_at") else ""
     yield "deadline", text.clock(view["deadline_at"]) if view.get("deadline_at") else ""
@@ -179,7 +197,7 @@ def _row(view: JobView, now: float) -> list[Cell | str]:
     if view.get("held") and view.get("state") == "queued":
         sign = "○ held"
     return [
-        view.get("name", ""),
+        view.get("name", "") + (f"[{task['index']}]" if (task := view.get("task")) else ""),
         text.short(view.get("job", "")),
         Cell(sign, style),
         tier,
@@ -192,6 +210,8 @@ def _row(view: JobView, now: float) -> list[Cell | str]:
 
 def _remark(view: JobView) -> str:
     state, latest = view.get("state", ""), view.get("latest") or {}
+    if tasks := view.get("tasks"):
+        return road.counted(tasks, short=True)
     if state in ENDS and state != "succeeded" and view.get("reason"):
         return str(view.get("reason"))
     if not latest:

@@ -49,6 +49,8 @@ class Road:
         lines = self._environment(view)
         self._queue = text.clean(view.get("queue", ""))
         state, attempt = view.get("state", ""), view.get("attempt", 0)
+        if tasks := view.get("tasks"):
+            self.waiting = counted(tasks)
         if (state, attempt) == self._said:
             return lines
         before, self._said = self._said, (state, attempt)
@@ -57,6 +59,10 @@ class Road:
         self.waiting = ""
         if state in ENDS:
             return lines
+        if state == "unfolding":
+            self._queued_said = True
+            size = sum((view.get("tasks") or {}).values())
+            return [*lines, Line("running", f"an array of {text.count(size)} tasks", text.short(view["job"]))]
         if not self._queued_said:
             lines.append(Line("queued", self._queue, "", _between(view, "queued_at", "placed_at")))
             self._queued_said = True
@@ -114,6 +120,25 @@ class Road:
         if not seen:
             return [Line("environment", body, "reused", "0.0 s")]
         return [Line("environment", body, "resolved", text.took(environment.get("took_s") or 0.0))]
+
+
+TASKS = {
+    "running": ("running", "run"),
+    "failed": ("failed", "fail"),
+    "succeeded": ("done", "done"),
+    "cancelled": ("cancelled", "gone"),
+    "queued": ("queued", "wait"),
+}
+"""In the order in which they are told: what needs somebody comes first."""
+
+
+def counted(tasks: Mapping[str, int], *, short: bool = False) -> str:
+    """How an array's tasks are: `12 running, 38 done, 950 queued`, in short `12 run, 38 done, 950 wait`."""
+    together = {"placed": "running", "stopping": "running"}
+    counts = dict.fromkeys(TASKS, 0)
+    for state, number in tasks.items():
+        counts[together.get(state, state)] += number
+    return ", ".join(f"{text.count(number)} {TASKS[state][short]}" for state, number in counts.items() if number)
 
 
 def summary(view: JobView) -> Line:

@@ -63,6 +63,7 @@ def complete_tier(context: click.Context, parameter: click.Parameter, incomplete
 @click.option("--max-attempts", type=click.IntRange(min=1), metavar="N", help="Tries where a lost node ends them.")
 @click.option("--retries", type=click.IntRange(min=0), default=0, metavar="N", help="Tries after the program failed.")
 @click.option("--after", multiple=True, metavar="JOB[:ok|notok|any]", help="Wait until JOB ended so; again for more.")
+@click.option("--array", metavar="0-999[%50]", default="", help="Run it once for each index; %50: 50 at once.")
 @click.option("--begin", metavar="TIME", callback=moment, help="Not before 18:00, 2h from now, 2026-11-30T18:00.")
 @click.option("--deadline", metavar="TIME", callback=moment, help="It must have ended by then.")
 @click.option("--grace", metavar="TIME", callback=seconds, help="Between SIGTERM and SIGKILL when it must stop.")
@@ -92,6 +93,7 @@ def run(app: App, /, command: tuple[str, ...], **options: Any) -> int:
         attempts_max=options["max_attempts"],
         hold=options["hold"],
         retries=options["retries"],
+        array=options["array"],
         begin_at=options["begin"],
         deadline_at=options["deadline"],
         preemptible=options["preemptible"],

@@ -16,7 +16,7 @@ from controlplane.submission.service import serve
 from events import messages as m
 from events import streams, subjects
 from events.bus import AskRefused, Bus, Delivery, Outgoing
-from events.identity import environment_digest, job_id
+from events.identity import environment_digest, job_id, task_id
 from events.ledger import Ledger, Write
 from tests.support.malformed_submits import MALFORMED
 from tests.support.nats import NatsServer
@@ -317,3 +317,55 @@ async def test_a_submit_that_overtakes_the_job_it_waits_for_waits_for_that_one(c
     answer = await overtaking
     assert answer.verdict == "accepted"
     assert await _dependencies(client, answer.job) == [(first, "")]
+
+
+# -- arrays ------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_array_is_one_fact_and_its_tasks_are_cancelled_before_and_after_they_are_placed(
+    client: Client,
+) -> None:
+    answer = await client.ask_submit(id="sweep", array="0-9,20%3")
+    assert await client.facts(answer.job) == ["accepted"]
+    placed, waiting = task_id(answer.job, 4), task_id(answer.job, 20)
+    task = m.Task(array=answer.job, index=4, size=11)
+    await client.ledger.append(
+        Write(subjects.job("vision", placed), m.Placed(term=1, attempt=1, allocations=(), task=task), 0)
+    )
+    cancelled = await client.control(answer.job, type="cancel", tasks="4,20", why="wrong data")
+    assert cancelled.verdict == "applied"
+    assert await client.facts(placed) == ["placed", "cancel_requested"]
+    assert await client.facts(waiting) == ["cancel_requested"]
+    entry = await client.ledger.last(subjects.job("vision", waiting))
+    assert entry is not None
+    assert entry.fact == m.CancelRequested(by="ada", why="wrong data", task=m.Task(array=answer.job, index=20, size=11))
+    assert (await client.control(answer.job, type="cancel", tasks="20")).verdict == "repeated"
+    assert await client.facts(answer.job) == ["accepted"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "path", "piece"),
+    [("9-12", "$.tasks", "no index 10"), ("x", "$.tasks", "no range of indices"), ("0-3%2", "$.tasks", "no meaning")],
+)
+async def test_a_cancel_of_tasks_that_are_not_there_is_refused(
+    client: Client, tasks: str, path: str, piece: str
+) -> None:
+    answer = await client.ask_submit(id="sweep", array="0-9")
+    refused = await client.control(answer.job, type="cancel", tasks=tasks)
+    assert refused.verdict == "refused"
+    assert [(problem.path, piece in problem.message) for problem in refused.problems] == [(path, True)]
+    alone = await client.ask_submit(id="alone")
+    refused = await client.control(alone.job, type="cancel", tasks="0")
+    assert "is no array" in refused.problems[0].message
+
+
+async def test_the_rest_of_an_array_takes_what_a_queued_job_takes(client: Client) -> None:
+    answer = await client.ask_submit(id="sweep", array="0-9")
+    subject = subjects.job("vision", answer.job)
+    await client.ledger.append(Write(subject, m.Unfolded(term=1), answer.sequence))
+    for control in ({"type": "hold"}, {"type": "release"}, {"type": "reprioritise", "priority": 3}, {"type": "move"}):
+        assert (await client.control(answer.job, **control)).verdict == "applied", control
+    assert (await client.control(answer.job, type="cancel")).verdict == "applied"
+    assert (await client.control(answer.job, type="cancel")).verdict == "repeated"
+    assert (await client.control(answer.job, type="hold")).verdict == "refused"
+    assert (await client.control(answer.job, type="cancel", tasks="0")).verdict == "refused"

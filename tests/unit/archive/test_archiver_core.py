@@ -86,3 +86,59 @@ def test_nothing_is_due_where_archiving_is_off() -> None:
     archiver = a_core(after_s=0.0)
     archiver.on_end(A, 1, at=0.0)
     assert (archiver.due(1e9), archiver.wake_at()) == ([], None)
+
+
+# -- arrays ------------------------------------------------------------------------------------------------------------
+
+ARRAY, T0, T1 = ("t", "array"), ("t", "t0"), ("t", "t1")
+
+
+def test_a_task_stays_until_its_array_is_over_and_the_array_until_its_tasks_have_left() -> None:
+    """Or a replay would place its index once more, or not know what it is."""
+    archiver = a_core()
+    archiver.on_unfolded(ARRAY)
+    for index, task in enumerate((T0, T1)):
+        archiver.on_task(task, m.Task(array="array", index=index))
+        archiver.on_end(task, index, at=0.0)
+    assert archiver.due(1e6) == []
+    assert archiver.wake_at() is None
+    archiver.on_end(ARRAY, 9, at=5.0)
+    archiver.on_over(ARRAY)
+    assert archiver.due(1e6) == [T0, T1]
+    archiver.on_archived(T0)
+    assert archiver.due(1e6) == [T1]
+    archiver.on_archived(T1)
+    assert archiver.due(1e6) == [ARRAY]
+
+
+def test_the_tasks_of_an_array_that_goes_on_do_not_fill_what_is_remembered() -> None:
+    """The archiver stops reading when too many jobs are over: it would never hear of the array's end."""
+    archiver = a_core()
+    archiver.on_unfolded(ARRAY)
+    for number in range(ENDED_MAX * 3):
+        archiver.on_task(("t", f"j{number}"), m.Task(array="array", index=number))
+        archiver.on_end(("t", f"j{number}"), number, at=0.0)
+    assert len(archiver.ended) == 0
+
+
+def test_the_cancel_of_an_array_that_has_begun_is_not_its_end() -> None:
+    archiver = a_core()
+    archiver.on_unfolded(ARRAY)
+    archiver.on_task(T0, m.Task(array="array", index=0))
+    archiver.on_end(ARRAY, 3, at=0.0)
+    archiver.on_cancelled(ARRAY)
+    archiver.on_end(T0, 4, at=1.0)
+    assert archiver.due(1e6) == []
+    archiver.on_end(ARRAY, 5, at=2.0)
+    archiver.on_over(ARRAY)
+    assert archiver.due(1e6) == [T0]
+
+
+def test_the_cancel_of_an_array_that_has_not_begun_frees_the_tasks_that_were_cancelled_before() -> None:
+    archiver = a_core()
+    archiver.on_task(T0, m.Task(array="array", index=0))
+    archiver.on_end(T0, 2, at=0.0)
+    assert archiver.due(1e6) == []
+    archiver.on_end(ARRAY, 3, at=1.0)
+    archiver.on_cancelled(ARRAY)
+    assert archiver.due(1e6) == [T0]

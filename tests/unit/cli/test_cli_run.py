@@ -102,7 +102,8 @@ def test_the_submit_carries_what_the_options_say(terminal: Terminal, gateway: Fa
     gateway.on_submit = a_whole_run
     options = "--tier gpu4 --queue vision --name vit --time-limit 2h --priority 5 --env A=1 --env B=x=y --hold"
     more = "--label team=x --max-attempts 2 --retries 3 --grace 45s --no-source --no-environment --detach"
-    when = f"--after {JOB}:any --after j-abcdefghij23 --begin 2100-01-01T00:00Z --deadline 2100-01-02T00:00:00+01:00"
+    when = f"--array 0-9%2 --after {JOB}:any --after j-abcdefghij23 --begin 2100-01-01T00:00Z"
+    when += " --deadline 2100-01-02T00:00:00+01:00"
     words = [*options.split(), *more.split(), *when.split()]
     gateway.state()
     transcript = terminal.run("run", *words, "python", "train.py", "--epochs", "3")
@@ -121,6 +122,7 @@ def test_the_submit_carries_what_the_options_say(terminal: Terminal, gateway: Fa
         "labels": {"team": "x"},
         "attempts_max": 2,
         "retries": 3,
+        "array": "0-9%2",
         "after": [{"job": JOB, "on": "any"}, {"job": "j-abcdefghij23", "on": "ok"}],
         "begin_at": 4_102_444_800,
         "deadline_at": 4_102_527_600,

@@ -38,6 +38,7 @@ def a_fact(kind: type[m.JobFact], attempt: int = 1, outcome: m.Outcome = "succee
         m.Released(by="u"),
         m.Reprioritised(by="u", priority=1),
         m.Moved(by="u"),
+        m.Unfolded(term=1),
         m.Placed(term=1, attempt=attempt, allocations=()),
         m.Started(term=1, attempt=attempt, started_at=0.0),
         m.StopRequested(term=1, attempt=attempt, why=""),
@@ -97,7 +98,7 @@ def test_every_row_can_be_taken(state: State, kind: type[m.JobFact], to: State) 
         assert after == life
 
 
-@pytest.mark.parametrize("state", [State.QUEUED, State.PLACED, State.RUNNING, State.STOPPING])
+@pytest.mark.parametrize("state", [State.QUEUED, State.UNFOLDING, State.PLACED, State.RUNNING, State.STOPPING])
 def test_an_end_that_the_state_cannot_have_is_forbidden(state: State) -> None:
     life = Life(state, 1)
     for outcome in ("succeeded", "failed", "cancelled"):

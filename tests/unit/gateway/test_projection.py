@@ -11,7 +11,7 @@ from controlplane.gateway.projection import Ambiguous, Projection
 from controlplane.gateway.views import HISTORY_MAX
 from events import messages as m
 from events import subjects
-from events.identity import environment_digest
+from events.identity import environment_digest, task_id
 from events.ledger import Entry
 from tests.support.submitting import accepted, incoming
 
@@ -243,3 +243,69 @@ def test_a_history_without_end_is_cut_at_its_beginning() -> None:
     record = ledger.projection.job("vision", job)
     assert record is not None
     assert len(record.history) == HISTORY_MAX
+
+
+# -- arrays ------------------------------------------------------------------------------------------------------------
+
+
+def begun(array: str, index: int, *, size: int = 3) -> tuple[str, m.Placed]:
+    task = m.Task(array=array, index=index, size=size)
+    return task_id(array, index), m.Placed(term=1, attempt=1, allocations=(ALLOCATION,), task=task)
+
+
+def test_an_array_is_one_line_that_counts_its_tasks_and_they_are_found_by_it() -> None:
+    ledger = Ledger()
+    array = ledger.submit("sweep", array="5-7", env={"A": "1"})
+    other = ledger.submit("other")
+    record = ledger.projection.job("vision", array)
+    assert record is not None
+    assert ledger.projection.view(record).tasks == {"queued": 3}
+    version = ledger.projection.version(record)
+    ledger.job(array, m.Unfolded(term=1))
+    task, placed = begun(array, 5)
+    ledger.job(task, placed)
+    assert ledger.projection.version(record) > version
+    assert ledger.projection.view(record).tasks == {"queued": 2, "placed": 1}
+    ledger.job(task, m.Finished(term=1, attempt=1, outcome="failed", reason="exit code 1", end=END))
+    cancelled = task_id(array, 7)
+    ledger.job(cancelled, m.CancelRequested(by="ada", task=m.Task(array=array, index=7, size=3)))
+    view = ledger.projection.view(record)
+    assert (view.state, view.tasks) == ("unfolding", {"queued": 1, "failed": 1, "cancelled": 1})
+    page = ledger.projection.page("vision", states=frozenset(), user="", limit=9, behind=None)
+    assert [each.job for each in page.jobs] == [other, array]
+    mine = ledger.projection.tasks(record, states=frozenset(), limit=9, behind=-1)
+    assert [each.job for each in mine] == [task, cancelled]
+    assert ledger.projection.tasks(record, states=frozenset({"failed"}), limit=9, behind=5) == []
+    found = ledger.projection.task(record, 5)
+    assert found is not None
+    shown = ledger.projection.view(found)
+    assert (shown.name, shown.user, shown.entrypoint, shown.array) == ("sweep", "ada", ("python", "train.py"), "")
+    assert shown.task == m.Task(array=array, index=5, size=3)
+    assert ledger.projection.find("vision", "sweep") is record
+
+
+def test_a_snapshot_knows_the_tasks_of_an_array() -> None:
+    ledger = Ledger()
+    array = ledger.submit("sweep", array="0-2")
+    ledger.job(array, m.Unfolded(term=1))
+    for index in (0, 1):
+        task, placed = begun(array, index)
+        ledger.job(task, placed)
+    restored = Projection.restore(ledger.projection.snapshot())
+    record = restored.job("vision", array)
+    assert record is not None
+    tasks = restored.tasks(record, states=frozenset(), limit=9, behind=-1)
+    assert [each.task.index for each in tasks if each.task] == [0, 1]
+    assert restored.view(record).tasks == {"queued": 1, "placed": 2}
+    assert len(restored.page("vision", states=frozenset(), user="", limit=9, behind=None).jobs) == 1
+
+
+def test_an_archived_array_counts_its_tasks_by_its_last_fact() -> None:
+    ledger = Ledger()
+    array = ledger.submit("sweep", array="0-9")
+    ledger.job(array, m.Unfolded(term=1))
+    tasks = {"succeeded": 4, "failed": 1}
+    ledger.job(array, m.Finished(term=1, attempt=0, outcome="failed", reason="1 of 10 tasks failed", tasks=tasks))
+    record = ledger.projection.job("vision", array)
+    assert record is not None
+    assert ledger.projection.view(record).tasks == tasks | {"cancelled": 5}

@@ -81,6 +81,7 @@ def test_every_field_of_a_submit_reaches_the_specification() -> None:
             begin_at=2000,
             deadline_at=3000.5,
             retries=2,
+            array="0-15:4, 1%2",
             preemptible=True,
         )
     )
@@ -93,6 +94,7 @@ def test_every_field_of_a_submit_reaches_the_specification() -> None:
     assert (specification.folder, specification.source, specification.env) == ("a/b", DIGEST, {"LR": "0.1"})
     assert (specification.time_limit_s, specification.grace_s, specification.priority) == (60.0, 5.0, -3)
     assert (specification.attempts_max, specification.labels, specification.resources.gpus) == (1, {"sweep": "a"}, 2)
+    assert (specification.array, specification.array_at_once) == ("0-12:4,1", 2)
     assert specification.after == (m.Dependency(job=OTHER, on="any"),)
     assert (specification.begin_at, specification.deadline_at, specification.retries) == (2000.0, 3000.5, 2)
 

@@ -891,6 +891,8 @@ class AskJob(Value, frozen=True, kw_only=True):
 
     team: str
     job: str
+    forecast_wait_s: float | None = None
+    """Have a new forecast made of when it starts, and wait so long if there is none. None: what there is will do."""
 
 
 class Holder(Value, frozen=True, kw_only=True):
@@ -962,6 +964,54 @@ class Why(Value, frozen=True, kw_only=True):
     hindrances: tuple[Hindrance, ...] = ()
     summary: str = ""
     sooner: tuple[Sooner, ...] = ()
+    expected_at: float | None = None
+    """When it will probably start, by a forward simulation; None: nobody can tell."""
+    earliest_at: float | None = None
+    """The spread: the earliest start of several simulations, and the latest."""
+    latest_at: float | None = None
+
+
+class AskQueue(Value, frozen=True, kw_only=True):
+    """`hr.v1.ask.scheduling.queue`: the jobs of a team that wait, in the order in which they would start."""
+
+    team: str
+    queue: str = ""
+    """Empty: one queue after the other."""
+    limit: int = 50
+    after: int = 0
+    """Leave out so many."""
+
+
+class QueuedView(Value, frozen=True, kw_only=True):
+    """A job that waits."""
+
+    place: int
+    """In its queue, from 1."""
+    queue: str
+    job: str
+    name: str
+    user: str
+    tier: str
+    queued_at: float
+    priority: int = 0
+    time_limit_s: float | None = None
+    kind: str = ""
+    """Of what it waits for first, as `Hindrance` has it."""
+    why: str = ""
+    expected_at: float | None = None
+    """As `Why` has it, and the next two."""
+    earliest_at: float | None = None
+    latest_at: float | None = None
+
+
+class QueuePage(Value, frozen=True, kw_only=True):
+    jobs: tuple[QueuedView, ...] = ()
+    waiting: int = 0
+    """How many wait in all."""
+    next: int = 0
+    """Give it as `after` for more; 0: there is no more."""
+    forecast_at: float | None = None
+    """Of when the expected starts are; None: there is no forecast yet."""
 
 
 class AskEnvironment(Value, frozen=True, kw_only=True):

@@ -45,6 +45,7 @@ HANDLED: Final = (
     jobs.list_jobs,
     jobs.show_job,
     jobs.why,
+    jobs.queue,
     events.follow_job,
     logs.show_log,
     logs.follow_log,

@@ -19,6 +19,8 @@ from events import messages as m
 from events.bus import AskRefused, BusError, Delivery
 from events.lifecycle import State
 
+FORECAST_AFTER_S: Final = 10.0
+"""Who has waited for so long may want to know when the job will start: that costs the scheduler a simulation."""
 WHY_S: Final = 1.0
 """The answer to why a job waits is renewed so often: it changes without any fact about the job."""
 
@@ -61,7 +63,9 @@ async def _follow(gateway: Gateway, record: JobRecord, seen: int) -> sse.Followe
 async def ask_why(gateway: Gateway, record: JobRecord) -> m.Why | None:
     """Why a job waits; None while nobody can tell."""
     try:
-        return await gateway.ask("scheduling", "why", m.AskJob(team=record.team, job=record.job), m.Why)
+        is_long = gateway.tools.clock.now() - (record.queued_at or 0.0) > FORECAST_AFTER_S
+        asked = m.AskJob(team=record.team, job=record.job, forecast_wait_s=0.0 if is_long else None)
+        return await gateway.ask("scheduling", "why", asked, m.Why)
     except (BusError, AskRefused):
         return None
 

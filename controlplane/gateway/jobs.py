@@ -26,6 +26,8 @@ REQUEST_BYTES_MAX: Final = 512 * 1024
 LIMIT_MAX: Final = 500
 CLOCKS_S: Final = 60.0
 """How far the clocks of those that say when a job was submitted, and when it ended, may be apart."""
+FORECAST_WAIT_S: Final = 1.5
+"""How long who asks why a job waits also waits for the first forecast of its start."""
 HEADER_CHARACTERS_MAX: Final = 256
 CONTROLS: Final = ("cancel", "hold", "release", "reprioritise", "move")
 _STATES: Final = frozenset(state.value for state in State)
@@ -178,11 +180,28 @@ async def show_job(gateway: Here, request: Caller, job: FromPath[str], latest: F
 
 @get("/v1/jobs/{job:str}/why")
 async def why(gateway: Here, request: Caller, job: FromPath[str]) -> m.Why:
-    """Why a job waits, its place in its queue, and what stands in its way."""
+    """Why a job waits, its place in its queue, what stands in its way, and when it will probably start."""
     record = await gateway.job(request.user, job)
     if record.is_over:
         return m.Why(job=record.job, state=record.life.state.value, summary=record.reason)
-    return await gateway.ask("scheduling", "why", m.AskJob(team=record.team, job=record.job), m.Why)
+    asked = m.AskJob(team=record.team, job=record.job, forecast_wait_s=FORECAST_WAIT_S)
+    return await gateway.ask("scheduling", "why", asked, m.Why)
+
+
+@get("/v1/queue")
+async def queue(
+    gateway: Here,
+    request: Caller,
+    queue: FromQuery[str] = "",
+    limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
+    after: Annotated[int, QueryParameter(ge=0, le=10_000)] = 0,
+) -> m.QueuePage:
+    """The jobs of the caller's team that wait, in the order in which they would start, with when and why they wait.
+
+    `queue`: of one queue only. `next` of a page is `after` of the following one.
+    """
+    asked = m.AskQueue(team=request.user.team, queue=queue, limit=limit, after=after)
+    return await gateway.ask("scheduling", "queue", asked, m.QueuePage)
 
 
 async def _answered(gateway: Gateway, said: bytes, otherwise: str) -> Response[Any]:

@@ -24,7 +24,7 @@ from controlplane.monitoring.batch import add_points
 from controlplane.monitoring.core import JobKey, Record
 from controlplane.monitoring.logs import Logs, OutputKey
 from controlplane.monitoring.owner import Owner
-from controlplane.monitoring.store import Store, encode_ranges
+from controlplane.monitoring.store import Store, encode_ranges, spool_size
 from events.blobs import BlobDamaged, Blobs
 from events.subjects import encode
 from events.wire import UNREADABLE
@@ -50,6 +50,8 @@ class SealedSpool(msgspec.Struct, frozen=True):
     ranges: coverage.Ranges
     ended: bool
     gaps: coverage.Ranges
+    size: int | None = None
+    """How many records it had in all; −1: never said. None: sealed by an older release."""
 
 
 class SealedOutput(msgspec.Struct, frozen=True):
@@ -136,7 +138,7 @@ def _take(store: Store, logs: Logs, key: JobKey, record: Record, scratch: Path) 
         digest=digest,
         series=tuple(SealedSeries(*row) for row in series),
         spools=tuple(
-            SealedSpool(name, spool.attempt, spool.ranges, spool.ended, coverage.holes(spool.ranges))
+            SealedSpool(name, spool.attempt, spool.ranges, spool.size >= 0, spool.holes, spool.size)
             for name, spool in sorted(book.spools.items())
         ),
         outputs=tuple(_output(logs, output) for output in logs.outputs(*key)),
@@ -150,9 +152,7 @@ def _take(store: Store, logs: Logs, key: JobKey, record: Record, scratch: Path) 
 def _output(logs: Logs, key: OutputKey) -> SealedOutput:
     _, _, attempt, stream = key
     output = logs.output(key)
-    gaps = coverage.holes(output.ranges)
-    if output.size > coverage.end(output.ranges):
-        gaps = (*gaps, (coverage.end(output.ranges), output.size))
+    gaps = coverage.holes(output.ranges, output.size)
     return SealedOutput(f"{attempt}.{encode(stream)}", attempt, stream, output.ranges, output.size, gaps)
 
 
@@ -223,6 +223,7 @@ def _put_back(store: Store, manifest: Manifest, path: Path) -> None:
                     "attempt": s.attempt,
                     "ranges": encode_ranges(s.ranges),
                     "ended": s.ended,
+                    "size": spool_size(s.ranges, ended=s.ended, size=s.size),
                 }
                 for s in manifest.spools
             ],

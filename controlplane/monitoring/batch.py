@@ -88,8 +88,7 @@ class _Take:
         points = self._write_points()
         self._write_spools()
         spools = tuple(
-            (team, job, spool.attempt, name, spool.ended and not coverage.holes(spool.ranges))
-            for name, (team, job, spool) in self._spools.items()
+            (team, job, spool.attempt, name, spool.is_drained) for name, (team, job, spool) in self._spools.items()
         )
         self._store.unseal(self._changed)
         return Committed(points, self._repeated, self._refused, frozenset(self._changed), spools)
@@ -106,9 +105,9 @@ class _Take:
             for column in part.columns:
                 self._column(part, book, column, slice(None))
             return
-        spool = book.spools.setdefault(part.spool, Spool(part.attempt, (), False))
-        if part.ended and not spool.ended:
-            spool.ended = True
+        spool = book.spools.setdefault(part.spool, Spool(part.attempt, ()))
+        if part.ended and spool.size < part.first + part.records:
+            spool.size = part.first + part.records
             self._changed.add((part.team, part.job))
         self._spools[part.spool] = (part.team, part.job, spool)
         spool.ranges, fresh = coverage.add(spool.ranges, part.first, part.first + part.records)
@@ -160,14 +159,14 @@ class _Take:
 
     def _write_spools(self) -> None:
         rows = [
-            (name, team, job, spool.attempt, encode_ranges(spool.ranges), spool.ended)
+            (name, team, job, spool.attempt, encode_ranges(spool.ranges), spool.size >= 0, spool.size)
             for name, (team, job, spool) in self._spools.items()
         ]
-        self._rows("spool", ("name", "team", "job", "attempt", "ranges", "ended"), rows, replace=True)
+        self._rows("spool", ("name", "team", "job", "attempt", "ranges", "ended", "size"), rows, replace=True)
         gaps = [
             (name, team, job, spool.attempt, first, after)
             for name, (team, job, spool) in self._spools.items()
-            for first, after in coverage.holes(spool.ranges)
+            for first, after in spool.holes
         ]
         if self._spools:
             self._store.db.execute("DELETE FROM gaps WHERE spool IN (SELECT unnest(?))", [list(self._spools)])

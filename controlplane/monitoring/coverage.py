@@ -45,14 +45,16 @@ def holds(ranges: Ranges, first: int, after: int) -> bool:
     return not add(ranges, first, after)[1]
 
 
-def holes(ranges: Ranges) -> Ranges:
-    """What is missing between 0 and the end of the last range."""
+def holes(ranges: Ranges, size: int = -1) -> Ranges:
+    """What is missing between 0 and `size`; −1, not known yet: and the end of the last range."""
     found: list[tuple[int, int]] = []
     position = 0
     for start, end in ranges:
         if start > position:
             found.append((position, start))
         position = end
+    if position < size:
+        found.append((position, size))
     return tuple(found)
 
 

@@ -7,10 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from controlplane.monitoring import coverage
 from controlplane.monitoring.core import Attempt, JobKey, Record
 from controlplane.monitoring.logs import Output
-from controlplane.monitoring.store import Store, decode_ranges
+from controlplane.monitoring.store import Spool, Store, decode_ranges, spool_size
 
 _DECODER: Final = msgspec.json.Decoder(Record)
 
@@ -68,11 +67,12 @@ def _load(store: Store, which: str, parameters: list[Any]) -> dict[JobKey, Recor
         record = found[team, job] = _DECODER.decode(text)
         record.late = record.sealed_at is not None and not sealed
     chosen = f"(team, job) IN (SELECT (team, job) FROM job WHERE {which})"
-    for team, job, attempt, name, ranges, ended in store.db.execute(
-        f"SELECT team, job, attempt, name, ranges, ended FROM spool WHERE {chosen}", parameters
+    for team, job, attempt, name, text, ended, size in store.db.execute(
+        f"SELECT team, job, attempt, name, ranges, ended, size FROM spool WHERE {chosen}", parameters
     ).fetchall():
-        drained = ended and not coverage.holes(decode_ranges(ranges))
-        found[team, job].attempts.setdefault(attempt, Attempt()).spools[name] = drained
+        ranges = decode_ranges(text)
+        spool = Spool(attempt, ranges, spool_size(ranges, ended=ended, size=size))
+        found[team, job].attempts.setdefault(attempt, Attempt()).spools[name] = spool.is_drained
     for team, job, attempt, stream, ranges, size in store.db.execute(
         f"SELECT team, job, attempt, stream, ranges, size FROM output WHERE {chosen}", parameters
     ).fetchall():

@@ -39,6 +39,7 @@ _SCHEMA: Final = (
     *(f"CREATE TABLE IF NOT EXISTS {kind}_{size}({_ROLL})" for size in rollups.SIZES for kind in ("roll", "open")),
     "CREATE TABLE IF NOT EXISTS spool(name VARCHAR PRIMARY KEY, team VARCHAR, job VARCHAR, attempt INTEGER,"
     " ranges VARCHAR, ended BOOLEAN)",
+    "ALTER TABLE spool ADD COLUMN IF NOT EXISTS size BIGINT",  # a store of before has none: NULL
     "CREATE TABLE IF NOT EXISTS gaps(spool VARCHAR, team VARCHAR, job VARCHAR, attempt INTEGER, first BIGINT,"
     " after BIGINT)",
     "CREATE TABLE IF NOT EXISTS door(team VARCHAR, job VARCHAR, push VARCHAR)",
@@ -74,11 +75,28 @@ WHERE open AND NOT EXISTS (SELECT 1 FROM {open} AS o WHERE o.series = m.series)"
 
 
 class Spool(msgspec.Struct):
-    """Which records of a spool are stored, and whether it said that it has no more."""
+    """Which records of a spool are stored, and how many there are in all: −1 until its node has said it."""
 
     attempt: int
     ranges: coverage.Ranges
-    ended: bool
+    size: int = -1
+
+    @property
+    def holes(self) -> coverage.Ranges:
+        """What is known to be missing."""
+        return coverage.holes(self.ranges, self.size)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all of it is stored."""
+        return self.size >= 0 and not self.holes
+
+
+def spool_size(ranges: coverage.Ranges, *, ended: bool, size: int | None) -> int:
+    """Of a spool that was kept; an older release kept only that it had ended, and took what it had for all."""
+    if size is not None:
+        return size
+    return coverage.end(ranges) if ended else -1
 
 
 class Book:
@@ -192,10 +210,11 @@ class Store:
             f"SELECT id, attempt, rank, name FROM series {where}", key
         ).fetchall():
             book.series[attempt, rank, name] = number
-        for name, attempt, ranges, ended in self.db.execute(
-            f"SELECT name, attempt, ranges, ended FROM spool {where}", key
+        for name, attempt, text, ended, size in self.db.execute(
+            f"SELECT name, attempt, ranges, ended, size FROM spool {where}", key
         ).fetchall():
-            book.spools[name] = Spool(attempt, decode_ranges(ranges), ended)
+            ranges = decode_ranges(text)
+            book.spools[name] = Spool(attempt, ranges, spool_size(ranges, ended=ended, size=size))
         book.sealed = any(row[0] for row in self.db.execute(f"SELECT sealed FROM job {where}", key).fetchall())
         book.origins = dict(self.db.execute(f"SELECT attempt, ns FROM origin {where}", key).fetchall())
         book.pushes = {row[0] for row in self.db.execute(f"SELECT push FROM door {where}", key).fetchall()}

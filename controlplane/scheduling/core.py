@@ -10,9 +10,10 @@ A decision is tentative until the ledger took it. What nodes report is kept besi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from controlplane.scheduling import arrays, checking, ends, explain, snapshots, tenants
+from controlplane.scheduling import arrays, checking, ends, explain, snapshots, standing, tenants
 from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, FactEntry, Round, Settings
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
@@ -63,6 +64,16 @@ class Core:
         return self._truth.term_sequence
 
     @property
+    def jobs(self) -> Mapping[str, Job]:
+        """By subject: all that have not ended. To look at."""
+        return self._truth.jobs
+
+    def unready_environments(self) -> list[str]:
+        """Digests (hexadecimal) of those that jobs wait for."""
+        environments = self._truth.environments.items()
+        return [digest for digest, one in environments if one.jobs and one.state in ("wanted", "building")]
+
+    @property
     def size(self) -> int:
         """How many jobs it knows, ended ones at the tenth that they weigh."""
         return len(self._truth.jobs) + len(self._truth.ended) // 10
@@ -89,6 +100,12 @@ class Core:
     def snapshot(self) -> bytes:
         """Everything that the ledger has said so far."""
         return snapshots.encode(self._truth)
+
+    def excerpt(self, waiting_max: int) -> bytes:
+        """A snapshot of what counts from now on: without what has ended, and of those that wait no more than so many,
+        of each queue the first in the order of their ranks.
+        """
+        return snapshots.encode(self._truth, waiting_max=waiting_max)
 
     def restore(self, content: bytes) -> None:
         """Be what `snapshot` was taken of. Raises ValueError if it is none of this version."""
@@ -436,6 +453,10 @@ class Core:
         if look is None or now >= look.now + LOOK_S:
             look = self._look = Look(self._truth, now, self.settings)
         return look
+
+    def queue_page(self, ask: m.AskQueue, now: float) -> m.QueuePage:
+        """Those of a team that wait, in the order in which they would be placed."""
+        return standing.page(self._truth, self._looked(now), ask)
 
     def nodes_view(self) -> m.NodesView:
         return explain.nodes_view(self._truth)

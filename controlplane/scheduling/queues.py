@@ -8,9 +8,10 @@ jobs that wait.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -130,6 +131,18 @@ class Queue(msgspec.Struct, eq=False):
         """Its place among those that may run, from 1, were it one of them."""
         mine = self._head(job, self.line_key(job), 0, moment)[:7]
         return 1 + sum(self._ahead(key, mine, moment) for key in self.lines)
+
+    def in_order(self, moment: Moment) -> Iterator[Job]:
+        """Those that may run, the first one first. To be used up before anything changes."""
+        heads = self.heads(moment)
+        heapq.heapify(heads)
+        while heads:
+            yield heads[0].job
+            behind = self.behind(heads[0], moment)
+            if behind is None:
+                heapq.heappop(heads)
+            else:
+                heapq.heapreplace(heads, behind)
 
     def _ahead(self, key: LineKey, mine: tuple[Any, ...], moment: Moment) -> int:
         """How many jobs of a line come before one that would stand so. Inside a line the order is the policy's, too."""

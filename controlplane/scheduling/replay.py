@@ -1,20 +1,22 @@
-"""Another policy on the same jobs: the real core, driven by discrete events instead of a ledger and nodes. Pure.
+"""Another policy on the same jobs: the real core, over jobs that come and take as long as is known of them. Pure.
 
 At each distinct time first all ends are told, then all submits, then the core decides until it has nothing more to say.
-Nodes do at once what they are told, and a job runs for as long as its arrival says.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import Settings
+from controlplane.scheduling.jobs import Job
+from controlplane.scheduling.simulation import ALWAYS_HEARD, Change, Simulation
 from events import messages as m
 from events import subjects
+
+__all__ = ["ALWAYS_HEARD", "Arrival", "Outcome", "Replay"]
 
 
 class Arrival(NamedTuple):
@@ -38,74 +40,61 @@ class Outcome(NamedTuple):
         return self.started_at - self.arrival.at
 
 
-class _Entry(NamedTuple):
-    sequence: int
-    subject: str
-    fact: m.Fact
-    at: float
-    traceparent: str = ""
-
-
-ALWAYS_HEARD: Final = {"suspect_s": math.inf, "lease_s": 0.0}
-
-
 class Replay:
     """One world of nodes and queues, and one policy."""
 
     def __init__(
-        self, settings: Settings, nodes: Mapping[str, m.Capacity], queues: Mapping[tuple[str, str], m.QueueSet] = {}
+        self,
+        settings: Settings,
+        nodes: Mapping[str, m.Capacity],
+        queues: Mapping[tuple[str, str], m.QueueSet] = {},
+        *,
+        teams: Mapping[str, m.TeamSet] = {},
+        at: float = 0.0,
     ) -> None:
         self.core = Core(settings)
-        self._sequence = 0
-        self._running: list[tuple[float, int, str, Arrival, float, tuple[str, ...]]] = []
+        self.simulation = simulation = Simulation(self.core, self._runs_s)
         self._arrivals: dict[str, Arrival] = {}
-        self._tell(subjects.TERM, m.Led(leader="replay"), 0.0)
-        self._term = self._sequence
+        self._started: dict[str, tuple[float, tuple[str, ...]]] = {}
+        """By subject: when its newest attempt started, and where."""
+        term = simulation.tell(subjects.TERM, m.Led(leader="replay"), at).sequence
+        for team, settings_ in teams.items():
+            simulation.tell(subjects.team(team), settings_, at)
         for (team, name), queue in queues.items():
-            self._tell(subjects.queue(team, name), queue, 0.0)
+            simulation.tell(subjects.queue(team, name), queue, at)
         for name, capacity in nodes.items():
-            self._tell(subjects.node(name), m.NodeJoined(boot="replay", capacity=capacity, term=self._term), 0.0)
-        self.core.begin_term(0.0)
+            simulation.tell(subjects.node(name), m.NodeJoined(boot="replay", capacity=capacity, term=term), at)
+        self.core.begin_term(at)
 
     def run(self, arrivals: Iterable[Arrival]) -> Iterator[Outcome]:
         """What becomes of the jobs, as they end. `arrivals` ascend in time. What can never start is not told of."""
+        simulation = self.simulation
         coming = iter(arrivals)
         following = next(coming, None)
-        while following is not None or self._running:
-            now = min(
-                following.at if following is not None else math.inf, self._running[0][0] if self._running else math.inf
-            )
-            while self._running and self._running[0][0] <= now:
-                yield self._end(*heapq.heappop(self._running))
+        while following is not None or not simulation.is_idle or simulation.next_at < math.inf:
+            now = min(following.at if following is not None else math.inf, simulation.next_at)
+            for change in simulation.end_until(now):
+                if (outcome := self._ended(change)) is not None:
+                    yield outcome
             while following is not None and following.at <= now:
                 self._submit(following)
                 following = next(coming, None)
-            self._decide(now)
+            for change in simulation.decide(now):
+                if isinstance(change.fact, m.Placed):
+                    nodes = tuple(allocation.node for allocation in change.fact.allocations)
+                    self._started[change.job.subject] = (now, nodes)
+
+    def _runs_s(self, job: Job) -> float:
+        return self._arrivals[job.subject].runs_s
 
     def _submit(self, arrival: Arrival) -> None:
         specification = arrival.specification
         subject = subjects.job(specification.team, specification.job)
         self._arrivals[subject] = arrival
-        self._tell(subject, m.Accepted(specification=specification), arrival.at)
+        self.simulation.tell(subject, m.Accepted(specification=specification), arrival.at)
 
-    def _end(
-        self, at: float, _: int, subject: str, arrival: Arrival, started_at: float, nodes: tuple[str, ...]
-    ) -> Outcome:
-        self._tell(subject, m.Finished(term=self._term, attempt=1, outcome="succeeded", reason="replayed"), at)
-        return Outcome(arrival, started_at, at, nodes)
-
-    def _decide(self, now: float) -> None:
-        while decisions := self.core.decide(now).decisions:
-            for decision in decisions:
-                entry = self._tell(decision.subject, decision.fact, now)
-                if isinstance(decision.fact, m.Placed):
-                    arrival = self._arrivals.pop(decision.subject)
-                    nodes = tuple(allocation.node for allocation in decision.fact.allocations)
-                    end = (now + arrival.runs_s, entry.sequence, decision.subject, arrival, now, nodes)
-                    heapq.heappush(self._running, end)
-
-    def _tell(self, subject: str, fact: m.Fact, at: float) -> _Entry:
-        self._sequence += 1
-        entry = _Entry(self._sequence, subject, fact, at)
-        self.core.apply(entry, at)
-        return entry
+    def _ended(self, change: Change) -> Outcome | None:
+        started_at, nodes = self._started.pop(change.job.subject)
+        if isinstance(change.fact, m.Requeued):
+            return None
+        return Outcome(self._arrivals.pop(change.job.subject), started_at, change.at, nodes)

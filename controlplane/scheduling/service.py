@@ -17,6 +17,8 @@ from controlplane.frame import Tools, ensure_streams
 from controlplane.scheduling import keeping, reports
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import Broken, Round, Settings
+from controlplane.scheduling.forecast import told
+from controlplane.scheduling.forecasting import Forecaster
 from controlplane.scheduling.leader import Deposed, Standstill, Term
 from events import messages as m
 from events import subjects
@@ -35,10 +37,13 @@ REACH_S_MAX: Final = 30.0
 REFUSED_PAUSE_S: Final = 1.0
 AGAIN_PAUSE_S: Final = 1.0
 """Before an instance that had to give up begins anew."""
+FORECAST_WAIT_S: Final = 1.0
+"""How long a page of the queue waits for the first forecast; without one it says nothing of expected starts."""
 TELL_EACH_S: Final = 0.25
 """How long nodes may wait to hear that an end of theirs is recorded: such news are gathered."""
 
 _EXCHANGE: Final = msgspec.json.Decoder(m.Exchange)
+_ASK_QUEUE: Final = msgspec.json.Decoder(m.AskQueue)
 _ASK_JOB: Final = msgspec.json.Decoder(m.AskJob)
 _JSON: Final = msgspec.json.Encoder()
 
@@ -120,6 +125,7 @@ class Instance:
         self._saved = 0
         self._saving = asyncio.Event()
         self._tell_at = 0.0
+        self._forecaster = Forecaster(core, tools.clock.now)
         self._rounds = 0
         self._conflicts = 0
 
@@ -132,6 +138,7 @@ class Instance:
                 self._saved = self._core.sequence
                 group.create_task(self._follow())
                 group.create_task(self._keep())
+                group.create_task(self._forecaster.run())
                 group.create_task(self._lead_whenever_possible())
         except asyncio.CancelledError:
             if self._core.sequence > self._saved:
@@ -300,6 +307,7 @@ class Instance:
         return [
             (subjects.EXCHANGES, self._on_exchange),
             (subjects.ask("scheduling", "why"), self._on_why),
+            (subjects.ask("scheduling", "queue"), self._on_queue),
             (subjects.ask("scheduling", "nodes"), self._on_nodes),
             (subjects.ask("scheduling", "queues"), self._on_queues),
             (subjects.ask("scheduling", "teams"), self._on_teams),
@@ -328,7 +336,22 @@ class Instance:
         why = self._core.why(question.team, question.job, self._tools.clock.now())
         if why is None:
             raise AskRefused(m.Refusal(status=404, message=f"no job {question.job} of team {question.team}"))
-        return _JSON.encode(why)
+        if why.state != "queued":
+            return _JSON.encode(why)
+        forecast = await self._forecaster.newest(question.forecast_wait_s)
+        return _JSON.encode(told(why, question.team, forecast, self._tools.clock.now()))
+
+    async def _on_queue(self, asked: Asked) -> bytes:
+        try:
+            question = _ASK_QUEUE.decode(asked.body)
+        except UNREADABLE as error:
+            raise AskRefused(m.Refusal(status=400, message=f"not a question about a queue: {error}")) from error
+        forecast = await self._forecaster.newest(FORECAST_WAIT_S)
+        now = self._tools.clock.now()
+        page = self._core.queue_page(question, now)
+        jobs = tuple(told(view, question.team, forecast, now) for view in page.jobs)
+        made_at = forecast.made_at if forecast is not None else None
+        return _JSON.encode(msgspec.structs.replace(page, jobs=jobs, forecast_at=made_at))
 
     async def _on_nodes(self, asked: Asked) -> bytes:
         return _JSON.encode(self._core.nodes_view())

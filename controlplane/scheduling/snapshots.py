@@ -6,7 +6,9 @@ same bytes, whenever and from which older snapshot they began.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -99,16 +101,20 @@ _DECODER: Final = msgspec.msgpack.Decoder(_Snapshot)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
-def encode(truth: Truth) -> bytes:
-    """What the ledger has said, as bytes."""
+def encode(truth: Truth, *, waiting_max: int | None = None) -> bytes:
+    """What the ledger has said, as bytes. `waiting_max`: see `Core.excerpt`."""
+    jobs = list(truth.jobs.values()) if waiting_max is None else _excerpt(truth, waiting_max)
     return _ENCODER.encode(
         _Snapshot(
             version=VERSION,
             sequence=truth.sequence,
             term=truth.term,
             term_sequence=truth.term_sequence,
-            jobs=[_from_job(truth, job) for job in _by_age(truth)],
-            ended=[(subject, life.state.value, life.attempt, life.held) for subject, life in truth.ended.items()],
+            jobs=[_from_job(truth, job) for job in _by_age(jobs)],
+            ended=[
+                (subject, life.state.value, life.attempt, life.held)
+                for subject, life in (truth.ended.items() if waiting_max is None else ())
+            ],
             queues=[
                 (q.team, q.name, q.settings, q.sequence, q.removed, _average(q.account))
                 for _, q in sorted(truth.queues.items())
@@ -118,14 +124,25 @@ def encode(truth: Truth) -> bytes:
                 for _, t in sorted(truth.teams.items())
                 if t.sequence or t.account.average.at
             ],
-            history=list(truth.history),
+            history=list(truth.history) if waiting_max is None else [],
             claims=[(*key, claim.nodes, claim.until) for key, claim in truth.claims.items()],
             environments=[
-                (digest, e.state, e.lock, e.python, e.reason) for digest, e in sorted(truth.environments.items())
+                (digest, e.state, e.lock, e.python, e.reason)
+                for digest, e in sorted(truth.environments.items())
+                if waiting_max is None or e.jobs
             ],
             nodes=[_from_node(node) for _, node in sorted(truth.fleet.nodes.items()) if node.sequence],
         )
     )
+
+
+def _excerpt(truth: Truth, waiting_max: int) -> list[Job]:
+    """All jobs that hold resources, and the first of those that wait."""
+    running = {job.key: job for node in truth.fleet.nodes.values() for job in node.jobs.values() if job.is_live}
+    queues = [queue for _, queue in sorted(truth.queues.items()) if queue.waiting]
+    each = max(1, waiting_max // max(1, len(queues)))
+    waiting = [truth.by_key[(queue.team, job)] for queue in queues for _, _, job in islice(queue.waiting, each)]
+    return [*running.values(), *waiting]
 
 
 def decode(content: bytes, settings: Settings) -> Truth:
@@ -211,9 +228,9 @@ def _from_job(truth: Truth, job: Job) -> _Job:
     )
 
 
-def _by_age(truth: Truth) -> list[Job]:
+def _by_age(jobs: Iterable[Job]) -> list[Job]:
     """An array before its tasks. Without tasks that are decided only."""
-    return sorted((job for job in truth.jobs.values() if job.sequence), key=lambda job: job.accepted)
+    return sorted((job for job in jobs if job.sequence), key=lambda job: job.accepted)
 
 
 def _from_array(array: Array) -> tuple[int, list[int], int, int, int]:

@@ -48,6 +48,7 @@ class Look:
         self._settings = settings
         self._moment = truth.moment(now)
         self._placing, self._chosen = self._pass()
+        self._under: dict[tuple[str, ...], list[Job]] = {}
 
     def _pass(self) -> tuple[Placing, dict[Job, tuple[Node, ...]]]:
         """The placing as it would go now, and where it would place jobs. Leaves the truth as it was."""
@@ -69,9 +70,7 @@ class Look:
         """Of a queued job."""
         queue = self._truth.queue_of(job)
         position = queue.position(job, self._moment)
-        kept, limits = parked.hindrances(self._truth, job, self.now), self._limits(queue, job)
-        is_free = all(hindrance.ok for hindrance in (*kept, *limits))
-        hindrances = (*kept, *limits, *self._resources(position, job, is_free=is_free))
+        hindrances, is_free = self._hindrances(job, position)
         first = next((hindrance.message for hindrance in hindrances if not hindrance.ok), "about to be placed")
         return m.Why(
             job=job.id,
@@ -82,6 +81,20 @@ class Look:
             summary=first,
             sooner=tuple(self._sooner(job)) if is_free and job.in_line and job not in self._chosen else (),
         )
+
+    def first(self, job: Job, position: int) -> m.Hindrance | None:
+        """What a queued job waits for before all else; None: it is about to be placed."""
+        return next((hindrance for hindrance in self._hindrances(job, position)[0] if not hindrance.ok), None)
+
+    def in_order(self, queue: Queue) -> Iterator[Job]:
+        """Those that may run, the first one first."""
+        return queue.in_order(self._moment)
+
+    def _hindrances(self, job: Job, position: int) -> tuple[tuple[m.Hindrance, ...], bool]:
+        """Everything that was looked at, and whether the job may run as soon as there is room."""
+        kept, limits = parked.hindrances(self._truth, job, self.now), self._limits(self._truth.queue_of(job), job)
+        is_free = all(hindrance.ok for hindrance in (*kept, *limits))
+        return (*kept, *limits, *self._resources(position, job, is_free=is_free)), is_free
 
     # -- limits ----------------------------------------------------------------------------------------------------
 
@@ -107,9 +120,13 @@ class Look:
 
     def _running(self, scope: tuple[str, ...]) -> list[Job]:
         """What holds something under a limit: a look at all that runs."""
-        nodes = self._truth.fleet.nodes.values()
-        running = {job.key: job for node in nodes for job in node.jobs.values()}.values()
-        return [job for job in running if scope and scope == _scope(job)[: len(scope)]]
+        found = self._under.get(scope)
+        if found is None:
+            nodes = self._truth.fleet.nodes.values()
+            running = {job.key: job for node in nodes for job in node.jobs.values()}.values()
+            found = [job for job in running if scope and scope == _scope(job)[: len(scope)]]
+            self._under[scope] = found
+        return found
 
     # -- the nodes -------------------------------------------------------------------------------------------------
 

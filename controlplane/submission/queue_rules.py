@@ -54,18 +54,18 @@ class Rules(NamedTuple):
 
 def rules_of(given: dict[str, Any], team: str, config: Configuration, queues: Queues, found: Findings) -> Rules:
     """The queue that a submit means; a problem is told if it is not there, or takes no jobs."""
-    there = queues.of(team)
     name = ""
     if "queue" in given:
         name = reading.text(given["queue"], "$.queue", found, characters_max=NAME_CHARACTERS_MAX)
     if not name:
         name = queues.default(team, config.teams[team].queues)
-    settings = there.get(name)
+    settings = queues.known(team, name).settings
     if settings is None:
-        hint = reading.choice(name, tuple(there)) if there else "an operator can create one: headrace queues create"
+        there = tuple(queues.of(team))
+        hint = reading.choice(name, there) if there else "an operator can create one: headrace queues create"
         found.problem("$.queue", f"no queue {quoted(name)} in team {quoted(team)}", hint)
     elif settings.draining:
-        open_ = [other for other, each in there.items() if not each.draining]
+        open_ = [other for other, each in queues.of(team).items() if not each.draining]
         hint = f"send it to {', '.join(map(quoted, open_[:20]))}" if open_ else "an operator can open it again"
         found.problem("$.queue", f"queue {quoted(name)} is draining: it takes no new jobs", hint)
     return Rules(team, name, settings or m.QueueSet(by=""), config)

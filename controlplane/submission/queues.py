@@ -85,8 +85,8 @@ class Queues:
 
         Empty if the team has no queue at all.
         """
-        there = self.of(team)
-        return next((name for name in configured if name in there), next(iter(there), ""))
+        first = next((name for name in configured if self.known(team, name).settings is not None), "")
+        return first or next(iter(self.of(team)), "")
 
     def team(self, name: str) -> tuple[int, m.TeamSet]:
         """The sequence of a team's newest fact and its settings; 0 and the defaults where there is none."""

@@ -111,6 +111,28 @@ class WhyView(TypedDict, total=False):
     hindrances: list[HindranceView]
     summary: str
     sooner: list[SoonerView]
+    expected_at: float | None
+    earliest_at: float | None
+    latest_at: float | None
+
+
+class QueuedView(TypedDict, total=False):
+    """A job that waits; the last three as in `WhyView`."""
+
+    place: int
+    queue: str
+    job: str
+    name: str
+    user: str
+    tier: str
+    queued_at: float
+    priority: int
+    time_limit_s: float | None
+    kind: str
+    why: str
+    expected_at: float | None
+    earliest_at: float | None
+    latest_at: float | None
 
 
 class SeriesView(TypedDict, total=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -48,6 +49,18 @@ class Headrace:
             check=False,
         )
         return Said(done.returncode, done.stdout, done.stderr)
+
+    @contextlib.contextmanager
+    def lines(self, *words: str) -> Iterator[Iterator[str]]:
+        """The lines that a command says, as it says them; it is ended afterwards."""
+        command = [sys.executable, "-u", "-m", "headrace.cli", *words]
+        running = subprocess.Popen(command, cwd=ROOT, env=self._environ, stdout=subprocess.PIPE, text=True)
+        assert running.stdout is not None
+        try:
+            yield iter(running.stdout)
+        finally:
+            running.terminate()
+            running.wait(RUN_S_MAX)
 
 
 @pytest.fixture(scope="session")

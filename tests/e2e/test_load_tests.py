@@ -40,6 +40,7 @@ RUN_S_MAX = 280
         ),
         ("growth", "--jobs", "1200"),
         ("trace_replay", "--traces", "load_tests/traces/sample.swf"),
+        ("forecast_error", "--traces", "load_tests/traces/sample.swf", "--each", "5", "--waiting", "50"),
         ("soak", "--jobs", "12", "--at-once", "4", "--steps", "120", "--growth-mib-max", "200"),
     ],
     ids=lambda words: words[0],

@@ -17,8 +17,8 @@ from controlplane.gateway.blobs import Missing
 from controlplane.gateway.contract import MissingBlobs
 from controlplane.monitoring.answers import _read as read_question
 from controlplane.scheduling import reports
+from controlplane.submission import configuring, machine_rules
 from controlplane.submission import core as submission
-from controlplane.submission import machine_rules
 from events import ledger
 from events import messages as m
 from events.bus import Asked, AskRefused
@@ -95,6 +95,15 @@ def _control(content: bytes, _: Path) -> Sequence[str]:
     return _named(found.problems)
 
 
+def _change(content: bytes, _: Path) -> Sequence[str]:
+    said: list[str] = []
+    for queue in ("night", ""):
+        change, found = configuring.read(configuring.Order("ops", "vision", queue, content), CONFIG)
+        assert (change is None) == bool(found.problems)
+        said += _named(found.problems)
+    return said
+
+
 def _machine(content: bytes, _: Path) -> Sequence[str]:
     change, found = machine_rules.read(machine_rules.MachineOrder("ops", "n1", content))
     assert (change is None) == bool(found.problems)
@@ -157,6 +166,7 @@ _DOORS: dict[type[Any], Door] = {
     RunnerSettings: _settings(load_settings, SettingsError),
     Configuration: _settings(lambda file: load_configuration(file, {}, {}), ConfigurationError),
     **dict.fromkeys(get_args(m.Control), _control),
+    **dict.fromkeys(get_args(m.Change), _change),
     **dict.fromkeys(get_args(m.NodeChange), _machine),
     **dict.fromkeys(get_args(m.AnyFact), _fact),
     **{kind: _question(kind) for kind in (m.AskSeries, m.AskLatest, m.AskLog, m.AskArchived)},

@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "move": ("control", "Give a queued job another place in its queue."),
     },
     "Look": {
+        "queue": ("waiting", "List the jobs that wait, in their order, and when they start."),
         "nodes": ("nodes", "List the machines, and what is free on each."),
         "tiers": ("cluster", "List the tiers a job may ask for."),
         "queues": ("queues", "List the queues; for operators, set them."),

@@ -57,6 +57,15 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86_400}d{whole % 86_400 // 3_600}h"
 
 
+def span(seconds: float | None) -> str:
+    """A duration in at most five characters: `12s`, `6m`, `3h24m`, `2d4h`; `–` where there is none."""
+    if seconds is None or seconds < 60 or seconds >= 36_000:
+        return duration(seconds)
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    return f"{hours}h{rest:02d}m" if rest and hours else f"{hours}h" if hours else f"{minutes}m"
+
+
 def took(seconds: float) -> str:
     """A duration in a sentence: `41 ms`, `0.2 s`, `12.3 s`, `3h24m`."""
     if seconds < 0.1:

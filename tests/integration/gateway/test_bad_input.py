@@ -34,7 +34,7 @@ from tests.support.serving import serving
 from tests.support.submitting import CONFIG
 
 ASKED = {
-    "scheduling": ("why",),
+    "scheduling": ("why", "queue"),
     "environments": ("view", "log"),
     "monitoring": ("series", "latest", "log"),
 }
@@ -46,6 +46,7 @@ JOB = "j-abcdefghij23"
 GENERATIONS = 40
 GENERATED = {
     subjects.ask("scheduling", "why"): msgspec.json.encode(m.AskJob(team="vision", job=JOB)),
+    subjects.ask("scheduling", "queue"): msgspec.json.encode(m.AskQueue(team="vision", limit=3, after=1)),
     subjects.ask("environments", "view"): msgspec.json.encode(m.AskEnvironment(environment="sha256:" + "0" * 64)),
     subjects.ask("monitoring", "series"): msgspec.json.encode(m.AskSeries(team="vision", job=JOB, step_from=3)),
     subjects.ask("monitoring", "latest"): msgspec.json.encode(m.AskLatest(team="vision", jobs=(JOB,))),

@@ -132,6 +132,9 @@ def test_why_names_who_holds_it_until_when_and_what_would_help(
                 ],
             },
         ],
+        "expected_at": until - 1800,
+        "earliest_at": until - 3000,
+        "latest_at": until,
         "sooner": [{"kind": "tier", "message": "as tier gpu1 it could start now on node gpu-a04", "tier": "gpu1"}],
     }
     at = text.hour(until, now)
@@ -139,7 +142,26 @@ def test_why_names_who_holds_it_until_when_and_what_would_help(
         vit-l-384 is place 1 of 3
           ✕ node gpu-a03 is kept for it, by {at} at the latest
               j-aaaaaaaa 2 GPUs until {at}, j-bbbbbbbb without a time limit
+          · expected to start {text.hour(until - 1800, now)} ({text.hour(until - 3000, now)} – {at})
           → as tier gpu1 it could start now on node gpu-a04""")
+
+
+def test_the_queue_is_a_table_of_who_waits_for_what(terminal: Terminal, gateway: FakeGateway, now: float) -> None:
+    waits = {"queue": "vision", "user": "ana", "tier": "gpu4", "queued_at": now - 372}
+    first = waits | {"place": 1, "job": JOB, "name": "vit-l-384", "kind": "resources", "why": "4 GPUs are not free"}
+    first |= {"time_limit_s": 7200.0, "expected_at": now + 60, "earliest_at": now + 30, "latest_at": now + 90}
+    held = waits | {"place": 2, "job": OTHER, "name": "clip-l\x1b[2J", "kind": "hold", "why": "it is held"}
+    gateway.pages["/v1/queue"] = {"jobs": [first, held], "waiting": 2, "forecast_at": now}
+    starts = text.hour(now + 60, now)
+    assert [line.split() for line in terminal.run("queue").splitlines()] == [
+        ["#", "JOB", "ID", "USER", "TIER", "LIMIT", "WAITS", "STARTS", "FOR"],
+        ["1", "vit-l-384", text.short(JOB), "ana", "gpu4", "2h", "6m", *starts.split(), "resources"],
+        ["2", "clip-l?[2J", text.short(OTHER), "ana", "gpu4", "–", "6m", "–", "hold"],
+    ]
+    assert all(len(line) <= 80 for line in terminal.run("queue").splitlines())
+    assert json.loads(terminal.run("queue", "--json").splitlines()[0])["place"] == 1
+    gateway.pages["/v1/queue"] = {"jobs": []}
+    assert terminal.run("queue") == "stderr:\nno jobs wait"
 
 
 def test_a_job_that_is_not_there_is_an_error_with_a_hint(terminal: Terminal) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
 import numpy as np
 import pytest
@@ -151,6 +153,32 @@ def test_roll_ups_and_points_give_the_same_long_curve(store: Store) -> None:
     assert curve.high == tuple(values[steps].max() for steps in expected.values())
     assert curve.values == tuple(values[steps[-1]] for steps in expected.values())
     assert curve.count == 38_302
+
+
+@pytest.mark.parametrize("stored", [0, 7])
+def test_a_spool_whose_last_records_never_came_is_not_drained(tmp_path: Path, stored: int) -> None:
+    """Found by the campaign (seed 4109): its end says how many there were."""
+    end = Part(TEAM, JOB, 1, [], 0, f"{TEAM}/{JOB}/1/a", 20, 0, ended=True)
+    with contextlib.closing(Store(tmp_path / "metrics.duckdb", threads=1)) as store:
+        done = commit(store, [*([a_batch(0, stored)] if stored else []), end], sequence=1)
+        assert [drained for *_, drained in done.spools] == [False]
+        assert store.db.execute("SELECT first, after FROM gaps").fetchall() == [(stored, 20)]
+    with contextlib.closing(Store(tmp_path / "metrics.duckdb", threads=1)) as store:  # it is not forgotten
+        done = commit(store, [a_batch(stored, 20 - stored)], sequence=2)
+        assert [drained for *_, drained in done.spools] == [True]
+        assert store.db.execute("SELECT * FROM gaps").fetchall() == []
+
+
+def test_a_spool_that_an_older_release_kept_is_all_there_is(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.duckdb"
+    with duckdb.connect(str(file)) as db:
+        db.execute(
+            "CREATE TABLE spool(name VARCHAR, team VARCHAR, job VARCHAR, attempt INTEGER, ranges VARCHAR,"
+            " ended BOOLEAN)"
+        )
+        db.execute("INSERT INTO spool VALUES (?, ?, ?, 1, '[[0,7]]', true)", [f"{TEAM}/{JOB}/1/a", TEAM, JOB])
+    with contextlib.closing(Store(file, threads=1)) as store:
+        assert store.book((TEAM, JOB)).spools[f"{TEAM}/{JOB}/1/a"].is_drained
 
 
 def test_nothing_of_a_transaction_that_failed_is_stored(store: Store) -> None:

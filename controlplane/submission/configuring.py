@@ -161,6 +161,7 @@ def _check(
     """All that concerns a field which this change changes."""
     changed = {name for name in changes.QUEUE_FIELDS if getattr(before, name) != getattr(after, name)}
     _check_limits(after, changed, config, found)
+    _warn_of_idle_limits(after, changed, found)
     if "tiers" in changed:
         _check_tiers(order, after, config, found)
     of_team = queues.of(order.team) | {order.queue: after}
@@ -185,6 +186,15 @@ def _check_limits(after: m.QueueSet, changed: set[str], config: Configuration, f
     if {"guaranteed_gpus", "gpus_max"} & changed and most is not None and gpus > most:
         message = f"{gpus} GPUs are guaranteed, and it may hold {most} at most"
         found.problem("$.guaranteed_gpus", message, "lower it, or raise `gpus_max`")
+
+
+def _warn_of_idle_limits(after: m.QueueSet, changed: set[str], found: Findings) -> None:
+    """A limit of each user that is above the one of all says nothing."""
+    for of_all in ("running_max", "gpus_max"):
+        of_user = f"user_{of_all}"
+        most, each = getattr(after, of_all), getattr(after, of_user)
+        if {of_all, of_user} & changed and None not in (most, each) and each > most:
+            found.warn(f"$.{of_user}", f"{each} has no effect: all users together have {most} at most")
 
 
 def _check_tiers(order: Order, after: m.QueueSet, config: Configuration, found: Findings) -> None:

@@ -24,6 +24,7 @@ from controlplane.monitoring import door, intake, otlp, strided
 from controlplane.monitoring.store import Store
 from controlplane.scheduling import reports
 from controlplane.scheduling import service as scheduling
+from controlplane.submission import configuring
 from controlplane.submission import core as submission
 from controlplane.submission.queues import Queues
 from events import cloudevents, dead, ledger, otlp_token, subjects
@@ -57,6 +58,7 @@ def parsers() -> dict[str, Parser]:
         "spool": Parser([_a_spool()], _Spool().read),
         "submit": Parser([b'{"entrypoint": ["python"], "environment": {"python": "3.11"}}'], _submit),
         "control": Parser([b'reprioritise\n{"priority": 3}', b'move\n{"before": "j-abcdefghij23"}'], _control),
+        "change": Parser(_changes(), _change),
         "exchange": Parser([msgspec.json.encode(_an_exchange())], _exchange),
         "fact": Parser([b'hr.v1.job.vision.j-1\n{"type":"held","by":"ada"}'], _fact),
         "snapshots": Parser([Projection().snapshot(), scheduling.build(CONFIG).snapshot()], _snapshots),
@@ -193,6 +195,25 @@ def _control(data: bytes) -> None:
     order = submission.Ordered(team="vision", user="ada", job=job.decode("utf-8", "replace"), body=body, at=NOW)
     control, found = submission.read_control(order, CONFIG)
     assert control is not None or found.problems
+
+
+def _changes() -> list[bytes]:
+    return [
+        b"night\n" + msgspec.json.encode(m.CreateQueue(weight=2.0, tiers=("cpu",), guaranteed_gpus=1)),
+        b"night\n" + msgspec.json.encode(m.SetQueue(policy="sjf", guard=None, time_limit_s_max=60.0)),
+        b"\n" + msgspec.json.encode(m.SetTeam(weight=2.0, gpus_max=None)),
+    ]
+
+
+def _change(data: bytes) -> None:
+    """A change of a queue, or, with no name before it, of a team."""
+    queue, _, body = data.partition(b"\n")
+    order = configuring.Order("ops", "vision", queue.decode("utf-8", "replace"), body)
+    change, found = configuring.read(order, CONFIG)
+    assert change is not None or found.problems
+    if change is not None:
+        decision = configuring.decide(order, change, QUEUES, CONFIG, None, found)
+        msgspec.json.encode(decision.fact if isinstance(decision, configuring.Change) else decision)
 
 
 def _exchange(data: bytes) -> None:

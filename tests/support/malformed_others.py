@@ -122,9 +122,11 @@ MESSAGES: Final = [
     BadMessage("attempt x", "hr.v1.from.n1.logs.vision.j-1.x.stdout", {"hr-offset": "0"}, b"x", "attempt"),
     BadMessage("attempt 0 of output", "hr.v1.from.n1.logs.vision.j-1.0.stdout", {"hr-offset": "0"}, b"x", "attempt"),
     BadMessage("a job that is no text", "hr.v1.from.n1.logs.vision.=FF.1.stdout", {"hr-offset": "0"}, b"x", "utf-8"),
+    BadMessage("an operator that is no text", "hr.v1.configure.=FF.team.vision", {}, b"", "utf-8"),
+    BadMessage("an operator in another spelling", "hr.v1.configure.=61.queue.vision.x", {}, b"", "would be spelled"),
     BadMessage("a team that is no text", "hr.v1.from.n1.metrics.=FF.j-1", SPOOL, b"", "utf-8"),
 ]
-"""Published on METRICS and LOGS: each becomes a dead letter."""
+"""Published on METRICS, LOGS and REQUESTS: each becomes a dead letter."""
 
 PUSHES: Final = [
     ("no token", {"authorization": ""}, b"", 401),
@@ -190,6 +192,25 @@ CALLS: Final[list[tuple[str, str, dict[str, str], bytes, int]]] = [
     ("POST", "/v1/admin/dead/7/replay", {}, b"{", 404),
     ("DELETE", "/v1/admin/dead/-1", {}, b"", 404),
     ("PATCH", "/v1/jobs", {}, b"", 405),
+    ("PATCH", "/v1/queues/vision/night", {}, b"[]", 422),
+    ("PATCH", "/v1/queues/vision/night", {}, b'{"policy": "\xff"}', 422),
+    ("PATCH", "/v1/queues/vision/night", {}, b'{"tiers": ' + DEEP + b"}", 422),
+    ("PATCH", "/v1/queues/vision/night", {}, b'{"weight": 1e400}', 422),
+    ("PATCH", "/v1/queues/vision/night", {}, b'{"wieght": 2}', 422),
+    ("PATCH", "/v1/queues/vision/%ff", {}, b"{}", 404),
+    ("PATCH", "/v1/queues/%00/night", {}, b"{}", 404),
+    ("PATCH", "/v1/queues/vision/" + "x" * 500, {}, b"{}", 422),
+    ("PATCH", "/v1/queues/vision/night", {}, b'{"weight": ' + b" " * 1024 * 1024 + b"2}", 413),
+    ("PUT", "/v1/queues/vision/%2f", {}, b"{}", 404),
+    ("PUT", "/v1/queues/vision/a%0ab", {}, b"{}", 404),
+    ("PUT", "/v1/queues/vision/ a", {}, b"{}", 404),
+    ("PUT", "/v1/queues/vision", {}, b"{}", 404),
+    ("POST", "/v1/queues/vision/night", {}, b"{}", 405),
+    ("DELETE", "/v1/queues/vision/nobody", {}, b"", 404),
+    ("PUT", "/v1/teams/nobody", {}, b"{}", 404),
+    ("PUT", "/v1/teams/vision", {}, b'{"paused": true}', 422),
+    ("GET", "/v1/queues/vision/nobody", {}, b"", 404),
+    ("GET", "/v1/teams/%ff", {}, b"", 404),
     ("TRACE", "/v1/jobs", {}, b"", 405),
 ]
 """With an operator's token; JOB is a job that is there."""

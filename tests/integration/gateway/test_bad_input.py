@@ -54,13 +54,20 @@ GENERATED = {
     subjects.ask("monitoring", "archived"): msgspec.json.encode(m.AskArchived(team="vision", find="train", limit=9)),
     subjects.ask("submission", "submit", "vision", "ada"): msgspec.json.encode(SUBMIT),
     subjects.ask("submission", "control", "vision", "ada", JOB): msgspec.json.encode(m.Reprioritise(priority=3)),
+    subjects.ask("submission", "configure", "ops", "queue", "vision", "night"): msgspec.json.encode(
+        m.SetQueue(weight=2.0, gpus_max=None, tiers=("cpu",), policy="sjf")
+    ),
+    subjects.ask("submission", "configure", "ops", "queue", "vision", "new"): msgspec.json.encode(m.CreateQueue()),
+    subjects.ask("submission", "configure", "ops", "team", "vision"): msgspec.json.encode(m.SetTeam(guaranteed_gpus=1)),
     subjects.exchange("n1"): msgspec.json.encode(
         m.Exchange(node="n1", boot="b", runner="r", capacity=m.Capacity(cpus=8, memory_bytes=2**33))
     ),
 }
 BODIES = {
-    "/v1/jobs": b'{"entrypoint": ["true"], "name": "train", "labels": {"a": "b"}}',
-    "/v1/blobs/missing": b'{"digests": ["sha256:%s"]}' % (b"0" * 64),
+    ("PATCH", "/v1/queues/vision/night"): b'{"weight": 2, "tiers": ["cpu"], "guard": null}',
+    ("PUT", "/v1/teams/vision"): b'{"weight": 2, "gpus_max": 3}',
+    ("POST", "/v1/jobs"): b'{"entrypoint": ["true"], "name": "train", "labels": {"a": "b"}}',
+    ("POST", "/v1/blobs/missing"): b'{"digests": ["sha256:%s"]}' % (b"0" * 64),
 }
 
 
@@ -153,10 +160,10 @@ async def test_every_generated_question_and_body_is_refused_or_answered_but_neve
             body = mutated(chance, seed)
             refusal = await refused(stage.bus, subject, body)
             assert refusal is None or (400 <= refusal.status < 500 and refusal.message), (subject, body, refusal)
-    for path, seed in BODIES.items():
+    for (method, path), seed in BODIES.items():
         for _ in range(GENERATIONS):
             body = mutated(chance, seed)
-            answer = await stage.http.post(path, content=body)
+            answer = await stage.http.request(method, path, content=body)
             assert answer.status_code < 500, (path, body, answer.text)
             assert answer.status_code < 400 or answer.json()["error"]["message"], (path, body)
 

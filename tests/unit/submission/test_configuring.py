@@ -272,6 +272,16 @@ def test_without_any_node_a_guarantee_is_taken_with_a_warning() -> None:
     assert [warning.path for warning in world.warnings] == ["$.guaranteed_gpus"]
 
 
+def test_a_limit_of_each_user_above_that_of_all_is_taken_with_a_warning() -> None:
+    world = World()
+    assert changed(world.ask("set_queue", running_max=3, user_running_max=4, user_gpus_max=5))
+    assert [(warning.path, warning.message) for warning in world.warnings] == [
+        ("$.user_running_max", "4 has no effect: all users together have 3 at most")
+    ]
+    assert changed(world.ask("set_queue", user_running_max=3))
+    assert world.warnings == ()
+
+
 def test_a_long_sum_is_cut_short() -> None:
     config = Configuration(teams={"red": Team(queues=tuple(f"q{n:02}" for n in range(40)))})
     world = World(config, gpus=40)

@@ -210,8 +210,8 @@ class Core:
             if subject in self._mine:
                 continue
             if subject in self._not_before:
-                moments.append(self._not_before[subject])
-            if isinstance(stage, Building) and stage.builder not in {self._me, *self._gone}:
+                moments.append(self._not_before[subject])  # nobody is probed about it before that, either
+            elif isinstance(stage, Building) and stage.builder not in {self._me, *self._gone}:
                 moments.append(self._probed_at.get(stage.builder, NEVER) + PROBE_EVERY_S)
         return min(moments, default=None)
 

@@ -79,7 +79,7 @@ WAYS = [
     (state, kind, end)
     for state, rows in TABLE.items()
     for kind, row in rows.items()
-    for end in (row.ends or {row.to})
+    for end in (sorted(row.ends, key=str) or [row.to])
     if end is not None
 ]
 """Every row, once for each state that it can lead to."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-SLOW_S: Final = 0.4
+DELAYS_S: Final = {"slow": 0.4, "late": 2.5}
+"""Of each piece. `late` is longer than the pause before a job's next attempt: what a node says of an old one comes then.
+"""
 CHUNK: Final = 65536
 
 
@@ -35,7 +37,7 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def set(self, mode: str) -> None:
-        """`cut`, `slow`, `silent`, `mute` (the process is not heard), `deaf` (it hears nothing), `stuck`, or empty."""
+        """`cut`, `slow`, `late`, `silent`, `mute` (the process is not heard), `deaf` (it hears nothing), `stuck`, or empty."""
         was, self.mode = self.mode, mode
         self._moves.clear() if mode == "stuck" else self._moves.set()
         if mode == "cut" or was in ("silent", "mute", "deaf"):
@@ -76,8 +78,8 @@ class Proxy:
         try:
             while data := await reader.read(CHUNK):
                 await self._moves.wait()  # until then the sender's window fills up
-                if self.mode == "slow":
-                    await asyncio.sleep(SLOW_S)
+                if delay_s := DELAYS_S.get(self.mode):
+                    await asyncio.sleep(delay_s)
                 if self.mode in ("silent", swallowed):
                     continue
                 writer.write(data)

@@ -186,8 +186,8 @@ class _Stage:
 
     async def _output(self, job: str, attempt: int, notes: list[judge.Note], end: float) -> list[str]:
         """Asked again until it is whole, or too late."""
-        # METRICS and LOGS are acknowledged before they are on disk: where the power is cut, or a server has to be started
-        # again because its disk was full, some of both may be lost, if it is said.
+        # METRICS and LOGS are acknowledged before they are on disk: where the power is cut, or a server has to be
+        # started again because its disk was full, some of both may be lost, if it is said.
         faults = self._verdict.draw.faults
         cut = any(each.kind == "power" or (each.kind == "full" and "nats" in each.target) for each in faults)
         while True:

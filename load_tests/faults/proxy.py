@@ -6,8 +6,7 @@ import asyncio
 from typing import Final
 
 DELAYS_S: Final = {"slow": 0.4, "late": 2.5}
-"""Of each piece. `late` is longer than the pause before a job's next attempt: what a node says of an old one comes then.
-"""
+"""Of each piece. `late` is longer than the pause before a job's next attempt: word of an old one comes into it."""
 CHUNK: Final = 65536
 
 
@@ -37,7 +36,9 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def set(self, mode: str) -> None:
-        """`cut`, `slow`, `late`, `silent`, `mute` (the process is not heard), `deaf` (it hears nothing), `stuck`, or empty."""
+        """`cut`, `slow`, `late`, `silent`, `mute` (the process is not heard), `deaf` (it hears nothing), `stuck`, or
+        empty: nothing is wrong.
+        """
         was, self.mode = self.mode, mode
         self._moves.clear() if mode == "stuck" else self._moves.set()
         if mode == "cut" or was in ("silent", "mute", "deaf"):

@@ -17,8 +17,8 @@ SERVICES: Final = (
 LEADERS: Final = ("scheduling-1", "scheduling-2", "scheduling-1", "scheduling-2")
 """Drawn more often than the others: of two only one leads."""
 LINKS: Final = ("cut", "slow", "late", "silent", "mute", "deaf", "stuck")
-"""Of a connection: refused and broken · delayed · delayed by seconds · nothing passes, and nobody says so · only one way passes · nobody
-reads at the other end."""
+"""Of a connection: refused and broken · delayed · delayed by seconds · nothing passes, and nobody says so · only one
+way passes · nobody reads at the other end."""
 LIMITED: Final = ("LEDGER", "REQUESTS_red")
 """Streams that refuse when they are full; of the others the oldest is forgotten (`load_tests.overload`)."""
 QUIET_S: Final = 5.0

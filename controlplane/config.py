@@ -11,7 +11,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -104,6 +104,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """No attempt is preempted before it has run for so long."""
     fair_half_life_s: float = 86_400.0
     """In fair shares, use that is so old counts half. 0: only what is held now counts."""
+    packing: Literal["best_fit", "fgd"] = "best_fit"
+    """Which node a job gets, of those that have room: that with the least left over, or that of whose GPUs the least
+    idles in vain for the kinds of work that there are."""
     control_wait_s: float = 600.0
     """How long a control waits for the submit that it overtook."""
     archive_after_s: float = 7 * 86_400.0

@@ -9,10 +9,15 @@ larger of the two (Garey and Graham, "Bounds for Multiprocessor Scheduling with 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 from controlplane.scheduling import order
 from controlplane.scheduling.jobs import Shape
-from controlplane.scheduling.nodes import Totals
+from controlplane.scheduling.nodes import Totals, want_of
+from controlplane.scheduling.packing import Want
+
+PARTS: Final = 64
+"""In which the popularity of kinds of work is measured."""
 
 
 class Backlog:
@@ -29,22 +34,35 @@ class Backlog:
         self._held = [0, 0, 0]
         self._estimates: Counter[int] = Counter()
         """How many jobs there are in each bucket of estimates."""
+        self.shapes: Counter[Shape] = Counter()
+        """How many jobs there are of each."""
 
     def wait(self, shape: Shape, estimate_s: float, sign: int = 1) -> None:
         """A job waits from now on; with −1 it does not any more."""
-        self._count(estimate_s, sign)
+        self._count(shape, estimate_s, sign)
         for index, amount in enumerate(_amounts(shape)):
             self._waiting[index] += sign * amount * round(1000 * estimate_s)
 
     def run(self, shape: Shape, begun_at: float, estimate_s: float, sign: int = 1) -> None:
         """A job holds this until its estimate is over; with −1 it does not any more."""
-        self._count(estimate_s, sign)
+        self._count(shape, estimate_s, sign)
         ends_at = begun_at + estimate_s
         for index, amount in enumerate(_amounts(shape)):
             self._held[index] += sign * amount
             self._ends[index] += sign * amount * round(1000 * ends_at)
 
-    def _count(self, estimate_s: float, sign: int) -> None:
+    def kinds(self) -> dict[Want, int]:
+        """How popular each kind of work is, in so many parts of all of it: what makes no difference changes nothing."""
+        counts: Counter[Want] = Counter()
+        for shape, count in self.shapes.items():
+            counts[want_of(shape)] += count
+        total = counts.total()
+        return {want: max(1, round(PARTS * count / total)) for want, count in sorted(counts.items())}
+
+    def _count(self, shape: Shape, estimate_s: float, sign: int) -> None:
+        self.shapes[shape] += sign
+        if not self.shapes[shape]:
+            del self.shapes[shape]
         bucket = order.bucket(estimate_s)
         self._estimates[bucket] += sign
         if not self._estimates[bucket]:

@@ -6,7 +6,7 @@ fields named here, so the shell passes the one in and makes the other of a decis
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -63,6 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """No attempt is preempted before it has run for so long."""
     fair_half_life_s: float = 86_400.0
     """In fair shares, use that is so old counts half. 0: only what is held now counts."""
+    packing: Literal["best_fit", "fgd"] = "best_fit"
+    """Which node a job gets, of those that have room."""
     tiers: tuple[m.Tier, ...] = ()
     """What a job could ask for instead; decides nothing."""
     team_tiers: dict[str, tuple[str, ...]] = {}

@@ -6,13 +6,15 @@ first node of the first bucket that has enough of everything: whole nodes stay w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 from sortedcontainers import SortedDict, SortedList
 
 from controlplane.scheduling.jobs import Job, Key, Shape
+from controlplane.scheduling.packing import MILLI, Fragmentation, Room, Want
 from events import messages as m
 
 if TYPE_CHECKING:
@@ -160,6 +162,7 @@ class Fleet:
         self.changes = 0
         self._log: list[str] = []
         """The nodes of the last of these changes."""
+        self._fragmentation: Fragmentation | None = None
         self._buckets: Any = SortedDict()
 
     def node(self, name: str) -> Node:
@@ -264,26 +267,40 @@ class Fleet:
         known = self.changes - len(self._log)
         return None if change < known else self._log[change - known :]
 
+    def pack(self, kinds: Mapping[Want, int] | None) -> None:
+        """Place jobs so that little idles in vain for these kinds of work, each with how many there are (`packing`).
+
+        None: by best fit.
+        """
+        if kinds is None:
+            self._fragmentation = None
+        elif self._fragmentation is None or kinds != self._fragmentation.kinds:
+            self._fragmentation = Fragmentation(kinds)
+
     def best(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> Node | None:
-        """The open node with the least left over that takes a job of this shape now, of those that are admitted."""
+        """The open node that takes a job of this shape now, of those that are admitted: with the least left over.
+
+        Packed by FGD, the one of whose GPUs the least idles in vain, and of several of these that one.
+        """
+        found = self._with_room(shape, admits)
+        if self._fragmentation is None or not shape.gpus:
+            return next(found, None)
+        want = want_of(shape)
+        scored = [(self._fragmentation.fit(room_of(node), want).score, node) for node in found]
+        return max(scored, key=lambda one: one[0])[1] if scored else None  # of equals the first
+
+    def _with_room(self, shape: Shape, admits: Callable[[Node], bool] | None) -> Iterator[Node]:
+        """Open nodes with room for one part of a job of this shape, the least left over first."""
         for free_gpus in self._buckets.irange(minimum=shape.gpus):
             for _, name in self._buckets[free_gpus].irange(minimum=(shape.milli_cpus, "")):
                 node = self.nodes[name]
                 if node.fits(shape) and (admits is None or admits(node)):
-                    return node
-        return None
+                    yield node
 
     def several(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> tuple[Node, ...] | None:
         """As many open nodes as a gang of this shape asks for, each with room for its part; None: too few."""
-        found: list[Node] = []
-        for free_gpus in self._buckets.irange(minimum=shape.gpus):
-            for _, name in self._buckets[free_gpus].irange(minimum=(shape.milli_cpus, "")):
-                node = self.nodes[name]
-                if node.fits(shape) and (admits is None or admits(node)):
-                    found.append(node)
-                    if len(found) == shape.nodes:
-                        return tuple(found)
-        return None
+        found = tuple(islice(self._with_room(shape, admits), shape.nodes))
+        return found if len(found) == shape.nodes else None
 
     def could_fit(self, shape: Shape) -> bool:
         """Whether any known node is large enough."""
@@ -292,6 +309,17 @@ class Fleet:
     def indexed(self) -> dict[str, tuple[int, int]]:
         """Where each node stands in the buckets, for `check`."""
         return {name: (free_gpus, cpus) for free_gpus, bucket in self._buckets.items() for cpus, name in bucket}
+
+
+def want_of(shape: Shape) -> Want:
+    """What a job of this shape asks of one node, for `packing`."""
+    return Want(shape.milli_cpus, shape.gpus)
+
+
+def room_of(node: Node) -> Room:
+    """What is free of a node, for `packing`: which GPUs it is does not matter."""
+    free = node.free_gpus.bit_count()
+    return Room(node.free_milli_cpus, (MILLI,) * free + (0,) * (node.capacity.gpus - free), node.capacity.gpu_model)
 
 
 def allocate(node: Node, shape: Shape) -> m.Allocation:

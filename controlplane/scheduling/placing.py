@@ -103,6 +103,7 @@ class Placing:
         self._moment = moment
         self._settings = settings
         self._whole = whole
+        truth.fleet.pack(truth.backlog.kinds() if settings.packing == "fgd" else None)
         self.limits = Limits(truth, moment)
         self._contenders: dict[QueueKey, _Contender] = {}
         """Made when their turn comes: most have nothing that could be tried."""

@@ -62,6 +62,7 @@ def build(config: Configuration) -> Core:
             backfill_depth=config.backfill_depth,
             preempt_min_run_s=config.preempt_min_run_s,
             fair_half_life_s=config.fair_half_life_s,
+            packing=config.packing,
             gangs=False,  # runners know no ranks yet
             margin_s=CLOCK_MARGIN_S + config.leader_lease_s,
             tiers=config.tiers,

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from controlplane.scheduling import order
 from controlplane.scheduling.backfill import Plan
@@ -16,7 +18,7 @@ from events import messages as m
 from events import subjects
 from events.identity import task_id
 from events.lifecycle import ENDS, HOLDS_RESOURCES, Life, Outcome, State, advance
-from tests.support.worlds import TEAM, World, a_job, an_end
+from tests.support.worlds import SETTINGS, TEAM, World, a_job, an_end
 
 Pick = Callable[[Sequence[Any]], Any]
 
@@ -30,8 +32,8 @@ OFTEN = {"on_submit": 5, "on_exchange": 9, "on_decide": 8, "on_end": 4, "on_node
 class Campaign:
     """A world to which things happen."""
 
-    def __init__(self) -> None:
-        self.world = World()
+    def __init__(self, packing: Literal["best_fit", "fgd"] = "best_fit") -> None:
+        self.world = World(settings=msgspec.structs.replace(SETTINGS, packing=packing))
         self.world.lead()
         self.silent: set[str] = set()
         self.count = 0

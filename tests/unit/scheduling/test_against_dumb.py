@@ -27,40 +27,41 @@ STEPS_MAX = 40
 class Small:
     """A small world, in which one thing happens after the other, and both are asked each time."""
 
-    def __init__(self, pick: Pick) -> None:
+    def __init__(self, pick: Pick, *, later_s: float = 0.0, backwards: bool = False) -> None:
+        """`later_s`: everything happens so much later; `backwards`: queues are made in the other order."""
         self._pick = pick
         self.depth = pick((0, 1, 1, 2, 8))
         always = {"suspect_s": math.inf, "lease_s": 0.0}
         self.world = World(
             settings=msgspec.structs.replace(SETTINGS, fair_half_life_s=0.0, backfill_depth=self.depth, **always)
         )
+        self.world.now += later_s
         self.world.write(subjects.TERM, m.Led(leader="s1"))
         for number in range(1, 1 + pick((1, 2, 3))):
             joined = m.NodeJoined(boot="b", capacity=a_capacity(gpus=pick((0, 2, 8)), cpus=pick((8, 64))), term=1)
             self.world.write(subjects.node(f"n{number}"), joined)
-        for team in set(TEAMS):
-            for queue in QUEUES:
-                self._set_queue(team, queue)
+        drawn = [(team, queue, self._drawn_settings()) for team in sorted(set(TEAMS)) for queue in QUEUES]
+        for team, queue, drawn_settings in reversed(drawn) if backwards else drawn:
+            self.world.queue(queue, team=team, **drawn_settings)
         self.world.core.begin_term(self.world.now)
         self.count = 0
         self.placements = 0
+        self.log: list[tuple[str, tuple[str, ...]]] = []
         self.live: dict[str, str] = {}
         self.waiting: dict[str, str] = {}
 
-    def _set_queue(self, team: str, queue: str) -> None:
+    def _drawn_settings(self) -> dict[str, Any]:
         pick = self._pick
-        self.world.queue(
-            queue,
-            team=team,
-            weight=pick((1.0, 1.0, 3.0)),
-            policy=pick(order.POLICIES),
-            guard=pick((None, 1.2)),
-            paused=pick((False, False, False, True)),
-            running_max=pick((None, None, 2)),
-            gpus_max=pick((None, None, 4)),
-            user_running_max=pick((None, None, 1)),
-            user_gpus_max=pick((None, None, 2)),
-        )
+        return {
+            "weight": pick((1.0, 1.0, 3.0)),
+            "policy": pick(order.POLICIES),
+            "guard": pick((None, 1.2)),
+            "paused": pick((False, False, False, True)),
+            "running_max": pick((None, None, 2)),
+            "gpus_max": pick((None, None, 4)),
+            "user_running_max": pick((None, None, 1)),
+            "user_gpus_max": pick((None, None, 2)),
+        }
 
     def step(self) -> None:
         happen = self._pick((self._submit, self._submit, self._submit, self._end, self._end, self._time, self._other))
@@ -95,7 +96,7 @@ class Small:
     def _other(self) -> None:
         pick = self._pick
         if pick((True, False)):
-            self._set_queue(pick(TEAMS), pick(QUEUES))
+            self.world.queue(pick(QUEUES), team=pick(TEAMS), **self._drawn_settings())
         elif self.waiting:
             name = pick(sorted(self.waiting))
             team = self.waiting[name]
@@ -117,6 +118,7 @@ class Small:
         for name, _ in placed:
             self.live[name] = self.waiting.pop(name)
         self.placements += len(placed)
+        self.log += placed
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -134,3 +136,18 @@ def test_it_does_so_for_long(seed: int) -> None:
     for _ in range(120):
         small.step()
     assert small.placements > 5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_neither_the_hour_nor_the_order_in_which_queues_were_made_changes_a_decision(seed: int) -> None:
+    logs = []
+    for later_s, backwards in ((0.0, False), (2.0**21, False), (0.0, True)):  # a power of two: no time is rounded
+        dice = random.Random(seed)
+        small = Small(
+            lambda options, dice=dice: options[dice.randrange(len(options))], later_s=later_s, backwards=backwards
+        )
+        for _ in range(60):
+            small.step()
+        logs.append(small.log)
+    assert logs[0] == logs[1] == logs[2]
+    assert logs[0]

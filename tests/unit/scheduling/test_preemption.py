@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.truth import CLAIM_S
@@ -282,3 +284,33 @@ def test_three_queues_in_a_ring_come_to_rest(seed: int) -> None:
     waiting = {view.queue: view.waiting for view in world.core.queues_view().queues}
     for name, size in zip("abc", sizes, strict=True):
         assert held[name] >= size - 1 or not waiting[name], (held, waiting, sizes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(0, 8), st.integers(0, 8)).filter(lambda sizes: sum(sizes) <= 16),
+    borrowers=st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=24),
+    wanted=st.tuples(st.integers(0, 10), st.integers(0, 10)),
+)
+def test_what_is_guaranteed_can_always_be_had(
+    sizes: tuple[int, int], borrowers: list[tuple[str, bool]], wanted: tuple[int, int]
+) -> None:
+    """Whatever others hold before: after the minimum run time and a grace, or at once."""
+    world = a_world(nodes=2)
+    for name, size in zip("ab", sizes, strict=True):
+        world.queue(name, guaranteed_gpus=size)
+    for n, (queue, preemptible) in enumerate(borrowers):
+        world.submit(a_job(f"{queue}-old{n}", tier="gpu1", queue=queue, preemptible=preemptible))
+        world.settle()
+    for name, count in zip("ab", wanted, strict=True):
+        world.submit(*(a_job(f"{name}-new{n}", tier="gpu1", queue=name) for n in range(count)))
+    for _ in range(4):
+        world.settle()
+        world.now += SETTINGS.preempt_min_run_s
+        for node in ("n1", "n2"):
+            world.exchange(node)
+    world.settle()
+    views = {view.queue: view for view in world.core.queues_view().queues}
+    for name, size in zip("ab", sizes, strict=True):
+        asked = sum(queue == name for queue, _ in borrowers) + wanted["ab".index(name)]
+        assert views[name].gpus >= min(size, asked)

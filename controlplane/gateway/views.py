@@ -252,6 +252,10 @@ def _placed(record: JobRecord, fact: m.Placed, at: float) -> None:
     record.end, record.reason = None, ""
 
 
+def _unfolded(record: JobRecord, fact: m.Unfolded, at: float) -> None:
+    record.placed_at = at
+
+
 def _started(record: JobRecord, fact: m.Started, at: float) -> None:
     record.started_at = fact.started_at
 
@@ -274,6 +278,7 @@ _CHANGES: Final[dict[type[m.Fact], Any]] = {
     m.Rejected: _rejected,
     m.CancelRequested: _cancel_requested,
     m.Reprioritised: _reprioritised,
+    m.Unfolded: _unfolded,
     m.Placed: _placed,
     m.Started: _started,
     m.Requeued: _back,

@@ -64,6 +64,11 @@ def first_said(job: Job) -> m.Task | None:
     return job.task if not job.sequence else None
 
 
+def submitted(job: Job) -> str:
+    """Subject of what somebody submitted: of a task, its array."""
+    return subjects.job(job.specification.team, job.task.array) if job.task is not None else job.subject
+
+
 def end(job: Job, doom: m.Outcome | None, reason: str, *, term: int) -> m.Finished | None:
     """The end of an array of which nothing lives any more and nothing is left to place; None: something is.
 

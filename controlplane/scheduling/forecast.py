@@ -18,6 +18,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
+from controlplane.scheduling.arrays import submitted
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.jobs import Job
@@ -97,7 +98,7 @@ def starts(
     core.restore(content)
     simulation = Simulation(core, lambda job: drawn_s(job, dice))
     core.begin_term(now)
-    waiting = {subject for subject, job in core.jobs.items() if job.life.state is State.QUEUED}
+    waiting = {subject for subject, job in core.jobs.items() if job.is_queued}
     for job in list(core.jobs.values()):
         if job.is_live:
             _let_end(simulation, job, dice, now)
@@ -110,9 +111,9 @@ def starts(
         events += sum(1 for _ in simulation.end_until(at))
         for change in simulation.decide(at):
             events += 1
-            if isinstance(change.fact, m.Placed) and change.job.subject in waiting:
-                waiting.discard(change.job.subject)
-                found[change.job.subject] = at
+            if isinstance(change.fact, m.Placed) and (subject := submitted(change.job)) in waiting:
+                waiting.discard(subject)
+                found[subject] = at
         at = simulation.next_at
     return found
 

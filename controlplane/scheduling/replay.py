@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from controlplane.scheduling.arrays import submitted
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.jobs import Job
@@ -85,7 +86,7 @@ class Replay:
                     self._started[change.job.subject] = (now, nodes)
 
     def _runs_s(self, job: Job) -> float:
-        return self._arrivals[job.subject].runs_s
+        return self._arrivals[submitted(job)].runs_s
 
     def _submit(self, arrival: Arrival) -> None:
         specification = arrival.specification
@@ -97,4 +98,7 @@ class Replay:
         started_at, nodes = self._started.pop(change.job.subject)
         if isinstance(change.fact, m.Requeued):
             return None
-        return Outcome(self._arrivals.pop(change.job.subject), started_at, change.at, nodes)
+        arrival = self._arrivals[submitted(change.job)]
+        if change.job.task is None:
+            del self._arrivals[change.job.subject]
+        return Outcome(arrival, started_at, change.at, nodes)

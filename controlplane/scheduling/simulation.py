@@ -97,6 +97,7 @@ class Simulation:
             for decision in decisions:
                 job = self.core.jobs.get(decision.subject)
                 self.tell(decision.subject, decision.fact, now)
+                job = self.core.jobs.get(decision.subject, job)  # a task of an array is another one by now
                 if job is not None and isinstance(decision.fact, m.Placed):
                     yield Change(now, job, decision.fact)
                     self.ends(job, now + self._runs_s(job))

@@ -171,7 +171,7 @@ def waited(view: JobView, now: float) -> float | None:
 
 def ran(view: JobView, now: float) -> float | None:
     """From its start to its end; so far, if it still runs."""
-    begin = view.get("started_at")
+    begin = view.get("placed_at") if view.get("array") else view.get("started_at")
     return max(0.0, (view.get("finished_at") or now) - begin) if begin else None
 
 

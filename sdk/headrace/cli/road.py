@@ -149,7 +149,7 @@ def summary(view: JobView) -> Line:
     ended = f"signal {number}" if number is not None else f"exit code {exit_code}" if exit_code is not None else ""
     usage = view.get("usage") or {}
     parts = [f"in {ran}" if ran else ""]
-    if view.get("state") != "succeeded" and reason_given and reason_given != ended:
+    if (view.get("state") != "succeeded" or view.get("tasks")) and reason_given and reason_given != ended:
         parts.insert(0, reason_given)
     if usage.get("memory_bytes_max"):
         parts.append(f"{text.size(usage['memory_bytes_max'])} memory")

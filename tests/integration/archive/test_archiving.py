@@ -17,14 +17,17 @@ from controlplane.monitoring.archiver import index
 from controlplane.monitoring.archiver.service import Archiver
 from controlplane.monitoring.owner import Owner
 from controlplane.monitoring.store import Store
+from controlplane.scheduling.core import Core
 from events import messages as m
 from events import streams, subjects
 from events.blobs import BlobError, Blobs
 from events.bus import Bus, Unknown
+from events.identity import task_id
 from events.ledger import Entry, Ledger, Write
-from tests.support.archiving import TEAM, a_life, an_id, write_lives
+from tests.support.archiving import TEAM, a_life, a_specification, an_id, write_lives
 from tests.support.monitoring import answering, ask, configuration, eventually, monitoring, status, tools
 from tests.support.nats import NatsServer
+from tests.support.worlds import SETTINGS
 
 
 @pytest.fixture
@@ -299,3 +302,49 @@ async def test_nothing_is_archived_while_the_blob_store_refuses(
     async with archiving(handed._replace(blobs=full), tmp_path):
         await eventually(lambda: marks(bus))
     assert full.when == "full again"
+
+
+async def test_the_tasks_of_an_array_leave_once_it_is_over_and_it_leaves_behind_them(
+    bus: Bus, config: Configuration
+) -> None:
+    """A replay of what is left places no index twice, whenever it begins."""
+    await ledger_of(bus)
+    array = an_id(1)
+    accepted = m.Accepted(specification=a_specification(1, array="0-2"))
+    tasks = [task_id(array, at) for at in range(3)]
+    lives: dict[str, list[m.JobFact]] = {array: [accepted, m.Unfolded(term=1)]}
+    for at, task in enumerate(tasks[:2]):
+        _, placed, *rest = a_life(1)
+        assert isinstance(placed, m.Placed)
+        of = m.Task(array=array, index=at, size=3)
+        lives[task] = [msgspec.structs.replace(placed, task=of), *rest]
+    lives[tasks[2]] = [m.CancelRequested(by="ada", task=m.Task(array=array, index=2, size=3))]
+    await write_lives(bus, {**lives, an_id(3): a_life(3)})
+    async with monitoring(bus, config):
+        await eventually(lambda: marks(bus))
+        assert set(await marks(bus)) == {subjects.job(TEAM, an_id(3))}
+        assert replayed(await everything(bus)) == (1, 0)
+        end = m.Finished(term=1, attempt=0, outcome="cancelled", reason="1 of 3 were", tasks={"succeeded": 2})
+        await write_lives_on(bus, array, end)
+
+        async def all_gone() -> bool:
+            now = await marks(bus)
+            assert subjects.job(TEAM, array) not in now or all(subjects.job(TEAM, task) in now for task in tasks)
+            assert replayed(await everything(bus)) == (0, 0)
+            return len(now) == 5
+
+        await eventually(all_gone)
+        page = await ask(bus, "archived", m.AskArchived(team=TEAM), m.ArchivedAnswer)
+        found = await ask(bus, "archived", m.AskArchived(team=TEAM, find=tasks[1]), m.ArchivedAnswer)
+    assert [each.job for each in page.jobs] == [an_id(3), array]
+    assert [each.job for each in found.jobs] == [tasks[1]]
+
+
+def replayed(ledger: list[Entry]) -> tuple[int, int]:
+    """How many jobs live by what is left of the ledger, and how many tasks of theirs would still be placed."""
+    core = Core(SETTINGS)
+    for each in ledger:
+        core.apply(each, each.at)
+    core.check()
+    live = list(core.jobs.values())
+    return len(live), sum(job.array.rest for job in live if job.array is not None)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import sys
 
 import pytest
 
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import ROUND_MAX
+from controlplane.scheduling.forecast import LIMIT_PART, starts
 from controlplane.scheduling.jobs import Array
+from controlplane.scheduling.replay import Arrival, Replay
 from events import arrays, subjects
 from events import messages as m
 from events.lifecycle import State
-from tests.support.worlds import TEAM, World, a_job, a_world, an_end, named
+from tests.support.worlds import SETTINGS, TEAM, World, a_capacity, a_job, a_world, an_end, named
 
 
 def facts(world: World, job: str) -> list[m.Fact]:
@@ -218,3 +221,21 @@ def test_the_life_of_an_array_is_in_the_table() -> None:
     world.settle()
     assert world.core._truth.by_key[TEAM, "a"].life.state is State.UNFOLDING
     assert world.core.counters()["forbidden"] == 0
+
+
+def test_a_forecast_knows_when_the_next_task_starts_and_who_waits_behind_them_all() -> None:
+    world = a_world(gpus=1)
+    world.queue("default", policy="fcfs")
+    world.submit(a_job("a", tier="gpu1", array="0-3", time_limit_s=100), a_job("b", tier="gpu1", time_limit_s=100))
+    world.settle()
+    found = starts(world.core.snapshot(), world.settings, world.now, random.Random(1))
+    first, last_ = found[subjects.job(TEAM, "a")], found[subjects.job(TEAM, "b")]
+    assert world.now < first < world.now + 101
+    assert last_ > first + 3 * 100 * LIMIT_PART[0] - 1
+
+
+def test_a_replay_runs_each_task_of_an_array() -> None:
+    replay = Replay(SETTINGS, {"n1": a_capacity(cpus=2)})
+    arrivals = [Arrival(0.0, a_job("a", array="0-4"), 10.0), Arrival(1.0, a_job("b"), 10.0)]
+    outcomes = [(each.arrival.specification.job, each.ended_at) for each in replay.run(arrivals)]
+    assert sorted(outcomes) == [("a", 10.0), ("a", 10.0), ("a", 20.0), ("a", 20.0), ("a", 30.0), ("b", 30.0)]

@@ -119,6 +119,49 @@ MUTATIONS: Final = (
         "if not all(part.is_over for _, part in parts):",
         "if not any(part.is_over for _, part in parts):",
     ),
+    Mutation(
+        "dependencies: a failure is as good as a success",
+        "dependencies.py",
+        '"ok": frozenset({"succeeded"})',
+        '"ok": frozenset({"succeeded", "failed"})',
+    ),
+    Mutation("dependencies: nobody is freed", "dependencies.py", "list(self._waiting.pop(subject, {}).values())", "[]"),
+    Mutation(
+        "dependencies: waiting for another job counts as waiting in line",
+        "dependencies.py",
+        "job.order_at = max(job.order_at, at)",
+        "pass",
+    ),
+    Mutation("begin: at once", "truth.py", "early=begin_at > entry.at", "early=False"),
+    Mutation("deadline: never over", "truth.py", "job.is_overdue = True", "job.is_overdue = False"),
+    Mutation("deadline: time limits do not count", "jobs.py", "deadline_at - (limit_s or 0.0)", "deadline_at"),
+    Mutation("retries: one too many", "ends.py", "job.failures < retries", "job.failures <= retries"),
+    Mutation(
+        "retries: they cost a try",
+        "jobs.py",
+        "self.life.attempt - self.failures - self.excused",
+        "self.life.attempt - self.excused",
+    ),
+    Mutation("arrays: all at once", "jobs.py", "and len(self.tasks) < self.at_once", ""),
+    Mutation(
+        "arrays: what was not written is not placed again",
+        "jobs.py",
+        "            self.assumed.discard(position)\n",
+        "            pass\n",
+    ),
+    Mutation("arrays: over with the first task", "arrays.py", "    if array.tasks:\n", "    if False:\n"),
+    Mutation(
+        "arrays: a cancel lets run what runs",
+        "arrays.py",
+        "if not job.cancelled_by or job.life.state",
+        "if job.life.state",
+    ),
+    Mutation(
+        "arrays: the newest index first",
+        "jobs.py",
+        "self.cursor = max(self.cursor, self.first)",
+        "self.cursor = len(self.indices) - 1 - len(self.tasks)",
+    ),
 )
 
 

@@ -69,7 +69,7 @@ async def _queues(gateway: Gateway, caller: Identity) -> m.QueuesView:
 async def _teams(gateway: Gateway, caller: Identity) -> m.TeamsView:
     view = await gateway.ask("scheduling", "teams", None, m.TeamsView)
     known = {each.team: each for each in view.teams}
-    names = sorted(name for name in gateway.tools.config.teams if _sees(caller, name))
+    names = sorted(name for name in {*gateway.tools.config.teams, *known} if _sees(caller, name))
     return msgspec.structs.replace(view, teams=tuple(known.get(name, m.TeamView(team=name)) for name in names))
 
 

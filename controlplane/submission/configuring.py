@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from controlplane.config import Configuration
+from controlplane.config import Configuration, Team
 from controlplane.submission import changes, guarantees, reading
 from controlplane.submission.queue_rules import NAME_CHARACTERS_MAX
 from controlplane.submission.queues import Queues
@@ -51,11 +51,11 @@ class Change(NamedTuple):
     revision: int
 
 
-def read(order: Order, config: Configuration) -> tuple[m.Change | None, Findings]:
-    """What a change says; None if it will be refused whatever there is."""
+def read(order: Order, config: Configuration, queues: Queues) -> tuple[m.Change | None, Findings]:
+    """What a change says; None if it will be refused however the queues are set."""
     found = Findings()
-    if order.team not in config.teams:
-        found.problem("$.team", f"no team {quoted(order.team)}", choice(order.team, tuple(config.teams)))
+    if order.team not in config.teams and order.team not in queues.teams():
+        _no_such_team(order, config, found)
         return None, found
     change = changes.read(order.body, of_a_queue=bool(order.queue), found=found)
     return (None if found.problems else change), found
@@ -71,7 +71,7 @@ def decide(
         case m.SetQueue():
             decision = _set(order, change, queues, config, found)
         case m.DeleteQueue():
-            decision = _delete(order, queues, jobs or Jobs(0, 0), found)
+            decision = _delete(order, queues, config, jobs or Jobs(0, 0), found)
         case m.SetTeam():
             decision = _set_team(order, change, queues, config, found)
     return refused(found) if found.problems or decision is None else decision
@@ -96,6 +96,9 @@ def _repeated(sequence: int, settings: m.QueueSet | m.TeamSet | None, found: Fin
 def _create(
     order: Order, change: m.CreateQueue, queues: Queues, config: Configuration, found: Findings
 ) -> Change | m.Answer | None:
+    if order.team not in config.teams:
+        _no_such_team(order, config, found)
+        return None
     known = queues.known(order.team, order.queue)
     after = m.QueueSet(by=order.operator, **changes.named(change))
     if known.settings is not None:
@@ -127,7 +130,9 @@ def _set(
     return Change(after, known.sequence, queues.revision)
 
 
-def _delete(order: Order, queues: Queues, jobs: Jobs, found: Findings) -> Change | m.Answer | None:
+def _delete(
+    order: Order, queues: Queues, config: Configuration, jobs: Jobs, found: Findings
+) -> Change | m.Answer | None:
     known = queues.known(order.team, order.queue)
     if known.settings is None:
         if known.sequence:
@@ -135,13 +140,17 @@ def _delete(order: Order, queues: Queues, jobs: Jobs, found: Findings) -> Change
         _not_there(order, queues, found)
         return None
     name = reading.shown(order.queue)
-    if len(queues.of(order.team)) == 1:
+    if len(queues.of(order.team)) == 1 and order.team in config.teams:
         message = f"{quoted(order.queue)} is the last queue of team {quoted(order.team)}"
         found.problem("$", message, "create another one first")
     if jobs.waiting or jobs.running:
         message = f"in queue {quoted(order.queue)} {_count(jobs.waiting, 'wait')} and {_count(jobs.running, 'run')}"
         found.problem("$", message, f"headrace queues drain {name}, and delete it once they are over")
     return Change(m.QueueRemoved(by=order.operator), known.sequence, queues.revision)
+
+
+def _no_such_team(order: Order, config: Configuration, found: Findings) -> None:
+    found.problem("$.team", f"no team {quoted(order.team)}", choice(order.team, tuple(config.teams)))
 
 
 def _not_there(order: Order, queues: Queues, found: Findings) -> None:
@@ -198,7 +207,7 @@ def _warn_of_idle_limits(after: m.QueueSet, changed: set[str], found: Findings) 
 
 
 def _check_tiers(order: Order, after: m.QueueSet, config: Configuration, found: Findings) -> None:
-    allowed = config.teams[order.team].tiers or tuple(tier.name for tier in config.tiers)
+    allowed = config.teams.get(order.team, Team()).tiers or tuple(tier.name for tier in config.tiers)
     for index, name in enumerate(after.tiers):
         if config.tier(name) is None:
             found.problem(f"$.tiers[{index}]", f"no tier {quoted(name)}", choice(name, allowed))
@@ -236,9 +245,9 @@ def _check_guarantees(
     found: Findings,
 ) -> None:
     """With this team, and its queues, set so."""
-    capacity = queues.capacity()
+    capacity, teams = queues.capacity(), dict.fromkeys((*config.teams, *queues.teams()))
     for unit, measure in (("GPUs", guarantees.gpus), ("CPUs", guarantees.cpus)):
-        before = {name: measure(queues.team(name)[1], queues.of(name)) for name in config.teams}
+        before = {name: measure(queues.team(name)[1], queues.of(name)) for name in teams}
         after = before | {order.team: measure(team, of_team)}
         has = None if capacity is None else capacity.gpus if unit == "GPUs" else capacity.cpus
         guarantees.check(before, after, order.team, unit=unit, capacity=has, found=found)

@@ -79,7 +79,7 @@ class Operators:
 
     async def _change(self, order: Order) -> m.Answer:
         """Raises Retry if others change things all the time, or nobody can say what a queue holds."""
-        change, found = configuring.read(order, self._tools.config)
+        change, found = configuring.read(order, self._tools.config, self._following.queues)
         if change is None:
             self._counters["refused"] += 1
             return configuring.refused(found)

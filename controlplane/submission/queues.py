@@ -88,6 +88,10 @@ class Queues:
         first = next((name for name in configured if self.known(team, name).settings is not None), "")
         return first or next(iter(self.of(team)), "")
 
+    def teams(self) -> tuple[str, ...]:
+        """Teams that have a queue or were set, by name: also those that the configuration does not name any more."""
+        return tuple(sorted({*self._teams, *(name for name in self._queues if self.of(name))}))
+
     def team(self, name: str) -> tuple[int, m.TeamSet]:
         """The sequence of a team's newest fact and its settings; 0 and the defaults where there is none."""
         return self._teams.get(name, (0, m.TeamSet(by="")))

@@ -209,7 +209,7 @@ def _change(data: bytes) -> None:
     """A change of a queue, or, with no name before it, of a team."""
     queue, _, body = data.partition(b"\n")
     order = configuring.Order("ops", "vision", queue.decode("utf-8", "replace"), body)
-    change, found = configuring.read(order, CONFIG)
+    change, found = configuring.read(order, CONFIG, QUEUES)
     assert change is not None or found.problems
     if change is not None:
         decision = configuring.decide(order, change, QUEUES, CONFIG, None, found)

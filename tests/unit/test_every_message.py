@@ -98,7 +98,7 @@ def _control(content: bytes, _: Path) -> Sequence[str]:
 def _change(content: bytes, _: Path) -> Sequence[str]:
     said: list[str] = []
     for queue in ("night", ""):
-        change, found = configuring.read(configuring.Order("ops", "vision", queue, content), CONFIG)
+        change, found = configuring.read(configuring.Order("ops", "vision", queue, content), CONFIG, QUEUES)
         assert (change is None) == bool(found.problems)
         said += _named(found.problems)
     return said

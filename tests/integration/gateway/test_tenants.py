@@ -42,10 +42,14 @@ async def test_one_queue_is_shown_with_its_settings_and_what_it_holds(stage: Sta
 
 
 async def test_teams_are_those_of_the_configuration_with_what_scheduling_says(stage: Stage) -> None:
-    view = m.TeamsView(teams=(m.TeamView(team="vision", weight=3.0), m.TeamView(team="of another time")))
+    view = m.TeamsView(teams=(m.TeamView(team="vision", weight=3.0), m.TeamView(team="of another time", queues=1)))
     await stage.answers("scheduling", "teams", view)
     listed = (await stage.ops.get("/v1/teams")).json()["teams"]
-    assert [(team["team"], team.get("weight", 1.0)) for team in listed] == [("speech", 1.0), ("vision", 3.0)]
+    assert [(team["team"], team.get("weight", 1.0)) for team in listed] == [
+        ("of another time", 1.0),
+        ("speech", 1.0),
+        ("vision", 3.0),
+    ]
     assert [team["team"] for team in (await stage.ada.get("/v1/teams")).json()["teams"]] == ["vision"]
     assert (await stage.ada.get("/v1/teams/vision")).json()["weight"] == 3.0
     assert (await stage.ada.get("/v1/teams/speech")).status_code == 404

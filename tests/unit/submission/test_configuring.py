@@ -54,7 +54,7 @@ class World:
         """What is decided; a change is written."""
         body = json.dumps({"type": kind} | fields).encode()
         order = Order("ops", team, "" if kind == "set_team" else queue, body)
-        change, found = configuring.read(order, self.config)
+        change, found = configuring.read(order, self.config, self.queues)
         if change is None:
             return configuring.refused(found)
         decision = configuring.decide(order, change, self.queues, self.config, jobs, found)
@@ -96,7 +96,7 @@ def repeated(decision: Change | m.Answer) -> bool:
 def test_a_malformed_change_is_refused_with_every_path_and_a_hint(case: Malformed) -> None:
     world = World()
     order = Order("ops", "vision", case.queue, case.body)
-    change, found = configuring.read(order, CONFIG)
+    change, found = configuring.read(order, CONFIG, world.queues)
     if change is not None:
         configuring.decide(order, change, world.queues, CONFIG, None, found)
     told = {problem.path: f"{problem.message} {problem.hint}" for problem in found.problems}
@@ -259,6 +259,19 @@ def test_a_team_that_is_over_its_guarantee_already_may_be_changed_otherwise() ->
     assert refused(world.ask("set_queue", "big", team="red", guaranteed_gpus=8))
 
 
+def test_a_team_that_the_configuration_does_not_name_any_more_can_be_seen_in_sums_and_be_cleared_away() -> None:
+    world = red_and_blue()
+    world.config = Configuration(teams={"blue": Team()})
+    ((_, told),) = refused(world.ask("set_queue", "default", team="blue", guaranteed_gpus=6))
+    assert "guaranteed: blue/default 6 + red/big 8 + red/default 4 = 18 GPUs; the nodes have 16" in told
+    assert refused(world.ask("create_queue", "more", team="red"))[0][0] == "$.team"
+    assert changed(world.ask("set_queue", "big", team="red", guaranteed_gpus=0, tiers=["gpu8"]))
+    assert changed(world.ask("set_team", team="red", weight=2))
+    for queue in ("big", "default"):
+        assert changed(world.ask("delete_queue", queue, team="red"))
+    assert changed(world.ask("set_queue", "default", team="blue", guaranteed_gpus=16))
+
+
 def test_a_team_keeps_what_is_not_named_unless_it_is_replaced() -> None:
     world = World()
     world.ask("set_team", weight=2, gpus_max=8)
@@ -331,7 +344,7 @@ def test_whatever_a_change_says_it_is_answered_and_can_be_read_back(change: m.Ch
     world = World()
     queue = "" if isinstance(change, m.SetTeam) else "night"
     order = Order("ops", "vision", queue, msgspec.json.encode(change))
-    read, found = configuring.read(order, CONFIG)
+    read, found = configuring.read(order, CONFIG, world.queues)
     if read is None:
         assert found.problems
         return

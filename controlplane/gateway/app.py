@@ -25,6 +25,7 @@ from controlplane.gateway import (
     machines,
     metrics,
     tenants,
+    whatif,
 )
 from controlplane.gateway.auth import Authentication
 from controlplane.gateway.context import Gateway
@@ -68,6 +69,7 @@ HANDLED: Final = (
     cluster.healthz,
     cluster.readyz,
     admin.run_check,
+    whatif.what_if,
     blobs.missing,
     blobs.upload,
     blobs.download,

@@ -63,6 +63,7 @@ class Gateway:
         self.is_closing = False
         self.is_caught_up = False
         self.is_checking = False
+        self.is_replaying = False
         self.answered: Mapping[str, int] = {}
         """How many answers were refusals, by their kind."""
         self.uploads = asyncio.Semaphore(UPLOADS_MAX)

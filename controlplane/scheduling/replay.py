@@ -17,7 +17,7 @@ from controlplane.scheduling.simulation import ALWAYS_HEARD, Change, Simulation
 from events import messages as m
 from events import subjects
 
-__all__ = ["ALWAYS_HEARD", "Arrival", "Outcome", "Replay"]
+__all__ = ["ALWAYS_HEARD", "Arrival", "Outcome", "Replay", "Told"]
 
 
 class Arrival(NamedTuple):
@@ -26,6 +26,14 @@ class Arrival(NamedTuple):
     at: float
     specification: m.Specification
     runs_s: float
+
+
+class Told(NamedTuple):
+    """Something else that happens: a fact about a node, say."""
+
+    at: float
+    subject: str
+    fact: m.Fact
 
 
 class Outcome(NamedTuple):
@@ -67,7 +75,7 @@ class Replay:
             simulation.tell(subjects.node(name), m.NodeJoined(boot="replay", capacity=capacity, term=term), at)
         self.core.begin_term(at)
 
-    def run(self, arrivals: Iterable[Arrival]) -> Iterator[Outcome]:
+    def run(self, arrivals: Iterable[Arrival | Told]) -> Iterator[Outcome]:
         """What becomes of the jobs, as they end. `arrivals` ascend in time. What can never start is not told of."""
         simulation = self.simulation
         coming = iter(arrivals)
@@ -78,7 +86,10 @@ class Replay:
                 if (outcome := self._ended(change)) is not None:
                     yield outcome
             while following is not None and following.at <= now:
-                self._submit(following)
+                if isinstance(following, Told):
+                    simulation.tell(following.subject, following.fact, following.at)
+                else:
+                    self._submit(following)
                 following = next(coming, None)
             for change in simulation.decide(now):
                 if isinstance(change.fact, m.Placed):

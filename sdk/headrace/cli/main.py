@@ -39,6 +39,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "tiers": ("cluster", "List the tiers a job may ask for."),
         "queues": ("queues", "List the queues; for operators, set them."),
         "teams": ("queues", "List the teams; for operators, set them."),
+        "whatif": ("whatif", "Replay the recorded jobs under another policy: for operators."),
         "config": ("cluster", "Show the configuration in force, here and at the server."),
     },
     "Stack": {

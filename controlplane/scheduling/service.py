@@ -337,7 +337,7 @@ class Instance:
         why = self._core.why(question.team, question.job, self._tools.clock.now())
         if why is None:
             raise AskRefused(m.Refusal(status=404, message=f"no job {question.job} of team {question.team}"))
-        if why.state != "queued":
+        if not why.position:
             return _JSON.encode(why)
         forecast = await self._forecaster.newest(question.forecast_wait_s)
         return _JSON.encode(told(why, question.team, forecast, self._tools.clock.now()))

@@ -53,10 +53,9 @@ def compare(
     recorded: Recorded, policy: Policy, settings: Settings, *, since: float, until: float, origin: str
 ) -> list[Compared]:
     """All teams by name, and all together first. Only jobs that could run since then count. Raises PolicyError."""
-    teams = {story.specification.team for story in recorded.stories.values()} | recorded.teams.keys()
-    for story in recorded.stories.values():
-        key = (story.specification.team, story.specification.queue)
+    for key in recorded.teams_and_queues():
         recorded.queues.setdefault(key, m.QueueSet(by=""))
+    teams = {team for team, _ in recorded.queues} | recorded.teams.keys()
     queues = {f"{team}/{name}" for team, name in recorded.queues}
     check_names(policy, queues, teams, set(recorded.capacities), origin)
     arrivals = list(recorded.arrivals(until))

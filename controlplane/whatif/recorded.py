@@ -16,14 +16,25 @@ from events import messages as m
 from events import subjects
 from events.ledger import Entry
 
+_ALONE: Final[dict[str, object]] = {
+    "environment": "",
+    "after": (),
+    "begin_at": None,
+    "deadline_at": None,
+    "array": "",
+    "array_at_once": 0,
+}
+"""What a job does not wait for in a replay: its arrival is when all that was over."""
 _TOLD: Final = (m.NodeJoined, m.NodeCordoned, m.NodeUncordoned, m.NodeDraining, m.NodeMaintenance, m.NodeGone)
 
 
 class Story(msgspec.Struct):
     """One job, as far as it counts here."""
 
-    specification: m.Specification
+    specification: m.Specification | None
+    """None: it is a task, and that of its array counts."""
     at: float
+    task: m.Task | None = None
     held: bool = False
     released_at: float = 0.0
     placed_at: float | None = None
@@ -67,9 +78,11 @@ class Recorded:
 
     def _apply_to_job(self, entry: Entry, fact: m.JobFact) -> None:
         if isinstance(fact, m.Accepted):
-            self.stories[entry.subject] = Story(fact.specification, entry.at, fact.held)
+            self.stories[entry.subject] = Story(fact.specification, entry.at, held=fact.held)
             return
         story = self.stories.get(entry.subject)
+        if story is None and (task := getattr(fact, "task", None)) is not None:  # the first fact about a task
+            story = self.stories[entry.subject] = Story(None, entry.at, task=task)
         if story is None:
             return
         if isinstance(fact, m.Held):
@@ -88,11 +101,12 @@ class Recorded:
         """Every job that ran, in the order in which they could. One that runs still is taken to end at `until`."""
         found = []
         for subject, story in self.stories.items():
-            if story.placed_at is not None:
-                at = min(self._could_run_at(story), story.placed_at)
+            specification = self._specification(subject, story)
+            if story.placed_at is not None and specification is not None:
+                of = self._array(subject, story) or story
+                at = min(self._could_run_at(of, specification), story.placed_at)
                 ended_at = story.ended_at if story.ended_at is not None else until
-                changes = {"environment": "", "after": (), "begin_at": None, "deadline_at": None}
-                specification = msgspec.structs.replace(story.specification, **changes)
+                specification = msgspec.structs.replace(specification, **_ALONE, job=subjects.tokens(subject)[2])
                 found.append((at, subject, Arrival(at, specification, max(0.0, ended_at - story.placed_at))))
         return (arrival for _, _, arrival in sorted(found, key=lambda each: each[:2]))
 
@@ -103,8 +117,21 @@ class Recorded:
             if story.placed_at is not None and story.ended_at is not None:
                 yield Outcome(arrival, story.placed_at, story.ended_at, story.nodes)
 
-    def _could_run_at(self, story: Story) -> float:
-        specification = story.specification
+    def _array(self, subject: str, story: Story) -> Story | None:
+        """The array that a task is of."""
+        team = subjects.tokens(subject)[1]
+        return self.stories.get(subjects.job(team, story.task.array)) if story.task is not None else None
+
+    def _specification(self, subject: str, story: Story) -> m.Specification | None:
+        of = self._array(subject, story)
+        return of.specification if of is not None else story.specification
+
+    def teams_and_queues(self) -> set[tuple[str, str]]:
+        """Of all jobs."""
+        stories = [story.specification for story in self.stories.values() if story.specification is not None]
+        return {(specification.team, specification.queue) for specification in stories}
+
+    def _could_run_at(self, story: Story, specification: m.Specification) -> float:
         times = [story.at, story.released_at, specification.begin_at or 0.0]
         times.append(self._ready.get(specification.environment.removeprefix("sha256:"), 0.0))
         for dependency in specification.after:

@@ -102,6 +102,15 @@ def test_an_environment_is_taken_to_be_ready_at_once() -> None:
     assert found.at == world.now
 
 
+def test_of_an_array_the_start_of_its_next_task_is_expected() -> None:
+    world = a_world()
+    world.submit(a_job("sweep", tier="gpu8", time_limit_s=600.0, array="0-9"))
+    world.settle()
+    found = expected(world, "sweep")
+    assert found is not None
+    assert found.at == world.now + 600
+
+
 def test_a_job_that_has_outlived_its_prediction_is_taken_to_need_its_limit() -> None:
     world = a_world()
     world.submit(a_job("past", called="train", tier="gpu8", time_limit_s=1000.0))

@@ -122,6 +122,29 @@ def test_a_wait_begins_when_a_job_could_have_run() -> None:
     assert team.recorded.wait_s_mean == 0
 
 
+def test_tasks_of_an_array_are_jobs_in_whatever_order_they_are_told() -> None:
+    world = a_world(cpus=1)
+    begun = world.now
+    world.submit(a_job("sweep", time_limit_s=100.0, array="0-2"))
+    for _ in range(3):
+        world.settle()
+        world.now += 50
+        [(_, running)] = world.attempts["n1"]
+        world.end(running, an_end())
+    world.settle()
+    jobs = [entry for entry in world.ledger if ".job." in entry.subject]
+    for is_first in (True, False):  # the array before its tasks, and behind them
+        found = Recorded()
+        for entry in sorted(jobs, key=lambda entry: entry.subject.endswith("sweep") != is_first):
+            found.apply(Entry(*entry))
+        arrivals = [(one.at - begun, one.runs_s) for one in found.arrivals(world.now)]
+        assert arrivals == [(0, 50), (0, 50), (0, 50)]
+    team = by_team(world, "")[TEAM]
+    assert team.recorded == team.replayed
+    assert team.recorded is not None
+    assert (team.recorded.jobs, team.recorded.wait_s_mean) == (3, 50)
+
+
 def test_jains_index() -> None:
     assert jain([3.0, 3.0, 3.0]) == 1.0
     assert jain([1.0, 0.0, 0.0, 0.0]) == 0.25

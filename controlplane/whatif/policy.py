@@ -34,6 +34,7 @@ SCHEDULING: Final[Mapping[str, tuple[float, float]]] = {
     "fair_half_life_s": (0, 366 * 86_400.0),
 }
 """Settings of the core that may be tried, from and to."""
+PACKINGS: Final = ("best_fit", "fgd")
 MORE_MAX: Final = 1_000
 SECTIONS: Final = ("queues", "teams", "scheduling", "nodes")
 
@@ -132,8 +133,13 @@ def _setting(
 
 def _scheduling(raw: dict[str, Any], origin: str) -> dict[str, Any]:
     for key, value in raw.items():
+        if key == "packing":
+            if value not in PACKINGS:
+                raise PolicyError(f"{origin}: scheduling.packing: one of {', '.join(PACKINGS)}, not {value!r}")
+            continue
         if key not in SCHEDULING:
-            raise PolicyError(f"{origin}: scheduling: no such key: {key}; there are {', '.join(sorted(SCHEDULING))}")
+            there = ", ".join(sorted({*SCHEDULING, "packing"}))
+            raise PolicyError(f"{origin}: scheduling: no such key: {key}; there are {there}")
         low, high = SCHEDULING[key]
         kind = int if key == "backfill_depth" else (int, float)
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:

@@ -37,8 +37,8 @@ def whatif(app: App, since: float | None, file: Path | None) -> None:
     """Replay the recorded jobs with the scheduler's own core under another policy, and compare, per team.
 
     The file may have [queues."TEAM/QUEUE"] and [teams.TEAM] with their settings ("*" is each of them), [scheduling]
-    with backfill_depth, preempt_min_run_s and fair_half_life_s, and [nodes] with without = ["n3"] and more = {n1 = 2}.
-    Beside it stand the figures as it was, and as today's settings replay it.
+    with backfill_depth, preempt_min_run_s, fair_half_life_s and packing, and [nodes] with without = ["n3"] and
+    more = {n1 = 2}. Beside it stand the figures as it was, and as today's settings replay it.
     """
     policy, name = "", "policy"
     if file is not None:

@@ -55,6 +55,7 @@ def test_what_it_names_is_another_and_the_rest_stays() -> None:
         ('[queues."a/b"]\nweight = "x"', "p.toml: queues.a/b.weight: "),
         ("[teams.a]\npolicy = 1", "p.toml: teams.a: no such key: policy"),
         ("[scheduling]\nbackfill_depth = 1.5", "p.toml: scheduling.backfill_depth: a number from 0 to 10000, not 1.5"),
+        ("[scheduling]\npacking = 1", "p.toml: scheduling.packing: one of best_fit, fgd, not 1"),
         ("[scheduling]\nlease_s = 1", "p.toml: scheduling: no such key: lease_s"),
         ("[nodes]\nadd = 1", "p.toml: nodes: no such key: add; there are without, more"),
         ("[nodes]\nwithout = 1", 'p.toml: nodes.without: must be a list of names, such as ["n1"]'),

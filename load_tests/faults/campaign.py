@@ -258,7 +258,8 @@ class _Stage:
 
     async def _state(self, gateway: str) -> dict[str, Any]:
         jobs = await self._jobs(gateway)
-        _, queues = await asyncio.to_thread(call, gateway, "GET", "/v1/queues")
+        _, answer = await asyncio.to_thread(call, gateway, "GET", "/v1/queues")
+        queues = (answer or {}).get("queues")
         nodes = [{name: node.get(name) for name in ("node", "free", "jobs")} for node in await self._nodes(gateway)]
         return {view.get("job", "?"): view for view in jobs} | {"queues": queues, "nodes": nodes}
 

@@ -72,6 +72,31 @@ def test_a_wait_outgrows_a_long_limit() -> None:
     assert by_position(world, "long", "short") == ["long", "short"]
 
 
+def test_the_smallest_area_is_time_and_size() -> None:
+    world = a_world(gpus=2)
+    world.queue(policy="saf")
+    world.submit(a_job("first", tier="gpu2", time_limit_s=60 * HOUR))
+    world.settle()
+    world.submit(a_job("wide", tier="gpu2", time_limit_s=3 * HOUR), a_job("narrow", tier="gpu1", time_limit_s=4 * HOUR))
+    assert by_position(world, "wide", "narrow") == ["narrow", "wide"]
+    world.submit(a_job("shorter", tier="gpu2", time_limit_s=HOUR))
+    assert by_position(world, "wide", "narrow", "shorter") == ["shorter", "narrow", "wide"]
+
+
+def test_wfp3_weighs_the_wait_to_the_third_power_with_the_size() -> None:
+    """Waits over limits 1 : 2 and sizes 4 : 1, so 4 : 8; with the wait as it is it would be 4 : 2."""
+    world = a_world(gpus=4, cpus=16)
+    world.queue(policy="wfp3")
+    four = m.Resources(cpus=16.0, memory_bytes=GIB, gpus=4)
+    world.submit(a_job("first", resources=four, time_limit_s=60 * HOUR))
+    world.settle()
+    world.submit(a_job("narrow", tier="gpu1", time_limit_s=HOUR))
+    world.now += HOUR
+    world.submit(a_job("wide", resources=four, time_limit_s=HOUR))
+    world.now += HOUR
+    assert by_position(world, "narrow", "wide") == ["narrow", "wide"]
+
+
 def test_priority_and_the_front_come_before_every_policy() -> None:
     world = a_full_world("sjf")
     submit_three(world)

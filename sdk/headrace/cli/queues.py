@@ -58,27 +58,20 @@ class Number(click.ParamType):
             self.fail(f"{value!r} is no number", parameter, context)
 
 
-def _options(*options: click.Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        params = getattr(function, "__click_params__", [])
-        function.__click_params__ = [*reversed(options), *params]  # type: ignore[attr-defined]
-        return function
-
-    return decorate
-
-
-def _of_both() -> tuple[click.Option, ...]:
-    return (
+def _of_both() -> list[click.Parameter]:
+    return [
         click.Option(["--weight"], type=float, metavar="X", help="Its share beside the others: twice as much for 2."),
-        click.Option(["--guaranteed-gpus"], type=int, metavar="N", help="Always obtainable, from whoever borrowed it."),
-        click.Option(["--guaranteed-cpus"], type=float, metavar="N", help="The same, of CPUs."),
+        click.Option(
+            ["--guaranteed-gpus"], type=int, metavar="N", help="Always obtainable: taken back from borrowers."
+        ),
+        click.Option(["--guaranteed-cpus"], type=float, metavar="N", help="The same, of CPUs for jobs without GPUs."),
         click.Option(["--max-running", "running_max"], type=Limit(), metavar="N|none", help="Jobs that run at once."),
         click.Option(["--max-gpus", "gpus_max"], type=Limit(), metavar="N|none", help="GPUs that its jobs hold."),
-    )
+    ]
 
 
-def _of_a_queue() -> tuple[click.Option, ...]:
-    return (
+def _of_a_queue() -> list[click.Parameter]:
+    return [
         *_of_both(),
         click.Option(
             ["--max-running-user", "user_running_max"], type=Limit(), metavar="N|none", help="The same, of each user."
@@ -112,7 +105,7 @@ def _of_a_queue() -> tuple[click.Option, ...]:
             default=None,
             help="Whether its order goes by how long jobs took before.",
         ),
-    )
+    ]
 
 
 def complete_queue(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -156,9 +149,8 @@ def show_queue(app: App, name: str, team: str) -> None:
         app.printer.data(line)
 
 
-@queues.command(cls=Command, short_help="Create a queue.")
+@queues.command(cls=Command, short_help="Create a queue.", params=_of_a_queue())
 @queue_argument
-@_options(*_of_a_queue())
 @pass_app
 def create(app: App, name: str, team: str, **settings: Any) -> None:
     """Create a queue. What is not said has its default: no limits, no guarantee, weight 1."""
@@ -168,9 +160,8 @@ def create(app: App, name: str, team: str, **settings: Any) -> None:
     _told(app, f"{team}/{name}", client.create_queue(team, name, _settings(settings)), "created")
 
 
-@queues.command("set", cls=Command, short_help="Change settings of a queue.")
+@queues.command("set", cls=Command, short_help="Change settings of a queue.", params=_of_a_queue())
 @queue_argument
-@_options(*_of_a_queue())
 @pass_app
 def set_queue(app: App, name: str, team: str, **settings: Any) -> None:
     """Change settings of a queue, in force at once. What is not said stays as it is."""
@@ -226,9 +217,8 @@ def teams(context: click.Context) -> None:
         _list(app, app.client().teams(), team_table, "no teams are there")
 
 
-@teams.command("set", cls=Command, short_help="Change settings of a team.")
+@teams.command("set", cls=Command, short_help="Change settings of a team.", params=_of_both())
 @click.argument("team", metavar="TEAM")
-@_options(*_of_both())
 @pass_app
 def set_team(app: App, team: str, **settings: Any) -> None:
     """Change settings of a team, for all of its queues together. What is not said stays as it is."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import headrace
 from tests.support.fake_gateway import (
     AT,
     JOB,
@@ -129,6 +130,27 @@ def test_the_submit_carries_what_the_options_say(terminal: Terminal, gateway: Fa
         "grace_s": 45,
         "hold": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], {}),
+        (["--priority", "0", "--no-preemptible"], {"priority": 0, "preemptible": False}),
+        (["--preemptible"], {"preemptible": True}),
+    ],
+)
+def test_what_is_not_said_of_priority_and_preemption_is_left_to_the_queue(
+    terminal: Terminal, gateway: FakeGateway, options: list[str], said: dict[str, Any]
+) -> None:
+    gateway.on_submit = a_whole_run
+    gateway.state()
+    terminal.run("run", *options, "--no-source", "--no-environment", "--detach", "true")
+    (body,) = [json.loads(content) for _, path, content in gateway.asked if path == "/v1/jobs"]
+    assert {name: body[name] for name in ("priority", "preemptible") if name in body} == said
+    headrace.submit("true", source=None, environment=None, **said)
+    body = json.loads(gateway.asked[-1][2])
+    assert {name: body[name] for name in ("priority", "preemptible") if name in body} == said
 
 
 def test_for_a_program_each_thing_that_happens_is_one_line_of_json(terminal: Terminal, gateway: FakeGateway) -> None:

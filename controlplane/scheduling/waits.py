@@ -114,6 +114,8 @@ class Look:
             message = f"job {first.id} comes first: {_limit(refusal)}"
         else:
             message = _limit(refusal)
+            if not scope:
+                message += "; a preemptible job may have more (--preemptible)"
         holders = [] if refusal.never else [job for job in self._running(scope) if job.shape.gpus or refusal.asked == 1]
         free = max(0.0, float(refusal.limit - refusal.held))
         return [self._held("queue", message, holders, asked=float(refusal.asked), free=free)]

@@ -180,7 +180,8 @@ def test_what_cannot_be_preempted_leaves_what_is_guaranteed_to_others() -> None:
     assert sorted(order) == ["f0", "f1", "f2", "f3", "p0", "p1", "p2", "p3"]
     world.submit(a_job("s0", tier="gpu1", queue="sure"))
     assert (
-        world.summary("f4") == "what cannot be preempted, beyond guarantees, holds 4 of at most 4 GPUs, it asks for 1"
+        world.summary("f4") == "what cannot be preempted, beyond guarantees, holds 4 of at most 4 GPUs, it asks for 1; "
+        "a preemptible job may have more (--preemptible)"
     )
 
 

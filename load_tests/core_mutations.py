@@ -106,7 +106,12 @@ MUTATIONS: Final = (
         "is_excused = bool(job.stop_why) and not has_failed",
         "is_excused = False",
     ),
-    Mutation("gangs: half of one may start", "nodes.py", "if len(found) == shape.nodes:", "if found:"),
+    Mutation(
+        "gangs: half of one may start",
+        "nodes.py",
+        "return found if len(found) == shape.nodes else None",
+        "return found or None",
+    ),
     Mutation(
         "gangs: a part that fails leaves the others alone",
         "jobs.py",

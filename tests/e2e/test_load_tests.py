@@ -40,6 +40,7 @@ RUN_S_MAX = 280
             "10",
         ),
         ("growth", "--jobs", "1200"),
+        ("core_mutations", "--list"),
         ("trace_replay", "--traces", "load_tests/traces/sample.swf"),
         ("forecast_error", "--traces", "load_tests/traces/sample.swf", "--each", "5", "--waiting", "50"),
         (

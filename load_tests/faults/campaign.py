@@ -123,6 +123,7 @@ class _Stage:
         begun = time.monotonic()
         limit_s = LIVENESS_S + READY_NODE_S * len(self.world.nodes)
         open_jobs: list[dict[str, Any]] = [{}]
+        await self.clients.restore()
         for job in self.clients.jobs.values():
             await self.clients.release(job, tries=30)
         while open_jobs and time.monotonic() - begun < limit_s:

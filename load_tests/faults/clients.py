@@ -15,7 +15,7 @@ import nats
 import nats.errors
 import nats.js.errors
 
-from load_tests.faults.world import PYTHON, TEAM, TOKEN, USER, World
+from load_tests.faults.world import GPUS, PYTHON, QUEUE, SURE, TEAM, TOKEN, USER, World
 
 CALL_S: Final = 6.0
 SECONDS: Final = {0.3: 4, 1.0: 4, 2.0: 4, 6.0: 3, 15.0: 2, 40.0: 1}
@@ -59,10 +59,15 @@ class Clients:
     async def _operate(self) -> None:
         rng, self.calls = self._rng, self.calls + 1
         kinds = {"http": 45, "nats": 20, "again": 12, "cancel": 12, "hold": 5, "reprioritise": 4, "move": 4}
+        kinds |= {"queue": 4, "drain": 3}
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
         if kind in ("http", "nats"):
             self._ids.append(f"f{self._seed}-{len(self._ids)}")
             await (self._by_http if kind == "http" else self._by_nats)(self._ids[-1])
+        elif kind == "queue":
+            await self._set_queue(rng.choice((QUEUE, SURE)))
+        elif kind == "drain":
+            await self._drain(rng.choice(self._world.nodes))
         elif kind == "again" and self._ids:
             await rng.choice((self._by_http, self._by_nats))(rng.choice(self._ids))
         elif self.jobs:
@@ -86,6 +91,9 @@ class Clients:
             "grace_s": 1.0,
             "attempts_max": 50,
             "priority": rng.randint(-2, 2),
+            "queue": rng.choice((QUEUE, QUEUE, SURE)),
+            "preemptible": rng.random() < 0.5,
+            "retries": rng.choice((0, 0, 1)),
         }
 
     async def _by_http(self, name: str) -> None:
@@ -135,8 +143,41 @@ class Clients:
 
     async def release(self, job: str, *, tries: int = 10) -> None:
         """Until somebody answered: a job that stays held is not the scheduler's fault."""
+        await self._until_answered("POST", f"/v1/jobs/{job}/release", {}, tries)
+
+    async def _set_queue(self, queue: str) -> None:
+        """What makes others end: a guarantee. And what keeps jobs waiting, for a while."""
+        rng, path = self._rng, f"/v1/queues/{TEAM}/{queue}"
+        if rng.random() < 0.3:
+            await self._call("PATCH", path, {"paused": True})
+            await asyncio.sleep(rng.uniform(0.5, 4.0))
+            await self._until_answered("PATCH", path, {"paused": False})
+        else:
+            guaranteed = rng.randint(1, GPUS) if queue == SURE else 0
+            change = {
+                "guaranteed_gpus": guaranteed,
+                "weight": rng.choice((1.0, 3.0)),
+                "user_gpus_max": rng.choice((None, 3)),
+            }
+            await self._call("PATCH", path, change)
+
+    async def _drain(self, node: str) -> None:
+        """A machine that is drained, half of the times with what runs there, and opened again."""
+        await self._call("POST", f"/v1/nodes/{node}/drain", {"stop": self._rng.random() < 0.5, "why": "the campaign"})
+        await asyncio.sleep(self._rng.uniform(1.0, 6.0))
+        await self._until_answered("POST", f"/v1/nodes/{node}/uncordon", {})
+
+    async def restore(self) -> None:
+        """Nothing that operators did keeps a job waiting any more."""
+        for queue in (QUEUE, SURE):
+            change = {"paused": False, "guaranteed_gpus": 0, "user_gpus_max": None}
+            await self._until_answered("PATCH", f"/v1/queues/{TEAM}/{queue}", change, 30)
+        for node in self._world.nodes:
+            await self._until_answered("POST", f"/v1/nodes/{node}/uncordon", {}, 30)
+
+    async def _until_answered(self, method: str, path: str, body: object, tries: int = 10) -> None:
         for _ in range(tries):
-            status, _ = await self._call("POST", f"/v1/jobs/{job}/release", {})
+            status, _ = await self._call(method, path, body)
             if status in (200, 404, 409):
                 return
             await asyncio.sleep(1.0)

@@ -42,6 +42,9 @@ PORTS_MAX: Final = 100
 MANY: Final = 12
 """From so many nodes on, heartbeats are slow: all nodes share the cores of one machine."""
 TEAM, USER, TOKEN = "red", "ada", "campaign-token"
+QUEUE, SURE = "default", "sure"
+"""The second one is guaranteed GPUs now and then."""
+PREEMPTION: Final = "preempt_min_run_s"
 GIB: Final = 1024**3
 CPUS: Final = 4
 GPUS: Final = 2
@@ -244,7 +247,7 @@ class World:
             "gateway_port": self._gateway_ports[int(number) - 1],
             "otlp_port": self._otlp_port,
             "archive_after_s": self._archive_after_s,
-            "teams": {TEAM: {}},
+            "teams": {TEAM: {"queues": [QUEUE, SURE]}},
             "tokens": {
                 hashlib.sha256(TOKEN.encode()).hexdigest(): {"team": TEAM, "user": USER, "operator": True},
             },
@@ -254,6 +257,8 @@ class World:
             ],
             "control_wait_s": 20.0,
         }
+        if PREEMPTION in (self.previous / "controlplane" / "config.py").read_text():  # a release of before knows none
+            config[PREEMPTION] = 1.0
         file = self.folder / "settings" / f"{name}.json"
         file.write_text(json.dumps(config))
         is_of_ray = kind == "capacity"  # whose driver ends its process when the head is gone

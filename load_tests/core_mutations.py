@@ -35,6 +35,34 @@ class Mutation(NamedTuple):
 
 MUTATIONS: Final = (
     Mutation(
+        "predictions: the mean of one run",
+        "predictions.py",
+        "RUNS: Final = 2",
+        "RUNS: Final = 1",
+    ),
+    Mutation(
+        "predictions: longer than the limit",
+        "predictions.py",
+        "min(runs_s, max(ESTIMATE_S_MIN, time_limit_s))",
+        "runs_s",
+    ),
+    Mutation(
+        "predictions: reservations go by them",
+        "ahead.py",
+        "        at = job.begun_at + limit_s\n",
+        "        at = job.begun_at + (job.predicted_s or limit_s)\n",
+    ),
+    Mutation(
+        "why: advice is not tried",
+        "waits.py",
+        "return self._pass()[1].get(other)",
+        "return self._placing.room_for(other.shape)",
+    ),
+    Mutation("why: a question is not taken back", "waits.py", "            truth.forget(job)\n", "            pass\n"),
+    Mutation(
+        "forecast: what runs begins anew", "forecast.py", "max(now, job.held_from + runs_s)", "max(now, now + runs_s)"
+    ),
+    Mutation(
         "slowdown: waits do not count",
         "order.py",
         "return -(wait_s + FLOOR_S) / estimate",

@@ -127,9 +127,9 @@ def _let_end(simulation: Simulation, job: Job, dice: Dice, now: float) -> None:
     for _ in range(TRIES):
         if (runs_s := drawn_s(job, dice)) > ran_s:
             break
-    else:  # it has outlived what was predicted: its limit says
+    else:  # it has outlived what was predicted: it takes anything up to its limit
         limit_s = job.specification.time_limit_s
-        runs_s = 2 * ran_s if limit_s is None else limit_s
+        runs_s = 2 * ran_s if limit_s is None else dice.uniform(min(ran_s, limit_s), limit_s)
     simulation.ends(job, max(now, job.held_from + runs_s))
 
 

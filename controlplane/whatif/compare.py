@@ -52,7 +52,10 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 def compare(
     recorded: Recorded, policy: Policy, settings: Settings, *, since: float, until: float, origin: str
 ) -> list[Compared]:
-    """All teams by name, and all together first. Only jobs that could run since then count. Raises PolicyError."""
+    """All teams by name, and all together first. Only jobs that could run since then, and have ended, count.
+
+    Raises PolicyError.
+    """
     for key in recorded.teams_and_queues():
         recorded.queues.setdefault(key, m.QueueSet(by=""))
     teams = {team for team, _ in recorded.queues} | recorded.teams.keys()
@@ -65,7 +68,8 @@ def compare(
         list(_replayed(recorded, policy, settings, arrivals)),
     )
     sizes = [_size(recorded.capacities.items(), Policy())] * 2 + [_size(recorded.capacities.items(), policy)]
-    by_team = [_figures(world, size, since, until) for world, size in zip(worlds, sizes, strict=True)]
+    count = {_name(one) for one in arrivals if one.at >= since and recorded.has_ended(one)}
+    by_team = [_figures(world, size, count, since, until) for world, size in zip(worlds, sizes, strict=True)]
     names = sorted(set().union(*by_team))
     return [
         Compared(
@@ -108,7 +112,10 @@ def _size(capacities: Iterable[tuple[str, m.Capacity]], policy: Policy) -> tuple
     return (gpus, True) if gpus else (sum(capacity.cpus * times for capacity, times in counted), False)
 
 
-def _figures(outcomes: list[Outcome], size: tuple[float, bool], since: float, until: float) -> dict[str, Figures]:
+def _figures(
+    outcomes: list[Outcome], size: tuple[float, bool], count: set[str], since: float, until: float
+) -> dict[str, Figures]:
+    """Utilisation is of all jobs, the rest of those that are to be counted."""
     held: defaultdict[str, float] = defaultdict(float)
     counted: defaultdict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
@@ -117,10 +124,14 @@ def _figures(outcomes: list[Outcome], size: tuple[float, bool], since: float, un
         inside_s = max(0.0, min(outcome.ended_at, until) - max(outcome.started_at, since))
         for name in (team, ALL):
             held[name] += amount * inside_s
-            if outcome.arrival.at >= since:
+            if _name(outcome.arrival) in count:
                 counted[name].append(outcome)
     whole = max(1e-9, size[0] * (until - since))
     return {name: _of(found, held[name] / whole) for name, found in counted.items()}
+
+
+def _name(arrival: Arrival) -> str:
+    return subjects.job(arrival.specification.team, arrival.specification.job)
 
 
 def _of(outcomes: list[Outcome], utilisation: float) -> Figures:

@@ -111,11 +111,16 @@ class Recorded:
         return (arrival for _, _, arrival in sorted(found, key=lambda each: each[:2]))
 
     def outcomes(self, arrivals: list[Arrival]) -> Iterator[Outcome]:
-        """What really became of them; only of those that have ended."""
+        """What really became of them; one that runs still is taken to end when its arrival says."""
         for arrival in arrivals:
             story = self.stories[subjects.job(arrival.specification.team, arrival.specification.job)]
-            if story.placed_at is not None and story.ended_at is not None:
-                yield Outcome(arrival, story.placed_at, story.ended_at, story.nodes)
+            if story.placed_at is not None:
+                yield Outcome(arrival, story.placed_at, story.placed_at + arrival.runs_s, story.nodes)
+
+    def has_ended(self, arrival: Arrival) -> bool:
+        """Whether it is known how long it took."""
+        story = self.stories[subjects.job(arrival.specification.team, arrival.specification.job)]
+        return story.ended_at is not None
 
     def _array(self, subject: str, story: Story) -> Story | None:
         """The array that a task is of."""

@@ -682,8 +682,8 @@ TeamFact = TeamSet
 
 
 class Configured(Fact, frozen=True, kw_only=True, tag="configured"):
-    """Somebody changed a queue or a team. In one round with the fact that says what: a change is checked against all
-    of them, so this puts all changes into one order. Only the newest one is kept."""
+    """Somebody changed a queue or a team. In one round with the fact that says what, and behind it: a change is checked
+    against all of them, so this puts all changes into one order. Only the newest one is kept."""
 
     by: str
     subject: str

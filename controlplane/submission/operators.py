@@ -104,15 +104,15 @@ class Operators:
         try:
             first = await self._tools.ledger.commit(
                 [
-                    Write(subjects.CONFIGURATION, changed, decision.revision, replaces=True),
                     Write(order.subject, decision.fact, decision.expect),
+                    Write(subjects.CONFIGURATION, changed, decision.revision, replaces=True),
                 ]
-            )
+            )  # in this order: whoever has read that something was changed has read what
         except Conflict:
             return None
         await self._following.reached(first + 1)
         self._counters["configured"] += 1
-        return configuring.applied(decision, first + 1, found)
+        return configuring.applied(decision, first, found)
 
     async def _catch_up(self, order: Order) -> None:
         """Know every change that is in the ledger by now. Raises Retry, BusError."""

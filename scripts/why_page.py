@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import textwrap
 import time
@@ -14,19 +15,24 @@ sys.path[:0] = [str(ROOT), str(ROOT / "sdk")]
 
 import msgspec  # noqa: E402
 
+from controlplane.scheduling.forecast import forecast, told  # noqa: E402
 from headrace.cli.printer import Stream  # noqa: E402
 from headrace.cli.waiting import explained  # noqa: E402
 from tests.support.reasons import SCENES, Scene  # noqa: E402
+from tests.support.worlds import TEAM  # noqa: E402
 
 PAGE = ROOT / "docs" / "concepts" / "why.md"
 BEGIN = "<!-- transcripts: begin -->\n"
 WIDE = 80
+RUNS = 7
 
 
 def transcript(scene: Scene) -> str:
     """What `headrace why` prints there, in UTC."""
     world, job = scene.play()
-    answer = msgspec.to_builtins(world.why(job))
+    dice = [random.Random(number) for number in range(RUNS)]
+    ahead = forecast(world.core.excerpt(100), world.settings, world.now, dice)
+    answer = msgspec.to_builtins(told(world.why(job), TEAM, ahead, world.now))
     zone = os.environ.get("TZ")
     os.environ["TZ"] = "UTC"
     time.tzset()

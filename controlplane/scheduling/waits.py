@@ -226,9 +226,10 @@ class Look:
     def _is_less(self, tier: m.Tier, job: Job) -> bool:
         """Whether it asks for less than the job does, for a GPU only if the job does, and some node has room for it."""
         asked, less = job.specification.resources, tier.resources
-        if (asked.gpus > 0) != (less.gpus > 0) or less.nodes > asked.nodes or _amount(less) == _amount(asked):
+        theirs, mine = (less.nodes, *_amount(less)), (asked.nodes, *_amount(asked))
+        if (asked.gpus > 0) != (less.gpus > 0) or theirs == mine:
             return False
-        is_less = all(its <= mine for its, mine in zip(_amount(less), _amount(asked), strict=True))
+        is_less = all(its <= its_own for its, its_own in zip(theirs, mine, strict=True))
         return is_less and self._placing.room_for(_shape(job, less)) is not None
 
     def _would_start(self, job: Job, **changes: object) -> tuple[Node, ...] | None:
@@ -345,7 +346,8 @@ def _amount(resources: m.Resources) -> tuple[float, ...]:
 
 
 def _size(tier: m.Tier) -> tuple[object, ...]:
-    return (*_amount(tier.resources), tier.name)
+    resources = tier.resources
+    return (resources.gpus * resources.nodes, *_amount(resources), tier.name)
 
 
 def _in_maintenance(truth: Truth, job: Job, now: float) -> str:

@@ -143,6 +143,26 @@ def _preemption(world: World) -> str:
     return "j-mine"
 
 
+def _gang(world: World) -> str:
+    world.node("n1")
+    world.node("n2")
+    _running(world, a_job("j-one", tier="gpu2", time_limit_s=40 * MINUTE))
+    _running(world, a_job("j-mine", tier="pair", time_limit_s=120 * MINUTE))
+    return "j-mine"
+
+
+def _predicted(world: World) -> str:
+    world.node("n1")
+    for number, minutes in enumerate((20, 30)):
+        _running(world, a_job(f"j-past{number}", called="train", time_limit_s=180 * MINUTE))
+        world.now += minutes * MINUTE
+        world.end(f"j-past{number}", an_end())
+        world.settle()
+    _running(world, a_job("j-one", called="train", tier="gpu2", time_limit_s=180 * MINUTE))
+    _running(world, a_job("j-mine", tier="gpu8", time_limit_s=120 * MINUTE))
+    return "j-mine"
+
+
 def _broke_off(world: World) -> str:
     world.node("n1")
     _running(world, a_job("j-mine", tier="gpu1"))
@@ -187,6 +207,13 @@ SCENES = (
         "Two jobs hold 4 of the 8 GPUs of n1, and j-mine asks for all of them. It is the first that does not fit, so "
         "n1 is kept for it: what starts there until then must be over by then.",
         _resources,
+    ),
+    Scene("Several nodes at once", "j-mine asks for 8 GPUs on each of two nodes, and one is in use.", _gang),
+    Scene(
+        "Somebody whose job has run before",
+        "j-one may take three hours, but its last two runs took 20 and 30 minutes: the reservation goes by the limit, "
+        "what is expected by the runs.",
+        _predicted,
     ),
     Scene(
         "Somebody without a time limit",

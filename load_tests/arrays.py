@@ -1,7 +1,7 @@
 """An array of many small tasks and a chain of dependencies, on a stack of their own: `python -m load_tests.arrays`.
 
-Beside the array the same number of single jobs, submitted one after the other over the same HTTP: an array saves
-the submits and their facts; placing and running a task costs what it costs for a job.
+Beside the array the same number of single jobs, submitted over the same HTTP, eight at a time: an array saves the
+submits and their facts; placing and running a task costs what it costs for a job.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ resources = {cpus = 0.1, memory_bytes = 50_000_000}
 FIRST_S: Final = 5.0
 """How long the first job of the chain runs: meanwhile the others are submitted."""
 LIMIT_S: Final = 600.0
+AT_ONCE: Final = 8
+"""Submits of single jobs."""
 
 
 def facts(stack: Stack) -> int:
@@ -47,8 +50,9 @@ def array(stack: Stack, tasks: int) -> dict[str, Any]:
 
 def singles(stack: Stack, jobs: int) -> dict[str, Any]:
     before, begun = facts(stack), time.time()
-    for number in range(jobs):
-        stack.patient("POST", "/v1/jobs", {"id": f"single-{number}", "name": "single", "entrypoint": ["true"]})
+    bodies = [{"id": f"single-{number}", "name": "single", "entrypoint": ["true"]} for number in range(jobs)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda body: stack.patient("POST", "/v1/jobs", body), bodies))
     submitted = time.time()
 
     def all_ended() -> bool:

@@ -33,14 +33,20 @@ def next_task(job: Job) -> Job:
     return task_of(job, array.indices[array.next()])
 
 
-def task_of(job: Job, index: int) -> Job:
-    """The job of a task: its place in the queue is that of its array."""
+def task_of(job: Job, index: int, decided: Job | None = None) -> Job:
+    """The job of a task: its place in the queue is that of its array.
+
+    `decided`: the same task as somebody decided it, of which nodes may have told something already.
+    """
     array, of = job.array, job.specification
     assert array is not None
-    specification = msgspec.structs.replace(
-        of, job=task_id(of.job, index), array="", array_at_once=0, after=(), begin_at=None
-    )
+    if decided is not None:
+        specification = decided.specification
+    else:
+        name = task_id(of.job, index)
+        specification = msgspec.structs.replace(of, job=name, array="", array_at_once=0, after=(), begin_at=None)
     return Job(
+        parts=decided.parts if decided is not None else None,
         specification=specification,
         subject=subjects.job(specification.team, specification.job),
         shape=job.shape,

@@ -26,7 +26,6 @@ from controlplane.scheduling.ends import cancelled, clock, span
 from controlplane.scheduling.jobs import Array, Job, Key, backoff_s, shape_of
 from controlplane.scheduling.nodes import Fleet, Node, Totals
 from controlplane.scheduling.order import estimate_s
-from controlplane.scheduling.parts import Part
 from controlplane.scheduling.predictions import History
 from controlplane.scheduling.queues import Moment, Queue, QueueKey, Team
 from events import messages as m
@@ -222,7 +221,7 @@ class Truth:
 
     def _apply_to_job(self, entry: FactEntry, fact: m.JobFact) -> None:
         job = self.jobs.get(entry.subject)
-        parts = None
+        decided = None
         if job is not None:
             if job.decided is not None and type(job.decided) is not type(fact):
                 self.reconsider(job)  # somebody else was faster: what made us decide may still stand
@@ -230,7 +229,7 @@ class Truth:
             if job.sequence:
                 job.sequence = entry.sequence
             else:  # a task that was decided only, and is folded back by now
-                parts, job = job.parts, None
+                decided, job = job, None
         if getattr(fact, "term", self.term) < self.term:
             self.counts.stale += 1
             return
@@ -242,7 +241,7 @@ class Truth:
         if outcome is not Outcome.APPLIED or after is None:
             return
         if job is None and isinstance(fact, m.Placed | m.CancelRequested) and fact.task is not None:
-            self._begin_task(entry, fact, fact.task, after, parts)
+            self._begin_task(entry, fact, fact.task, after, decided)
         elif job is None:
             self._begin(entry, fact, after)
         else:
@@ -284,9 +283,9 @@ class Truth:
         fact: m.Placed | m.CancelRequested,
         task: m.Task,
         life: Life,
-        parts: dict[str, Part] | None,
+        decided: Job | None,
     ) -> None:
-        """The first fact about a task of an array."""
+        """The first fact about a task of an array. `decided`: the task as this leader had decided it, if it had."""
         of = self.by_key.get((subjects.tokens(entry.subject)[1], task.array))
         array = of.array if of is not None else None
         position = array.indices.position(task.index) if array is not None else None
@@ -303,12 +302,11 @@ class Truth:
             self._remember(entry.subject, life)
             self._free_dependants(entry.subject, life.state.value, entry.at)
         else:
-            job = task_of(of, task.index)
+            job = task_of(of, task.index, decided)
             job.sequence = job.accepted = entry.sequence
-            job.cancelled_by, job.cancel_why, job.parts = of.cancelled_by, of.cancel_why, parts
+            job.cancelled_by, job.cancel_why = of.cancelled_by, of.cancel_why
             self.claims.pop(of.key, None)
             self._enlist(job, array)
-            self._add_to_queue(job)
             job.life = self._shared(life)
             self.on_placed(job, fact, entry)
             self.due[job.key] = job
@@ -433,7 +431,8 @@ class Truth:
         self.settle(job)
 
     def on_placed(self, job: Job, fact: m.Placed, entry: FactEntry) -> None:
-        self._take_from_queue(job)
+        if job.waits:  # a task of an array begins with this
+            self._take_from_queue(job)
         self.claims.pop(job.key, None)
         self.dependencies.leave(job)
         job.allocations, job.placed_at, job.started_at = fact.allocations, entry.at, None

@@ -185,7 +185,14 @@ def _too_early(world: World) -> str:
     return "j-mine"
 
 
+def _an_array(world: World) -> str:
+    world.node("n1")
+    _running(world, a_job("j-mine", tier="gpu1", array="0-999%4"))
+    return "j-mine"
+
+
 SCENES = (
+    Scene("An array that has enough of its tasks at once", "j-mine is an array `0-999%4`.", _an_array),
     Scene("Another job", "j-mine is to run once j-prepare has succeeded.", _after_another),
     Scene("Its begin time", "j-mine was submitted with `--begin`.", _too_early),
     Scene("Its environment", "The packages of j-mine are being solved.", _environment),

@@ -312,6 +312,8 @@ class Truth:
             self.due[job.key] = job
         if of.waits and not array.rest:
             self._take_from_queue(of)
+            self.dependencies.leave(of)
+            of.early = False
         self.due[of.key] = of
         self.settle(of)
 
@@ -341,6 +343,7 @@ class Truth:
         for of, array in self.array_of(job):
             array.tasks[job.key] = job
             self.settle(of)
+        job.early = job.early and job.is_queued
         if job.is_queued:
             self._add_to_queue(job)
             self.dependencies.wait(job)

@@ -100,6 +100,19 @@ def test_a_cancel_of_a_task_just_before_it_is_placed_is_refused_to_the_scheduler
     assert (world.state("a[0]"), world.state("a[1]")) == ("running", "cancelled")
 
 
+def test_an_array_of_which_all_is_cancelled_waits_for_nothing_any_more() -> None:
+    world = a_world()
+    after = (m.Dependency(job="first"),)
+    world.submit(a_job("first"), a_job("a", array="0-1", begin_at=world.now + 90, after=after))
+    for index in (0, 1):
+        world.about(f"a[{index}]", m.CancelRequested(by="ada", task=m.Task(array="a", index=index)))
+    restored = Core(world.settings)
+    restored.restore(world.core.snapshot())
+    restored.check()
+    world.decide()
+    assert (last(world, "a").outcome, last(world, "a").reason) == ("cancelled", "all tasks were cancelled")
+
+
 def test_a_task_that_is_placed_while_its_array_is_cancelled_is_stopped() -> None:
     """The rounds of other tasks do not guard the subject of the array."""
     world = a_world()

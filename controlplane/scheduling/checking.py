@@ -194,8 +194,8 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
     oldest = min((line[0][-1].order_at for line in by_shape.values()), default=math.inf)
     if queue.oldest not in (None, oldest):
         yield f"queue {queue.key} has its oldest head wrong"
-    preemptible = Counter(job.priority for job in holding if job.is_live and job.specification.preemptible)
-    if preemptible != queue.preemptible or queue.guarantee != guarantee_of(queue.settings):
+    preemptible = {job.key for job in holding if job.is_live and job.specification.preemptible}
+    if preemptible != queue.preemptible.keys() or queue.guarantee != guarantee_of(queue.settings):
         yield f"queue {queue.key} has its preemptible jobs wrong, or its guarantee"
     yield from _account(f"queue {queue.key}", queue.account, holding)
     users = _grouped(holding, lambda job: job.specification.user)

@@ -34,6 +34,8 @@ class Limits:
         self._moment = moment
         self._blocked: dict[tuple[str, ...], Job] = {}
         """Whom limits on GPUs hold back: nothing later passes under them in this round."""
+        self._firm: dict[bool, tuple[int, int]] = {}
+        """Of GPUs, and of CPUs: as of which count, and the sum."""
         self._guarantees = _guarantees(truth)
         self._all = Guarantee()
         for guarantee in self._guarantees.values():
@@ -125,13 +127,22 @@ class Limits:
         there, promised = (totals.gpus, self._all.gpus) if shape.gpus else (totals.milli_cpus, self._all.milli_cpus)
         if not promised:
             return None
-        firm = sum(self._firm_beyond(team, shape) for team in self._guarantees)
+        firm = self._all_firm_beyond(shape)
         if firm + asked <= max(0, there - promised):
             return None
         what, unit = ("GPUs", 1) if shape.gpus else ("CPUs", 1000)
         limit = max(0, there - promised)
         who = "what cannot be preempted, beyond guarantees,"
         return Refusal(who, what, firm / unit, limit / unit, asked / unit, never=asked > limit)
+
+    def _all_firm_beyond(self, shape: Shape) -> int:
+        """What the jobs of all teams that cannot be preempted hold beyond guarantees: summed anew once that changes."""
+        is_gpu = bool(shape.gpus)
+        at, firm = self._firm.get(is_gpu, (-1, 0))
+        if at != self._truth.counted:
+            firm = sum(self._firm_beyond(team, shape) for team in self._guarantees)
+            self._firm[is_gpu] = (self._truth.counted, firm)
+        return firm
 
     def _firm_beyond(self, team: str, shape: Shape) -> int:
         """What a team's jobs that cannot be preempted hold beyond its guarantees."""

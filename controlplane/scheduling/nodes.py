@@ -282,14 +282,14 @@ class Fleet:
 
         Packed by FGD, the one of whose GPUs the least idles in vain, and of several of these that one.
         """
-        found = self._with_room(shape, admits)
+        found = self.with_room(shape, admits)
         if self._fragmentation is None or not shape.gpus:
             return next(found, None)
         want = want_of(shape)
         scored = [(self._fragmentation.fit(room_of(node), want).score, node) for node in found]
         return max(scored, key=lambda one: one[0])[1] if scored else None  # of equals the first
 
-    def _with_room(self, shape: Shape, admits: Callable[[Node], bool] | None) -> Iterator[Node]:
+    def with_room(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> Iterator[Node]:
         """Open nodes with room for one part of a job of this shape, the least left over first."""
         for free_gpus in self._buckets.irange(minimum=shape.gpus):
             for _, name in self._buckets[free_gpus].irange(minimum=(shape.milli_cpus, "")):
@@ -299,7 +299,7 @@ class Fleet:
 
     def several(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> tuple[Node, ...] | None:
         """As many open nodes as a gang of this shape asks for, each with room for its part; None: too few."""
-        found = tuple(islice(self._with_room(shape, admits), shape.nodes))
+        found = tuple(islice(self.with_room(shape, admits), shape.nodes))
         return found if len(found) == shape.nodes else None
 
     def could_fit(self, shape: Shape) -> bool:

@@ -58,14 +58,24 @@ def is_guarded(policy: Policy, guard: float | None, *, wait_s: float, turn_s: fl
 
     `turn_s` is how long all the work that there is now takes; `guard` says how many times as long it may wait.
     """
-    return policy == "slowdown" and guard is not None and wait_s >= guard * turn_s + GUARD_S_MIN
+    return policy == "slowdown" and guard is not None and wait_s >= guard_s(guard, turn_s)
+
+
+def guard_s(guard: float, turn_s: float) -> float:
+    """How long a job may wait before it is guarded."""
+    return guard * turn_s + GUARD_S_MIN
+
+
+def slowdown(wait_s: float, estimate: float) -> float:
+    """The score of the default policy."""
+    return -(wait_s + FLOOR_S) / estimate
 
 
 def score(policy: Policy, *, estimate: float, size: float, wait_s: float) -> float:
     """See the top of this file. `size`: the largest share of the machines that a job takes of anything."""
     match policy:
         case "slowdown":
-            return -(wait_s + FLOOR_S) / estimate
+            return slowdown(wait_s, estimate)
         case "fcfs":
             return 0.0
         case "sjf":

@@ -78,6 +78,8 @@ class Preempt(NamedTuple):
 
 Turn = tuple[bool, float, str, bool, float, str]
 """What sorts queues: has it all that is guaranteed to it, its share, its name; first of the team, then of the queue."""
+TeamTurn = tuple[bool, float, str]
+"""The first half of it."""
 
 
 class _Contender:
@@ -112,7 +114,13 @@ class Placing:
         self.plan = Plan(truth.fleet, moment.now)
         self._search = Search(truth, self.plan, moment, settings.preempt_min_run_s)
         self._searches = 0
-        waiting = dict.fromkeys(shape for queue in self._queues() for shape in queue.shapes)
+        self._in_team: dict[str, list[Queue]] = {}
+        """The queues that take part."""
+        waiting: dict[Shape, None] = {}
+        for queue in truth.queues.values():
+            if queue.lines and not queue.settings.paused:
+                self._in_team.setdefault(queue.team, []).append(queue)
+                waiting.update(dict.fromkeys(queue.shapes))
         self._room = dict.fromkeys(shape for shape in waiting if self.room_for(shape))
         """Shapes that open nodes have room for."""
         self._reach: dict[Shape, float] = {}
@@ -131,10 +139,13 @@ class Placing:
     def choices(self) -> Iterator[Choice | Preempt]:
         """What should be placed, and what should end, one after the other."""
         yield from self._claimed()
-        order = [(self._turn(queue), queue.key) for queue in self._queues()]
-        heapq.heapify(order)
+        order = self._order()
         while order and (self._room or self._whole or self._may_preempt):
             turn, key = heapq.heappop(order)
+            if isinstance(key, str):
+                for queue in self._in_team[key]:
+                    heapq.heappush(order, (self._turn(queue), queue.key))
+                continue
             queue = self._truth.queues[key]
             now = self._turn(queue)
             if now > turn:  # its team or itself got something meanwhile
@@ -149,9 +160,20 @@ class Placing:
                 self._placed(contender, choice)
             heapq.heappush(order, (self._turn(queue), key))
 
-    def _queues(self) -> Iterator[Queue]:
-        """Those that take part."""
-        return (queue for queue in self._truth.queues.values() if queue.lines and not queue.settings.paused)
+    def _order(self) -> list[tuple[Turn | TeamTurn, QueueKey | str]]:
+        """A heap of whose turn it is: queues; and, where nothing is guaranteed in a team, the team for all of them.
+
+        A team's turn sorts before those of its queues, and stands for them until it comes.
+        """
+        order: list[tuple[Turn | TeamTurn, QueueKey | str]] = []
+        for name, queues in self._in_team.items():
+            team = self._truth.team(name)
+            if team.guarantee or any(queue.guarantee for queue in queues):
+                order += [(self._turn(queue), queue.key) for queue in queues]
+            else:
+                order.append(((True, self._share(name, team), name), name))
+        heapq.heapify(order)
+        return order
 
     def _contender(self, queue: Queue) -> _Contender:
         contender = self._contenders.get(queue.key)

@@ -13,6 +13,7 @@ The whole set ends, or nobody; a victim that is a gang ends on all of its nodes.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from controlplane.scheduling.backfill import Amounts, Plan, free_of, length_s, need_of
@@ -68,7 +69,7 @@ class Search:
         shape, need = job.shape, need_of(job.shape)
         open_nodes = [
             node
-            for _, node in sorted(self._truth.fleet.nodes.items())
+            for node in self._worth_looking(rights, shape)
             if node.is_open
             and node.could_fit(shape)
             and node.name not in self._plan.pinned
@@ -96,6 +97,15 @@ class Search:
                 rights.remove(victim)
         return tuple(chosen), tuple(victims.values())
 
+    def _worth_looking(self, rights: _Rights, shape: Shape) -> list[Node]:
+        """The nodes that have room already, or somebody who may end, by name: no other can be made to have room."""
+        fleet = self._truth.fleet
+        found = {node.name: node for node in fleet.with_room(shape)}
+        for job in rights.candidates():
+            if _can_end(job) and rights.may_end(job):
+                found |= {allocation.node: fleet.nodes[allocation.node] for allocation in job.allocations}
+        return [node for _, node in sorted(found.items())]
+
     def _wake_later(self, later: list[float]) -> None:
         if later:
             self.wake_at = min(later) if self.wake_at is None else min(self.wake_at, min(later))
@@ -114,6 +124,8 @@ class Search:
                     later.append(at)
                 else:
                     candidates.append(job)
+        if not sum((need_of(job.shape) for job in candidates), start=free).cover(need):
+            return None
         trial = rights.trial()
         more: list[Job] = []
         for job in sorted(candidates, key=lambda job: (self._cost(job), job.id)):
@@ -155,6 +167,10 @@ class _Rights:
         other = copy.copy(self)
         other._held = {key: copy.copy(held) for key, held in self._held.items()}
         return other
+
+    def candidates(self) -> Iterable[Job]:
+        """All of whom some may end."""
+        return (self._truth if self._reclaims else self._queue).preemptible.values()
 
     def may_end(self, victim: Job) -> bool:
         queue = self._truth.queue_of(victim)

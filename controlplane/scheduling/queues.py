@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ import msgspec
 from sortedcontainers import SortedList
 
 from controlplane.scheduling import order
-from controlplane.scheduling.jobs import Job, Rank, Shape
+from controlplane.scheduling.jobs import Job, Key, Rank, Shape
 from controlplane.scheduling.nodes import Totals
 from controlplane.scheduling.shares import Account, Guarantee, Held
 from events import messages as m
@@ -102,8 +101,8 @@ class Queue(msgspec.Struct, eq=False):
     """`Standing` of each of those that can; no line is empty."""
     shapes: dict[Shape, dict[LineKey, Any]] = msgspec.field(default_factory=dict)
     """The same lines by their shapes."""
-    preemptible: Counter[int] = msgspec.field(default_factory=Counter)
-    """Priorities of its jobs that hold resources, by the ledger, and may be preempted."""
+    preemptible: dict[Key, Job] = msgspec.field(default_factory=dict)
+    """Its jobs that hold resources, by the ledger, and may be preempted."""
     guarantee: Guarantee = Guarantee()
     oldest: float | None = None
     """The earliest moment from which on the wait of a head of its lines counts; None: to be looked up."""
@@ -226,6 +225,8 @@ class Queue(msgspec.Struct, eq=False):
 
     def heads(self, moment: Moment, reach: Mapping[Shape, float] | None = None) -> list[Head]:
         """The head of each line; with `reach` only of those shapes, and of jobs that take no longer than it says."""
+        if reach is None and self.settings.policy == "slowdown":
+            return self._heads_by_slowdown(moment)
         if reach is None:
             return [self._head(line[0][-1], key, 0, moment) for key, line in self.lines.items()]
         heads = []
@@ -234,6 +235,20 @@ class Queue(msgspec.Struct, eq=False):
                 job = line[0][-1]
                 if order.shortest_of(key.bucket) <= longest_s or job.order_s != job.estimate_s:
                     heads.append(self._head(job, key, 0, moment))
+        return heads
+
+    def _heads_by_slowdown(self, moment: Moment) -> list[Head]:
+        """The same as `_head` says of each line: most of what is looked at is looked at here."""
+        now, heads = moment.now, []
+        guard = self.settings.guard
+        guard_s = math.inf if guard is None else order.guard_s(guard, moment.turn_s)
+        for key, line in self.lines.items():
+            job = line[0][-1]
+            since = job.order_at
+            wait_s = max(0.0, now - since)
+            is_unguarded = wait_s < guard_s
+            score = order.slowdown(wait_s, order.shortest_of(key.bucket)) if is_unguarded else 0.0
+            heads.append(Head(key.priority, job.front, is_unguarded, score, since, job.rank, job.id, job, key, 0))
         return heads
 
     def may_be_guarded(self, moment: Moment) -> bool:
@@ -245,7 +260,7 @@ class Queue(msgspec.Struct, eq=False):
 
     def may_preempt_own(self, priority: int) -> bool:
         """Whether a job of this priority comes before one of its own that may be preempted."""
-        return bool(self.preemptible) and priority > min(self.preemptible)
+        return any(job.priority < priority for job in self.preemptible.values())
 
     def behind(self, head: Head, moment: Moment) -> Head | None:
         """The next one in the line of a head that stays where it is."""

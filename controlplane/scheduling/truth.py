@@ -93,6 +93,8 @@ class Truth:
         """By the job that preempted, the oldest first."""
         self.preemptible: dict[Key, Job] = {}
         """Those that hold resources, by the ledger, and may be preempted."""
+        self.counted = 0
+        """How often what somebody holds has changed."""
         self.due: dict[Key, Job] = {}
         """In the order of arrival: jobs about which there may be something to write."""
         self.nodes_due: dict[str, Node] = {}
@@ -675,6 +677,7 @@ class Truth:
                 self.broken = f"{job.subject} got GPUs {allocation.gpus} of {allocation.node}, of which one was held"
 
     def _count(self, job: Job, sign: int) -> None:
+        self.counted += 1
         queue = self.queue_of(job)
         queue.take(job, sign)
         held = self.team(queue.team).account.held
@@ -688,13 +691,9 @@ class Truth:
                 account.average.settle(at, self.settings.fair_half_life_s)
             account.average.hold(job.shape, sign)
         if job.specification.preemptible and sign > 0:
-            self.preemptible[job.key] = job
-            queue.preemptible[job.priority] += 1
+            self.preemptible[job.key] = queue.preemptible[job.key] = job
         elif job.specification.preemptible:
-            del self.preemptible[job.key]
-            queue.preemptible[job.priority] -= 1
-            if not queue.preemptible[job.priority]:
-                del queue.preemptible[job.priority]
+            del self.preemptible[job.key], queue.preemptible[job.key]
 
     def _give_back(self, job: Job, at: float) -> None:
         self._release(job, job.allocations)

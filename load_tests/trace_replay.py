@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--teams", type=int, default=1, help="share the jobs out, to each a tenth of the one before")
     parser.add_argument("--imagined", action="store_true", help="with names and limits; see load_tests/imagined.py")
+    parser.add_argument("--seed", type=int, default=1, help="of what is imagined")
     options = parser.parse_args()
     table = {}
     for trace in options.traces:
@@ -119,7 +120,7 @@ def main() -> None:
             for predicted in (False, True) if options.imagined else (False,):
                 arrivals = list(swf(trace))
                 if options.imagined:
-                    arrivals = list(imagined(arrivals, random.Random(1)))
+                    arrivals = list(imagined(arrivals, random.Random(options.seed)))
                 if options.teams > 1:
                     arrivals = shared_out(arrivals, options.teams, random.Random(1))
                 name = f"{trace.stem} {policy}" + (" predicted" if predicted else "")

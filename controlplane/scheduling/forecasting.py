@@ -21,6 +21,7 @@ from events.wire import UNREADABLE
 
 LOG: Final = logging.getLogger("headrace.scheduling")
 
+PYTHON: Final = sys.executable
 FRESH_S: Final = 10.0
 """A forecast that is younger than this is as good as a new one."""
 WAIT_S_MAX: Final = 2.0
@@ -86,8 +87,12 @@ class Forecaster:
 
 async def _forecast(task: Task) -> Forecast | None:
     """A forecast by a child of this process; None, and it is in the log: it could not be made."""
-    command = (sys.executable, "-m", "controlplane.scheduling.forecast_child")
-    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    command = (PYTHON, "-m", "controlplane.scheduling.forecast_child")
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    except OSError as error:  # no memory, too many processes: the scheduler goes on without forecasts
+        LOG.warning("no forecast", extra={"why": str(error)})
+        return None
     try:
         async with asyncio.timeout(CHILD_S_MAX):
             said, told = await process.communicate(msgspec.msgpack.encode(task))

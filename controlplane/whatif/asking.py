@@ -20,7 +20,10 @@ CHILD_S_MAX: Final = 900.0
 async def run(task: Task) -> Result:
     """What the replay says, or why there is nothing to say. Ends the process when it is cancelled."""
     command = (sys.executable, "-m", "controlplane.whatif.child")
-    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    except OSError as error:  # no memory, too many processes
+        return Result(error=f"the replay cannot begin: {error}")
     try:
         async with asyncio.timeout(CHILD_S_MAX):
             said, told = await process.communicate(msgspec.json.encode(task))

@@ -30,11 +30,14 @@ async def test_a_forecast_is_made_when_somebody_wants_one_and_then_kept(monkeypa
         running.cancel()
 
 
-async def test_a_forecast_that_cannot_be_made_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "value"), [("CHILD_S_MAX", 0.0), ("PYTHON", "/no/such/python")])
+async def test_a_forecast_that_cannot_be_made_is_none(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
     world = a_world()
     forecaster = Forecaster(world.core, lambda: world.now)
     monkeypatch.setattr(forecasting, "WAIT_S_MAX", 60.0)
-    monkeypatch.setattr(forecasting, "CHILD_S_MAX", 0.0)
+    monkeypatch.setattr(forecasting, name, value)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(forecaster.run())
         assert await forecaster.newest(60.0) is None

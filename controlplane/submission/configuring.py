@@ -43,6 +43,15 @@ class Jobs(NamedTuple):
     running: int
 
 
+class There(NamedTuple):
+    """What only scheduling knows. None: it does not say."""
+
+    jobs: Jobs = Jobs(0, 0)
+    """Of the queue that is to be deleted."""
+    capacity: m.Capacity | None = None
+    """Of all nodes together."""
+
+
 class Change(NamedTuple):
     """Write this fact, expecting `expect` on its subject, and that nothing else was changed since `revision`."""
 
@@ -62,18 +71,18 @@ def read(order: Order, config: Configuration, queues: Queues) -> tuple[m.Change 
 
 
 def decide(
-    order: Order, change: m.Change, queues: Queues, config: Configuration, jobs: Jobs | None, found: Findings
+    order: Order, change: m.Change, queues: Queues, config: Configuration, there: There, found: Findings
 ) -> Change | m.Answer:
-    """By what there is now. `jobs` are those of the queue, where it is to be deleted."""
+    """By what there is now."""
     match change:
         case m.CreateQueue():
-            decision = _create(order, change, queues, config, found)
+            decision = _create(order, change, queues, config, there, found)
         case m.SetQueue():
-            decision = _set(order, change, queues, config, found)
+            decision = _set(order, change, queues, config, there, found)
         case m.DeleteQueue():
-            decision = _delete(order, queues, config, jobs or Jobs(0, 0), found)
+            decision = _delete(order, queues, config, there.jobs, found)
         case m.SetTeam():
-            decision = _set_team(order, change, queues, config, found)
+            decision = _set_team(order, change, queues, config, there, found)
     return refused(found) if found.problems or decision is None else decision
 
 
@@ -94,7 +103,7 @@ def _repeated(sequence: int, settings: m.QueueSet | m.TeamSet | None, found: Fin
 
 
 def _create(
-    order: Order, change: m.CreateQueue, queues: Queues, config: Configuration, found: Findings
+    order: Order, change: m.CreateQueue, queues: Queues, config: Configuration, there: There, found: Findings
 ) -> Change | m.Answer | None:
     if order.team not in config.teams:
         _no_such_team(order, config, found)
@@ -112,12 +121,12 @@ def _create(
         found.problem("$", f"team {quoted(order.team)} has {QUEUES_MAX} queues, which is the most", "delete some")
     else:
         _check_name(order.queue, found)
-    _check(order, known.settings or m.QueueSet(by=""), after, queues, config, found)
+    _check(order, known.settings or m.QueueSet(by=""), after, queues, config, there, found)
     return Change(after, known.sequence, queues.revision)
 
 
 def _set(
-    order: Order, change: m.SetQueue, queues: Queues, config: Configuration, found: Findings
+    order: Order, change: m.SetQueue, queues: Queues, config: Configuration, there: There, found: Findings
 ) -> Change | m.Answer | None:
     known = queues.known(order.team, order.queue)
     if known.settings is None:
@@ -126,7 +135,7 @@ def _set(
     after = msgspec.structs.replace(known.settings, by=order.operator, **changes.named(change))
     if _same(known.settings, after):
         return _repeated(known.sequence, known.settings, found)
-    _check(order, known.settings, after, queues, config, found)
+    _check(order, known.settings, after, queues, config, there, found)
     return Change(after, known.sequence, queues.revision)
 
 
@@ -165,7 +174,13 @@ def _check_name(name: str, found: Findings) -> None:
 
 
 def _check(
-    order: Order, before: m.QueueSet, after: m.QueueSet, queues: Queues, config: Configuration, found: Findings
+    order: Order,
+    before: m.QueueSet,
+    after: m.QueueSet,
+    queues: Queues,
+    config: Configuration,
+    there: There,
+    found: Findings,
 ) -> None:
     """All that concerns a field which this change changes."""
     changed = {name for name in changes.QUEUE_FIELDS if getattr(before, name) != getattr(after, name)}
@@ -174,7 +189,7 @@ def _check(
     if "tiers" in changed:
         _check_tiers(order, after, config, found)
     of_team = queues.of(order.team) | {order.queue: after}
-    _check_guarantees(order, queues, config, queues.team(order.team)[1], of_team, found)
+    _check_guarantees(order, queues, config, there, queues.team(order.team)[1], of_team, found)
 
 
 def _check_limits(after: m.QueueSet, changed: set[str], config: Configuration, found: Findings) -> None:
@@ -222,14 +237,14 @@ def _check_tiers(order: Order, after: m.QueueSet, config: Configuration, found: 
 
 
 def _set_team(
-    order: Order, change: m.SetTeam, queues: Queues, config: Configuration, found: Findings
+    order: Order, change: m.SetTeam, queues: Queues, config: Configuration, there: There, found: Findings
 ) -> Change | m.Answer:
     sequence, settings = queues.team(order.team)
     base = m.TeamSet(by="") if change.replace else settings
     after = msgspec.structs.replace(base, by=order.operator, **changes.named(change))
     if _same(settings, after):
         return _repeated(sequence, settings, found)
-    _check_guarantees(order, queues, config, after, queues.of(order.team), found)
+    _check_guarantees(order, queues, config, there, after, queues.of(order.team), found)
     return Change(after, sequence, queues.revision)
 
 
@@ -240,12 +255,13 @@ def _check_guarantees(
     order: Order,
     queues: Queues,
     config: Configuration,
+    there: There,
     team: m.TeamSet,
     of_team: dict[str, m.QueueSet],
     found: Findings,
 ) -> None:
     """With this team, and its queues, set so."""
-    capacity, teams = queues.capacity(), dict.fromkeys((*config.teams, *queues.teams()))
+    capacity, teams = there.capacity, dict.fromkeys((*config.teams, *queues.teams()))
     for unit, measure in (("GPUs", guarantees.gpus), ("CPUs", guarantees.cpus)):
         before = {name: measure(queues.team(name)[1], queues.of(name)) for name in teams}
         after = before | {order.team: measure(team, of_team)}

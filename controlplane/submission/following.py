@@ -1,4 +1,4 @@
-"""What submission keeps of the ledger: the archive's ids, and what queues, teams and nodes there are."""
+"""What submission keeps of the ledger: the archive's ids, and what queues and teams there are."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def check(
     if not _grows(total_before, total):
         return
     if capacity is None:
-        message = f"no node is known yet: nobody can tell whether {total:g} {unit} can be guaranteed"
+        message = f"scheduling knows no node or does not answer: {total:g} {unit} were not held against what there is"
         found.warn(path, message, "headrace nodes")
     elif _grows(capacity, total):
         message = f"guaranteed: {_sum(_items(after))} {unit}; the nodes have {capacity:g}"

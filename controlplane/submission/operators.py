@@ -14,8 +14,8 @@ from typing import Final
 import msgspec
 
 from controlplane.frame import Tools
-from controlplane.submission import answers, configuring
-from controlplane.submission.configuring import Jobs, Order
+from controlplane.submission import answers, changes, configuring
+from controlplane.submission.configuring import Jobs, Order, There
 from controlplane.submission.following import Following
 from controlplane.submission.machine_rules import MachineOrder
 from controlplane.submission.machines import Machines
@@ -83,20 +83,20 @@ class Operators:
         if change is None:
             self._counters["refused"] += 1
             return configuring.refused(found)
-        jobs = await self._jobs_of(order) if isinstance(change, m.DeleteQueue) else None
+        there = await self._there(order, change)
         async with self._one:
             for _ in range(CONFLICT_TRIES):
-                answer = await self._decide(order, change, jobs, found)
+                answer = await self._decide(order, change, there, found)
                 if answer is not None:
                     return answer
         raise Retry(BUSY_S, "queues and teams are being changed all the time")
 
-    async def _decide(self, order: Order, change: m.Change, jobs: Jobs | None, before: Findings) -> m.Answer | None:
+    async def _decide(self, order: Order, change: m.Change, there: There, before: Findings) -> m.Answer | None:
         """Once; None: something else was changed meanwhile."""
         found = before.copy()
         await self._catch_up(order)
         config = self._tools.config
-        decision = configuring.decide(order, change, self._following.queues, config, jobs, found)
+        decision = configuring.decide(order, change, self._following.queues, config, there, found)
         if isinstance(decision, m.Answer):
             self._counters["repeated" if decision.verdict == "repeated" else "refused"] += 1
             return decision
@@ -120,6 +120,30 @@ class Operators:
             newest = await self._tools.ledger.last(subject)
             if newest is not None and not await self._following.reached(newest.sequence):
                 raise Retry(BUSY_S, "this instance is behind the ledger")
+
+    async def _there(self, order: Order, change: m.Change) -> There:
+        """What scheduling has to say about a change. Raises Retry where nothing can be decided without."""
+        if isinstance(change, m.DeleteQueue):
+            return There(jobs=await self._jobs_of(order))
+        if not {"guaranteed_gpus", "guaranteed_cpus"} & changes.named(change).keys():
+            return There()
+        return There(capacity=await self._capacity())
+
+    async def _capacity(self) -> m.Capacity | None:
+        """Of all nodes that are there; None: there is none, or nobody says."""
+        try:
+            said = await self._tools.bus.ask(subjects.ask("scheduling", "nodes"), timeout_s=ASK_S)
+            nodes = msgspec.json.decode(said, type=m.NodesView).nodes
+        except (BusError, AskRefused, *UNREADABLE):
+            return None
+        known = [node.capacity for node in nodes if node.state != "gone"]
+        if not known:
+            return None
+        return m.Capacity(
+            cpus=sum(each.cpus for each in known),
+            memory_bytes=sum(each.memory_bytes for each in known),
+            gpus=sum(each.gpus for each in known),
+        )
 
     async def _jobs_of(self, order: Order) -> Jobs:
         """What a queue holds, as scheduling says. Raises Retry."""

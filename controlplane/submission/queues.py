@@ -1,4 +1,4 @@
-"""What queues, teams and nodes there are, as the ledger tells: what requests are checked against. Pure.
+"""What queues and teams there are, as the ledger tells: what requests are checked against. Pure.
 
 A queue exists if its newest fact is a `queue_set`; which teams there are the configuration says. This is all that
 submission keeps of the ledger beside the archive's ids: some hundred bytes a queue.
@@ -13,7 +13,7 @@ from controlplane.config import Configuration
 from events import messages as m
 from events import subjects
 
-FOLLOWED: Final = (subjects.QUEUES, subjects.TEAMS, subjects.CONFIGURATION, subjects.NODES)
+FOLLOWED: Final = (subjects.QUEUES, subjects.TEAMS, subjects.CONFIGURATION)
 """The subjects whose facts `Queues` takes in."""
 
 
@@ -44,7 +44,6 @@ class Queues:
     def __init__(self) -> None:
         self._queues: dict[str, dict[str, Known]] = {}
         self._teams: dict[str, tuple[int, m.TeamSet]] = {}
-        self._nodes: dict[str, tuple[int, m.Capacity | None]] = {}
         self.revision = 0
         """Sequence of the newest `configured`: every change up to it is in here."""
 
@@ -68,8 +67,6 @@ class Queues:
                 self._teams[names[1]] = (entry.sequence, fact)
         elif isinstance(fact, m.Configured):
             self.revision = max(self.revision, entry.sequence)
-        elif isinstance(fact, m.NodeJoined | m.NodeGone) and entry.sequence > self._nodes.get(names[1], (0, None))[0]:
-            self._nodes[names[1]] = (entry.sequence, fact.capacity if isinstance(fact, m.NodeJoined) else None)
 
     def known(self, team: str, queue: str) -> Known:
         """What is known of a queue, also of one that is not there."""
@@ -95,14 +92,3 @@ class Queues:
     def team(self, name: str) -> tuple[int, m.TeamSet]:
         """The sequence of a team's newest fact and its settings; 0 and the defaults where there is none."""
         return self._teams.get(name, (0, m.TeamSet(by="")))
-
-    def capacity(self) -> m.Capacity | None:
-        """What all nodes that are there have together; None while there is none."""
-        there = [capacity for _, capacity in self._nodes.values() if capacity is not None]
-        if not there:
-            return None
-        return m.Capacity(
-            cpus=sum(each.cpus for each in there),
-            memory_bytes=sum(each.memory_bytes for each in there),
-            gpus=sum(each.gpus for each in there),
-        )

@@ -212,7 +212,7 @@ def _change(data: bytes) -> None:
     change, found = configuring.read(order, CONFIG, QUEUES)
     assert change is not None or found.problems
     if change is not None:
-        decision = configuring.decide(order, change, QUEUES, CONFIG, None, found)
+        decision = configuring.decide(order, change, QUEUES, CONFIG, configuring.There(), found)
         msgspec.json.encode(decision.fact if isinstance(decision, configuring.Change) else decision)
 
 

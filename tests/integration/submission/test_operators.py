@@ -90,17 +90,21 @@ async def test_a_queue_is_created_used_drained_and_deleted(bus: Bus) -> None:
 async def serve_jobs(bus: Bus, *, waiting: int) -> None:
     """Be the scheduler, for whoever asks what queue `big` holds."""
     view = m.QueuesView(queues=(m.QueueView(team="vision", queue="big", waiting=waiting),))
+    await serve_question(bus, "queues", view)
 
+
+async def serve_question(bus: Bus, question: str, view: object) -> None:
     async def answer(_: Asked) -> bytes:
         return msgspec.json.encode(view)
 
     for subscription in SERVED.pop(bus, []):
         await subscription.close()
-    SERVED[bus] = [await bus.answer(subjects.ask("scheduling", "queues"), answer)]
+    SERVED[bus] = [await bus.answer(subjects.ask("scheduling", question), answer)]
     await bus.last_sequence(streams.LEDGER.name)  # the subscription is known to the server once this is answered
 
 
 SERVED: dict[Bus, list[Any]] = {}
+STATES: tuple[tuple[str, Any], ...] = (("n1", "ready"), ("n2", "gone"))
 
 
 async def test_without_a_scheduler_nobody_can_tell_whether_a_queue_has_jobs_so_it_is_not_deleted(bus: Bus) -> None:
@@ -150,8 +154,9 @@ async def test_two_instances_never_guarantee_together_more_than_the_nodes_have(
     bus: Bus, nats: NatsServer, tmp_path: Path
 ) -> None:
     capacity = m.Capacity(cpus=8.0, memory_bytes=1, gpus=8)
-    ledger = Ledger(bus, source="test")
-    await ledger.append(Write(subjects.node("n1"), m.NodeJoined(boot="b", capacity=capacity), 0))
+    free = m.Allocation(node="n1", cpus=8.0, memory_bytes=1)
+    nodes = [m.NodeView(node=name, state=state, capacity=capacity, free=free) for name, state in STATES]
+    await serve_question(bus, "nodes", m.NodesView(term=1, nodes=tuple(nodes)))
     async with serving(serve, nats, CONFIG, blobs=tmp_path / "blobs", instance="two"):
         for turn in range(5):
             asked = [("vision", "default"), ("vision", "night"), ("speech", "secret")]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from controlplane.config import Configuration, Team
 from controlplane.submission import changes, configuring
-from controlplane.submission.configuring import Change, Jobs, Order
+from controlplane.submission.configuring import Change, Jobs, Order, There
 from controlplane.submission.queues import Queues
 from events import messages as m
 from events import subjects
@@ -27,6 +27,10 @@ class Entry(NamedTuple):
     fact: m.Fact
 
 
+def a_capacity(gpus: int) -> m.Capacity:
+    return m.Capacity(cpus=8.0 * gpus, memory_bytes=1, gpus=gpus)
+
+
 class World:
     """Queues and teams of an installation, and a ledger that lives in memory."""
 
@@ -37,16 +41,11 @@ class World:
         for name, team in config.teams.items():
             for queue in team.queues:
                 self.write(subjects.queue(name, queue), m.QueueSet(by="configuration"))
-        if gpus is not None:
-            self.node("n1", gpus)
+        self.capacity = None if gpus is None else a_capacity(gpus)
 
     def write(self, subject: str, fact: m.Fact) -> None:
         self.sequence += 1
         self.queues.apply(Entry(self.sequence, subject, fact))
-
-    def node(self, name: str, gpus: int) -> None:
-        capacity = m.Capacity(cpus=8.0 * gpus, memory_bytes=1, gpus=gpus)
-        self.write(subjects.node(name), m.NodeJoined(boot="b", capacity=capacity))
 
     def ask(
         self, kind: str, queue: str = "night", *, team: str = "vision", jobs: Jobs | None = None, **fields: Any
@@ -57,7 +56,8 @@ class World:
         change, found = configuring.read(order, self.config, self.queues)
         if change is None:
             return configuring.refused(found)
-        decision = configuring.decide(order, change, self.queues, self.config, jobs, found)
+        there = There(jobs or Jobs(0, 0), self.capacity)
+        decision = configuring.decide(order, change, self.queues, self.config, there, found)
         if isinstance(decision, Change):
             self.warnings = found.warnings
             assert decision.expect in (0, self.newest(order))
@@ -98,7 +98,7 @@ def test_a_malformed_change_is_refused_with_every_path_and_a_hint(case: Malforme
     order = Order("ops", "vision", case.queue, case.body)
     change, found = configuring.read(order, CONFIG, world.queues)
     if change is not None:
-        configuring.decide(order, change, world.queues, CONFIG, None, found)
+        configuring.decide(order, change, world.queues, CONFIG, There(), found)
     told = {problem.path: f"{problem.message} {problem.hint}" for problem in found.problems}
     assert set(told) == set(case.problems)
     for path, piece in case.problems.items():
@@ -245,8 +245,7 @@ def test_more_than_its_team_may_hold_is_not_guaranteed_to_a_queue() -> None:
 
 def test_a_sum_that_is_too_large_already_does_not_stand_in_the_way_of_other_changes() -> None:
     world = red_and_blue()
-    world.write(subjects.node("n1"), m.NodeGone(why="gone"))
-    world.node("n2", 8)
+    world.capacity = a_capacity(8)
     assert changed(world.ask("set_queue", "big", team="red", paused=True))
     assert changed(world.ask("set_queue", "big", team="red", guaranteed_gpus=7))
     assert refused(world.ask("set_queue", "big", team="red", guaranteed_gpus=8))
@@ -348,7 +347,7 @@ def test_whatever_a_change_says_it_is_answered_and_can_be_read_back(change: m.Ch
     if read is None:
         assert found.problems
         return
-    decision = configuring.decide(order, read, world.queues, CONFIG, None, found)
+    decision = configuring.decide(order, read, world.queues, CONFIG, There(), found)
     fact = decision.fact if isinstance(decision, Change) else None
     assert fact is None or msgspec.json.decode(msgspec.json.encode(fact), type=m.AnyFact) == fact
     assert fact is not None or isinstance(decision, m.Answer)

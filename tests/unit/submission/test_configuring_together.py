@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from controlplane.config import Configuration, Team
 from controlplane.submission import configuring
-from controlplane.submission.configuring import Change, Order
+from controlplane.submission.configuring import Change, Order, There
 from controlplane.submission.queues import Queues
 from events import messages as m
 from events import subjects
@@ -60,7 +60,7 @@ class Instance:
         """What it decides, if the ledger takes it."""
         asked, found = configuring.read(order, CONFIG, self.queues)
         assert asked is not None, found.problems
-        decision = configuring.decide(order, asked, self.queues, CONFIG, None, found)
+        decision = configuring.decide(order, asked, self.queues, CONFIG, There(capacity=CAPACITY), found)
         if not isinstance(decision, Change):
             return None
         configured = m.Configured(by="ops", subject=order.subject)
@@ -90,7 +90,6 @@ def test_however_far_instances_are_behind_what_they_write_holds_together(
     for team, settings_ in CONFIG.teams.items():
         for name in settings_.queues:
             ledger.write((subjects.queue(team, name), m.QueueSet(by="configuration"), 0))
-    ledger.write((subjects.node("n1"), m.NodeJoined(boot="b", capacity=CAPACITY), 0))
     instances = [Instance(ledger) for _ in range(INSTANCES)]
     for each in instances:
         each.follow(len(ledger.entries))

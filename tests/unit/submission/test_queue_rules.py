@@ -119,20 +119,6 @@ def test_the_newest_fact_of_a_queue_counts_in_whatever_order_they_are_heard() ->
     assert queues.known("vision", "big") == (40, a_queue(weight=40.0))
 
 
-def test_what_all_nodes_have_is_that_of_those_that_are_there() -> None:
-    queues = Queues()
-    assert queues.capacity() is None
-
-    def joined(gpus: int) -> m.NodeJoined:
-        return m.NodeJoined(boot="b", capacity=m.Capacity(cpus=4.0, memory_bytes=1, gpus=gpus))
-
-    for sequence, (name, fact) in enumerate(
-        (("a", joined(8)), ("b", joined(4)), ("a", joined(2)), ("c", joined(1)), ("c", m.NodeGone(why="gone"))), start=1
-    ):
-        queues.apply(Entry(sequence, subjects.node(name), fact))
-    assert queues.capacity() == m.Capacity(cpus=8.0, memory_bytes=2, gpus=6)
-
-
 @pytest.mark.parametrize(("priority", "verdict"), [(3, "applied"), (4, "refused")])
 def test_a_job_is_not_given_more_priority_than_its_queue_allows(priority: int, verdict: str) -> None:
     job = accepted(incoming(queue="night")).fact

@@ -179,20 +179,20 @@ class Placing:
         contender = self._contenders.get(queue.key)
         if contender is None:
             reach = None if self._matters_wholly(queue) else self._reaches()
-            contender = self._contenders[queue.key] = _Contender(queue, queue.heads(self._moment, reach))
+            above = queue.lowest_preemptible() if self._may_preempt else None
+            contender = self._contenders[queue.key] = _Contender(queue, queue.heads(self._moment, reach, above))
         return contender
 
     def _matters_wholly(self, queue: Queue) -> bool:
-        """Whether a job of it that cannot be placed now may have a reservation, end others, or hold others back.
+        """Whether any job of it that cannot be placed now may have a reservation, end others, or hold others back.
 
-        If not, then only those count that there is room for.
+        If not, then only those count that there is room for, and that may end others of their own queue.
         """
         return (
             self._whole
             or len(self.plan.reservations) < self._settings.backfill_depth
             or queue.may_be_guarded(self._moment)
             or any(self.limits.is_guaranteed(queue, shape) for shape in queue.shapes)
-            or (self._may_preempt and queue.may_preempt_own(-queue.waiting[0][0]))
             or self.limits.marks(queue)
         )
 

@@ -223,17 +223,21 @@ class Queue(msgspec.Struct, eq=False):
         """Whether it is there, for a person."""
         return not self.removed or bool(self.waiting) or self.account.held.running > 0
 
-    def heads(self, moment: Moment, reach: Mapping[Shape, float] | None = None) -> list[Head]:
-        """The head of each line; with `reach` only of those shapes, and of jobs that take no longer than it says."""
+    def heads(self, moment: Moment, reach: Mapping[Shape, float] | None = None, above: int | None = None) -> list[Head]:
+        """The head of each line; with `reach` only of those shapes, and of jobs that take no longer than it says, and
+        those of a priority above this.
+        """
         if reach is None and self.settings.policy == "slowdown":
             return self._heads_by_slowdown(moment)
         if reach is None:
             return [self._head(line[0][-1], key, 0, moment) for key, line in self.lines.items()]
         heads = []
-        for shape, longest_s in reach.items():
-            for key, line in self.shapes.get(shape, {}).items():
+        for shape, lines in self.shapes.items():
+            longest_s = reach.get(shape, -math.inf)
+            for key, line in lines.items() if shape in reach or above is not None else ():
                 job = line[0][-1]
-                if order.shortest_of(key.bucket) <= longest_s or job.order_s != job.estimate_s:
+                is_short = order.shortest_of(key.bucket) <= longest_s or job.order_s != job.estimate_s
+                if (is_short and shape in reach) or (above is not None and -key.priority > above):
                     heads.append(self._head(job, key, 0, moment))
         return heads
 
@@ -257,6 +261,10 @@ class Queue(msgspec.Struct, eq=False):
             self.oldest = min((line[0][-1].order_at for line in self.lines.values()), default=math.inf)
         wait_s = max(0.0, moment.now - self.oldest)
         return order.is_guarded(self.settings.policy, self.settings.guard, wait_s=wait_s, turn_s=moment.turn_s)
+
+    def lowest_preemptible(self) -> int | None:
+        """The lowest priority of those of its own that may be preempted."""
+        return min((job.priority for job in self.preemptible.values()), default=None)
 
     def may_preempt_own(self, priority: int) -> bool:
         """Whether a job of this priority comes before one of its own that may be preempted."""

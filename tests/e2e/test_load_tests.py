@@ -43,6 +43,8 @@ RUN_S_MAX = 280
         ("core_mutations", "--list"),
         ("trace_replay", "--traces", "load_tests/traces/sample.swf"),
         ("forecast_error", "--traces", "load_tests/traces/sample.swf", "--each", "5", "--waiting", "50"),
+        ("scheduler_core", "--waiting", "300", "--nodes", "20", "--rounds", "20"),
+        ("scheduler_service", "--waiting", "300", "--settle-s", "3"),
         (
             "packing_replay",
             "--nodes",

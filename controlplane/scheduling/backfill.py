@@ -72,24 +72,24 @@ class Plan:
     @property
     def restricts(self) -> bool:
         """Whether there is anything ahead that a job could run into."""
-        return bool(self.reservations or self._fleet.closing)
+        return bool(self._on or self._fleet.closing)
 
     def reserve(self, job: Job) -> Reservation | None:
         """Keep for a blocked job what it can have the earliest; None: too few open nodes are large enough."""
         reservation = self.earliest(job)
         if reservation is not None:
-            self._keep(reservation)
+            self.reservations.append(reservation)
+            self._hold(reservation)
         return reservation
 
     def pin(self, job: Job, nodes: tuple[str, ...]) -> None:
         """Keep what the job needs of these nodes from now on; one that is closed or gone is passed over."""
         found = [self._fleet.nodes[name] for name in nodes if name in self._fleet.nodes]
         kept = tuple(node.name for node in found if node.is_open)
-        self._keep(Reservation(job, kept, self._now, self._now + length_s(job), need_of(job.shape)))
+        self._hold(Reservation(job, kept, self._now, self._now + length_s(job), need_of(job.shape)))
         self.pinned.update(dict.fromkeys(kept, job))
 
-    def _keep(self, reservation: Reservation) -> None:
-        self.reservations.append(reservation)
+    def _hold(self, reservation: Reservation) -> None:
         for name in reservation.nodes:
             self._on.setdefault(name, []).append(reservation)
             self.changed(name)

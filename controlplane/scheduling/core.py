@@ -37,6 +37,8 @@ class Core:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._truth = Truth(settings)
+        self._has_more = False
+        """A choice did not fit into the round any more."""
         self._preempt_at: float | None = None
         """When somebody will have run for long enough to be preempted."""
         self._silence: Silence | None = None
@@ -131,6 +133,7 @@ class Core:
         for job in list(self._truth.jobs.values()):
             self._truth.forget(job)
             job.parts = None
+        self._truth.fruitless.clear()
         for node in self._truth.fleet.nodes.values():
             node.decided = node.claims = node.timer_at = None
             node.heard_at = 0.0
@@ -210,10 +213,11 @@ class Core:
         for node in silence.due(truth.fleet.nodes, now):
             truth.nodes_due[node.name] = node
         decisions: list[Decision] = []
+        self._has_more = False
         self._decide_jobs(decisions)
         self._decide_nodes(decisions, silence, now)
         nodes = self._place(decisions, truth.moment(now))
-        more = len(decisions) >= ROUND_MAX
+        more = self._has_more or len(decisions) >= ROUND_MAX
         return Round(tuple(decisions), tuple(nodes), more)
 
     def _decide_jobs(self, decisions: list[Decision]) -> None:
@@ -331,7 +335,11 @@ class Core:
             return nodes
         placing = Placing(truth, moment, self.settings)
         for choice in placing.choices():
-            for job, fact in choice.facts(truth.term):
+            facts = list(choice.facts(truth.term))
+            if decisions and len(decisions) + len(facts) > ROUND_MAX:
+                self._has_more = True
+                break
+            for job, fact in facts:
                 self._decide_about(job, fact, decisions)
             if isinstance(choice, Choice):
                 nodes.update(dict.fromkeys(node.name for node in choice.nodes))

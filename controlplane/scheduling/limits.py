@@ -112,10 +112,10 @@ class Limits:
         team = self._truth.team(queue.team)
         return queue.guarantee.covers(queue.account.held, shape) or team.guarantee.covers(team.account.held, shape)
 
-    def has_guaranteed(self, holder: Queue | Team) -> bool:
-        """Whether it holds as much as it can always have."""
-        guarantee, held = holder.guarantee, holder.account.held
-        return held.gpus >= guarantee.gpus and held.plain_milli_cpus >= guarantee.milli_cpus
+    def comes_first(self, holder: Queue | Team, queue: Queue) -> bool:
+        """Whether something that waits in this queue is within what the queue, or its team, can always have."""
+        guarantee = holder.guarantee
+        return bool(guarantee) and any(guarantee.covers(holder.account.held, shape) for shape in queue.shapes)
 
     def _beyond_guarantees(self, queue: Queue, job: Job) -> Refusal | None:
         """Jobs that cannot be preempted must leave what is guaranteed to others."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from controlplane.scheduling.arrays import first_said, next_task
-from controlplane.scheduling.backfill import Plan
+from controlplane.scheduling.backfill import Plan, length_s
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.jobs import Job, Shape
 from controlplane.scheduling.limits import Limits
@@ -33,7 +33,7 @@ from events import messages as m
 from events.lifecycle import State
 
 SEARCHES_MAX: Final = 8
-"""For victims, in one round: each looks at all nodes. Further jobs have their turn in the next round."""
+"""For victims, in one round: each looks at all nodes. The others are made in the next one, at once."""
 
 
 class Choice(NamedTuple):
@@ -114,6 +114,8 @@ class Placing:
         self.plan = Plan(truth.fleet, moment.now)
         self._search = Search(truth, self.plan, moment, settings.preempt_min_run_s)
         self._searches = 0
+        self._is_crowded = False
+        """Whether there are more searches to make than a round may."""
         self._in_team: dict[str, list[Queue]] = {}
         """The queues that take part."""
         waiting: dict[Shape, None] = {}
@@ -134,6 +136,8 @@ class Placing:
         times = [claim.until for claim in self._truth.claims.values() if claim.until >= self._moment.now]
         if self._search.wake_at is not None:
             times.append(self._search.wake_at)
+        if self._is_crowded:
+            times.append(self._moment.now)
         return min(times, default=None)
 
     def choices(self) -> Iterator[Choice | Preempt]:
@@ -204,7 +208,7 @@ class Placing:
 
     def _turn(self, queue: Queue) -> Turn:
         team = self._truth.team(queue.team)
-        own, its = self.limits.has_guaranteed(queue), self.limits.has_guaranteed(team)
+        own, its = not self.limits.comes_first(queue, queue), not self.limits.comes_first(team, queue)
         its_share, own_share = self._share(team.name, team), self._share(queue.key, queue)
         return (own and its, its_share, queue.team, own, own_share, queue.name)
 
@@ -229,12 +233,16 @@ class Placing:
                 continue
             queue = self._truth.queue_of(job)
             nodes = tuple(self._fleet.nodes[name] for name in claim.nodes if name in self._fleet.nodes)
-            fits = len(nodes) == len(claim.nodes) and all(node.is_open and node.fits(job.shape) for node in nodes)
+            fits = len(nodes) == len(claim.nodes) and all(self._takes(node, job) for node in nodes)
             if fits and not queue.settings.paused and self.limits.refusal(queue, job) is None:
                 yield Choice(job, nodes, f"has what was freed for it, attempt {job.life.attempt + 1}")
                 self._got(queue)
             else:
                 self.plan.pin(job, claim.nodes)
+
+    def _takes(self, node: Node, job: Job) -> bool:
+        """Whether the node has room for its part of the job now, and until it is over."""
+        return node.is_open and node.fits(job.shape) and not node.is_closed(self._moment.now, length_s(job))
 
     def _next(self, contender: _Contender) -> Choice | Preempt | None:
         """The first job of the queue that can be placed now, or for which others should end; None: no other."""
@@ -279,13 +287,15 @@ class Placing:
 
     @property
     def _may_preempt(self) -> bool:
-        return bool(self._truth.preemptible) and self._searches < SEARCHES_MAX
+        return bool(self._truth.preemptible)
 
     def _victims(self, queue: Queue, job: Job) -> Victims | None:
         within_guarantee = self.limits.is_guaranteed(queue, job.shape)
-        if self._searches >= SEARCHES_MAX or not self._search.is_worth_it(
-            queue, job, within_guarantee=within_guarantee
-        ):
+        if not self._search.is_worth_it(queue, job, within_guarantee=within_guarantee):
+            return None
+        if self._searches >= SEARCHES_MAX:
+            self._truth.crowded_at = self._moment.now
+            self._is_crowded = True
             return None
         self._searches += 1
         return self._search.victims(queue, job, within_guarantee=within_guarantee)

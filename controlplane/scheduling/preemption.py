@@ -13,16 +13,23 @@ The whole set ends, or nobody; a victim that is a gang ends on all of its nodes.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from controlplane.scheduling.backfill import Amounts, Plan, free_of, length_s, need_of
 from controlplane.scheduling.jobs import Job, Key, Shape
 from controlplane.scheduling.nodes import Node
 from controlplane.scheduling.queues import Moment, Queue, QueueKey
 from controlplane.scheduling.shares import Held
-from controlplane.scheduling.truth import Truth
+from controlplane.scheduling.truth import Fruitless, FruitlessKey, Truth
 from events.lifecycle import State
+
+VICTIMS_MAX: Final = 400
+"""For one job: they end in one round, or nobody does."""
+FRUITLESS_MAX: Final = 10_000
+PAUSE_S: Final = 1.0
+"""Before a search that failed is made again, though something has changed, where there are too many of them."""
 
 
 class Victims(NamedTuple):
@@ -41,9 +48,27 @@ class Search:
         self._plan = plan
         self._moment = moment
         self._min_run_s = min_run_s
-        self._fruitless: set[tuple[object, ...]] = set()
+        self._later: list[float] = []
+        """When more will be possible than now, of the newest search."""
         self.wake_at: float | None = None
         """When somebody will have run for long enough, where that was what was missing."""
+
+    def _is_known_to_fail(self, key: FruitlessKey) -> bool:
+        """Whether a search for the same has failed, and nothing has changed that it went by.
+
+        Where there are more searches than a round may make, one that failed pauses in any case, for others to be made.
+        """
+        truth, now = self._truth, self._moment.now
+        failed = truth.fruitless.get(key)
+        if failed is None:
+            return False
+        if (failed.changes, failed.settings) == (truth.fleet.changes, truth.settings_changes) and now < failed.until:
+            self._wake_later([failed.until])
+            return True
+        if now < min(truth.crowded_at, failed.at) + PAUSE_S:
+            self._wake_later([failed.at + PAUSE_S])
+            return True
+        return False
 
     def is_worth_it(self, queue: Queue, job: Job, *, within_guarantee: bool) -> bool:
         """Whether there is anybody who could end for this job, at a glance."""
@@ -52,13 +77,13 @@ class Search:
         claim = self._truth.claims.get(job.key)
         if claim is not None and claim.until >= self._moment.now:
             return False
-        return bool(self._truth.preemptible) and _key(queue, job) not in self._fruitless
+        return bool(self._truth.preemptible) and not self._is_known_to_fail(self._key(queue, job))
 
     def victims(self, queue: Queue, job: Job, *, within_guarantee: bool) -> Victims | None:
         """Who should end so that this job can start; None: there are too few who may."""
         found = self._found(_Rights(self._truth, queue, job, within_guarantee=within_guarantee), job)
         if found is None:
-            self._fruitless.add(_key(queue, job))
+            self._note_failure(self._key(queue, job))
             return None
         nodes, victims = found
         reason = "within what is guaranteed to it" if within_guarantee else f"of priority {job.priority}"
@@ -77,25 +102,37 @@ class Search:
         ]
         chosen: list[Node] = []
         victims: dict[Key, Job] = {}
-        later: list[float] = []
+        self._later = [claim.until for claim in self._truth.claims.values() if claim.until > self._moment.now]
         for _ in range(shape.nodes):
             best: tuple[float, int, str, Node, list[Job]] | None = None
             for node in open_nodes:
                 if node in chosen:
                     continue
-                more = self._cheapest(node, need, victims, rights, later)
-                if more is not None:
+                more = self._cheapest(node, need, victims, rights)
+                if more or (more is not None and self._plan.admits(node, job)):
                     offer = (sum(map(self._cost, more)), len(more), node.name, node, more)
                     best = offer if best is None or offer[:3] < best[:3] else best
             if best is None:
-                self._wake_later(later)
+                self._wake_later(self._later)
                 return None
             *_, node, more = best
             chosen.append(node)
             for victim in more:
                 victims[victim.key] = victim
                 rights.remove(victim)
-        return tuple(chosen), tuple(victims.values())
+        return (tuple(chosen), tuple(victims.values())) if 0 < len(victims) <= VICTIMS_MAX else None
+
+    def _note_failure(self, key: FruitlessKey) -> None:
+        truth = self._truth
+        if len(truth.fruitless) >= FRUITLESS_MAX:
+            truth.fruitless.clear()
+        until = min(self._later, default=math.inf)
+        truth.fruitless[key] = Fruitless(truth.fleet.changes, truth.settings_changes, until, self._moment.now)
+
+    def _key(self, queue: Queue, job: Job) -> FruitlessKey:
+        """What searches have in common that find the same."""
+        takes_s = length_s(job) if self._truth.fleet.closing else 0.0
+        return (queue.key, job.shape, job.priority, takes_s)
 
     def _worth_looking(self, rights: _Rights, shape: Shape) -> list[Node]:
         """The nodes that have room already, or somebody who may end, by name: no other can be made to have room."""
@@ -110,9 +147,7 @@ class Search:
         if later:
             self.wake_at = min(later) if self.wake_at is None else min(self.wake_at, min(later))
 
-    def _cheapest(
-        self, node: Node, need: Amounts, chosen: dict[Key, Job], rights: _Rights, later: list[float]
-    ) -> list[Job] | None:
+    def _cheapest(self, node: Node, need: Amounts, chosen: dict[Key, Job], rights: _Rights) -> list[Job] | None:
         """Which further attempts must end for this need on this node; None: those who may are not enough."""
         free = free_of(node)
         for key in chosen.keys() & node.jobs.keys():
@@ -121,7 +156,7 @@ class Search:
         for job in node.jobs.values():
             if job.key not in chosen and _can_end(job) and rights.may_end(job):
                 if (at := job.begun_at + self._min_run_s) > self._moment.now:
-                    later.append(at)
+                    self._later.append(at)
                 else:
                     candidates.append(job)
         if not sum((need_of(job.shape) for job in candidates), start=free).cover(need):
@@ -203,8 +238,3 @@ class _Rights:
 
 def _can_end(job: Job) -> bool:
     return job.specification.preemptible and job.decided is None and job.life.state in (State.PLACED, State.RUNNING)
-
-
-def _key(queue: Queue, job: Job) -> tuple[QueueKey, Shape, int]:
-    """What finds no victims once in a round finds none later in it."""
-    return (queue.key, job.shape, job.priority)

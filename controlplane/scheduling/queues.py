@@ -160,7 +160,10 @@ class Queue(msgspec.Struct, eq=False):
         if other is None:
             return min((rank for _, rank, _ in self._firsts()), default=0) - 1
         index = self.waiting.bisect_left((-other.priority, other.rank, other.id))
-        beside = index + 1 if after else index - 1
+        step = 1 if after else -1
+        beside = index + step
+        while 0 <= beside < len(self.waiting) and self.waiting[beside][:2] == (-other.priority, other.rank):
+            beside += step  # an array and those of its tasks that wait again stand at one place
         if 0 <= beside < len(self.waiting) and self.waiting[beside][0] == -other.priority:
             return Fraction(self.waiting[beside][1] + other.rank) / 2
         return other.rank + (1 if after else -1)

@@ -12,6 +12,7 @@ doomed, and will be finished).
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple
@@ -23,7 +24,7 @@ from controlplane.scheduling.backlog import Backlog
 from controlplane.scheduling.decisions import Counts, FactEntry, Settings
 from controlplane.scheduling.dependencies import Dependencies, unmet
 from controlplane.scheduling.ends import cancelled, clock, span
-from controlplane.scheduling.jobs import Array, Job, Key, backoff_s, shape_of
+from controlplane.scheduling.jobs import Array, Job, Key, Shape, backoff_s, shape_of
 from controlplane.scheduling.nodes import Fleet, Node, Totals
 from controlplane.scheduling.order import estimate_s
 from controlplane.scheduling.predictions import History
@@ -68,6 +69,22 @@ CLAIM_S: Final = 60.0
 """For so long after the last grace the freed nodes are kept for the job that they were freed for."""
 
 
+FruitlessKey = tuple[QueueKey, Shape, int, float]
+"""Queue, shape and priority of a job, and how long it may take where that matters."""
+
+
+class Fruitless(NamedTuple):
+    """A search for somebody to preempt that found too few, and what it went by."""
+
+    changes: int
+    """Of the fleet."""
+    settings: int
+    """Changes of queues and teams."""
+    until: float
+    """Then somebody will have run for long enough."""
+    at: float
+
+
 class Truth:
     """See the top of this file."""
 
@@ -91,6 +108,11 @@ class Truth:
         self.history = History()
         self.claims: dict[Key, Claim] = {}
         """By the job that preempted, the oldest first."""
+        self.fruitless: dict[FruitlessKey, Fruitless] = {}
+        """Not in the ledger: may be forgotten at any time, and is found again."""
+        self.crowded_at = -math.inf
+        """When a round had more searches to make than it may, the last time. Not in the ledger."""
+        self.settings_changes = 0
         self.preemptible: dict[Key, Job] = {}
         """Those that hold resources, by the ledger, and may be preempted."""
         self.counted = 0
@@ -148,6 +170,7 @@ class Truth:
     def _apply_to_queue(self, entry: FactEntry, fact: m.QueueFact) -> None:
         _, team, name = subjects.tokens(entry.subject)
         queue = self.queue(team, name)
+        self.settings_changes += 1
         if isinstance(fact, m.QueueSet):
             queue.set(fact, entry.sequence)
         else:
@@ -155,6 +178,7 @@ class Truth:
         self.counts.applied += 1
 
     def _apply_to_team(self, entry: FactEntry, fact: m.TeamSet) -> None:
+        self.settings_changes += 1
         team = self.team(subjects.tokens(entry.subject)[1])
         team.set(fact, entry.sequence)
         self.counts.applied += 1
@@ -400,6 +424,7 @@ class Truth:
         self.changed.update(dict.fromkeys(job.nodes, True))
 
     def on_hold_changed(self, job: Job, fact: m.Held | m.Released, entry: FactEntry) -> None:
+        self.claims.pop(job.key, None)
         self.settle(job)
 
     def on_reprioritised(self, job: Job, fact: m.Reprioritised, entry: FactEntry) -> None:
@@ -538,8 +563,6 @@ class Truth:
         if self.doom(job):
             self.due[job.key] = job
         may_run = self.parked(job) == ""
-        if not may_run:
-            self.claims.pop(job.key, None)
         if may_run and not job.in_line:
             self.queue_of(job).enter(job)
         elif job.in_line and not may_run:

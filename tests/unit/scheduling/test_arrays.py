@@ -252,3 +252,18 @@ def test_a_replay_runs_each_task_of_an_array() -> None:
     arrivals = [Arrival(0.0, a_job("a", array="0-4"), 10.0), Arrival(1.0, a_job("b"), 10.0)]
     outcomes = [(each.arrival.specification.job, each.ended_at) for each in replay.run(arrivals)]
     assert sorted(outcomes) == [("a", 10.0), ("a", 10.0), ("a", 20.0), ("a", 20.0), ("a", 30.0), ("b", 30.0)]
+
+
+@pytest.mark.parametrize(("where", "order"), [("before", ["zz", "z"]), ("after", ["z", "zz"])])
+def test_beside_an_array_is_beside_its_tasks_that_wait_again_too(where: str, order: list[str]) -> None:
+    world = a_world(cpus=1)
+    world.queue(policy="fcfs")
+    world.submit(a_job("z", array="0-3"))
+    world.settle()
+    world.end("z[0]", an_end("supervisor_lost"))
+    world.decide()
+    world.submit(a_job("other"), a_job("zz"))
+    world.about("zz", m.Moved(by="ada", **{where: "z"}))
+    places = {job: world.why(job).position for job in ("z", "zz", "z[0]")}
+    assert sorted(("z", "zz"), key=lambda job: places[job]) == order
+    assert (places["zz"] < places["z[0]"]) == (where == "before")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.truth import CLAIM_S
 from events import messages as m
+from events import subjects
 from tests.support.worlds import SETTINGS, World, a_job, a_world, an_end
 
 
@@ -314,3 +315,120 @@ def test_what_is_guaranteed_can_always_be_had(
     for name, size in zip("ab", sizes, strict=True):
         asked = sum(queue == name for queue, _ in borrowers) + wanted["ab".index(name)]
         assert views[name].gpus >= min(size, asked)
+
+
+def gpus(count: int, *, cpus: float = 1.0) -> m.Resources:
+    return m.Resources(cpus=cpus, memory_bytes=1, gpus=count)
+
+
+def running(world: World, *jobs: str) -> set[str]:
+    return {job for job in jobs if world.state(job) == "running"}
+
+
+def test_a_node_with_room_that_is_kept_for_another_is_no_place_to_preempt_for() -> None:
+    """Found in review: it cost nothing, was chosen for ever, and nobody ended."""
+    world = a_world(nodes=1)
+    world.queue(policy="fcfs")
+    world.submit(a_job("firm", resources=gpus(2), time_limit_s=7200))
+    world.settle()
+    world.node("n2", gpus=4)
+    world.submit(a_job("low", resources=gpus(4), preemptible=True, time_limit_s=90_000))
+    world.settle()
+    assert (world.gpus("firm")[0], world.gpus("low")[0]) == ("n1", "n2")
+    world.now += 100
+    world.exchange("n1"), world.exchange("n2")
+    world.submit(a_job("wide", resources=gpus(7), priority=9, time_limit_s=3600))
+    world.submit(a_job("mine", resources=gpus(2), priority=5, time_limit_s=90_000))
+    world.settle()
+    assert stopped(world) == ["low"]
+    assert running(world, "wide", "mine") == {"mine"}
+
+
+def test_searches_that_find_nothing_do_not_starve_the_others() -> None:
+    world = a_world(nodes=2)
+    for n in (1, 2):
+        world.submit(a_job(f"firm{n}", resources=gpus(5)))
+        world.submit(*(a_job(f"lent{n}{k}", tier="gpu1", preemptible=True) for k in range(3)))
+        world.settle()
+    world.queue("g", guaranteed_gpus=8)
+    world.now += 100
+    world.exchange("n1"), world.exchange("n2")
+    world.submit(*(a_job(f"wide{n:02}", tier="gpu8", queue="g", priority=10 + n) for n in range(20)))
+    world.submit(a_job("small", tier="gpu1", queue="g"))
+    for _ in range(5):  # it wakes by itself for the searches that a round had no room for
+        world.settle()
+        world.now = max(world.now, world.core.wake_at() or 0.0)
+    assert world.state("small") == "running"
+    assert len(stopped(world)) == 1
+
+
+def test_a_guarantee_of_gpus_puts_no_cpu_job_in_front() -> None:
+    world = a_world(nodes=1, gpus=8, cpus=4)
+    world.queue("a", guaranteed_gpus=8)
+    world.submit(*(a_job(f"a{n}", queue="a") for n in range(4)), *(a_job(f"b{n}", queue="b") for n in range(4)))
+    world.settle()
+    assert len(running(world, *(f"a{n}" for n in range(4)))) == 2
+
+
+def test_what_is_kept_for_a_preemptor_takes_no_reservation_from_the_first_that_waits() -> None:
+    world = a_world(nodes=2)
+    world.queue(policy="fcfs")
+    world.queue("sure", guaranteed_gpus=8, policy="fcfs")
+    world.submit(a_job("lent", tier="gpu8", preemptible=True, grace_s=600))
+    world.settle()
+    world.submit(a_job("half", resources=gpus(4), time_limit_s=3600))
+    world.settle()
+    world.now += 100
+    world.exchange("n1"), world.exchange("n2")
+    world.submit(a_job("first", tier="gpu8", time_limit_s=3600, preemptible=True))
+    world.submit(a_job("long", resources=gpus(4), time_limit_s=36_000, preemptible=True))
+    world.decide()
+    assert world.state("long") == "queued"  # it would delay the first one
+    world.submit(a_job("mine", tier="gpu8", queue="sure", time_limit_s=3600))
+    world.decide()
+    assert stopped(world) == ["lent"]
+    assert world.state("long") == "queued"
+
+
+def test_a_claim_is_the_ledgers_and_not_the_clocks() -> None:
+    """A leader and whoever follows the same ledger keep the same, whatever the time is for them."""
+    world = a_world()
+    world.queue("sure", guaranteed_gpus=8)
+    world.submit(a_job("lent", tier="gpu8", preemptible=True, grace_s=60))
+    world.settle()
+    world.submit(a_job("mine", tier="gpu8", queue="sure", begin_at=world.now + 70))
+    world.now += 100
+    world.exchange()
+    world.decide()
+    assert stopped(world) == ["lent"]
+    world.about("mine", m.Reprioritised(by="ada", priority=3))
+    follower = Core(SETTINGS)
+    for entry in world.ledger:
+        follower.apply(entry, 0.0)
+    assert follower.snapshot() == world.core.snapshot()
+
+
+def test_what_was_freed_is_not_taken_into_a_maintenance() -> None:
+    world = a_world()
+    world.queue("sure", guaranteed_gpus=8)
+    world.submit(a_job("lent", tier="gpu8", preemptible=True, grace_s=60, time_limit_s=500))
+    world.settle()
+    world.now += 100
+    world.exchange()
+    closed = m.NodeMaintenance(by="ops", begins_at=world.now + 1000, ends_at=world.now + 2000)
+    world.write(subjects.node("n1"), closed)
+    world.submit(a_job("mine", tier="gpu8", queue="sure", time_limit_s=990))
+    world.decide()
+    assert stopped(world) == ["lent"]
+    world.now += 60
+    world.settle()
+    assert world.state("mine") == "queued"
+
+
+def test_so_many_victims_that_they_fit_into_no_round_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.scheduling.preemption.VICTIMS_MAX", 3)
+    world = a_full_world(guaranteed=8)
+    world.submit(a_job("mine", resources=gpus(4), queue="sure"), a_job("less", resources=gpus(3), queue="sure"))
+    world.settle()
+    assert len(stopped(world)) == 3
+    assert running(world, "mine", "less") == {"less"}

@@ -166,7 +166,7 @@ MUTATIONS: Final = (
         "pass",
     ),
     Mutation("begin: at once", "truth.py", "early=begin_at > entry.at", "early=False"),
-    Mutation("deadline: never over", "truth.py", "job.is_overdue = True", "job.is_overdue = False"),
+    Mutation("deadline: never over", "waiting.py", "job.is_overdue = True", "job.is_overdue = False"),
     Mutation("deadline: time limits do not count", "jobs.py", "deadline_at - (limit_s or 0.0)", "deadline_at"),
     Mutation("retries: one too many", "ends.py", "job.failures < retries", "job.failures <= retries"),
     Mutation(

@@ -19,7 +19,8 @@ from controlplane.scheduling.jobs import Array, Job, shape_of
 from controlplane.scheduling.nodes import Node
 from controlplane.scheduling.predictions import Key
 from controlplane.scheduling.shares import Account
-from controlplane.scheduling.truth import Claim, Truth
+from controlplane.scheduling.truth import Truth
+from controlplane.scheduling.waiting import Claim
 from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE

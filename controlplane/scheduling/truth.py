@@ -2,67 +2,32 @@
 
 `apply` is the only thing that changes it for good, and it goes by the ledger's order alone: the same ledger gives the
 same truth. What was decided and is not in the ledger yet lies on top (`assume`) and is taken off (`forget`) before any
-fact about that job is applied.
-
-A queued job stands in the line of its queue unless something parks it: held, its environment not ready, a dependency
-that has not ended, its begin time or the pause after a broken attempt, or that it can never run at all (then it is
-doomed, and will be finished).
+fact about that job is applied. What that makes of resources and of who waits: `holdings`, `waiting`.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal, NamedTuple
-
-import msgspec
+from typing import Any, Final, NamedTuple
 
 from controlplane.scheduling.arrays import array_of, task_of
-from controlplane.scheduling.backlog import Backlog
 from controlplane.scheduling.decisions import Counts, FactEntry, Settings
-from controlplane.scheduling.dependencies import Dependencies, unmet
-from controlplane.scheduling.ends import cancelled, clock, span
-from controlplane.scheduling.jobs import Array, Job, Key, Shape, backoff_s, shape_of
-from controlplane.scheduling.nodes import Fleet, Node, Totals
+from controlplane.scheduling.dependencies import unmet
+from controlplane.scheduling.holdings import hexadecimal
+from controlplane.scheduling.jobs import Array, Job, Shape, backoff_s, shape_of
+from controlplane.scheduling.nodes import Node
 from controlplane.scheduling.order import estimate_s
 from controlplane.scheduling.predictions import History
-from controlplane.scheduling.queues import Moment, Queue, QueueKey, Team
+from controlplane.scheduling.queues import QueueKey
+from controlplane.scheduling.waiting import Claim, Waiting
 from events import messages as m
 from events import subjects
 from events.lifecycle import Life, Outcome, State, advance
 
 ENDED_MAX: Final = 1_000_000
 """Ended jobs that are remembered, about 200 bytes each; what is told of older ones is taken as stale."""
-TIMERS_SPARE: Final = 1000
-"""Timers that may be there for jobs that do not need them any more, beside as many as there are jobs."""
-
-
-class Doom(NamedTuple):
-    """Why a job can never run, and how it ends by that."""
-
-    reason: str
-    kind: Literal["environment", "node", "dependency", "time", "hold"]
-    outcome: Literal["failed", "cancelled"] = "failed"
-
-
-class Environment(msgspec.Struct, eq=False):
-    """One environment request, and the live jobs that want it."""
-
-    state: str = "wanted"
-    """wanted, building, ready, failed."""
-    lock: str = ""
-    python: str = ""
-    reason: str = ""
-    jobs: dict[Key, Job] = msgspec.field(default_factory=dict)
-
-
-class Claim(NamedTuple):
-    """What was freed for a job by preemption and is kept for it, until it has it or the time is over."""
-
-    nodes: tuple[str, ...]
-    until: float
 
 
 CLAIM_S: Final = 60.0
@@ -85,48 +50,24 @@ class Fruitless(NamedTuple):
     at: float
 
 
-class Truth:
+class Truth(Waiting):
     """See the top of this file."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.sequence = 0
         self.term = 0
         self.term_sequence = 0
         """Last sequence of the term's subject: the guard of a round."""
         self.counts = Counts()
-        self.jobs: dict[str, Job] = {}
-        """By subject: those that have not ended."""
-        self.by_key: dict[Key, Job] = {}
         self.ended: dict[str, Life] = {}
         """By subject, oldest end first."""
-        self.queues: dict[QueueKey, Queue] = {}
-        self.teams: dict[str, Team] = {}
-        self.environments: dict[str, Environment] = {}
-        self.fleet = Fleet()
-        self.backlog = Backlog()
         self.history = History()
-        self.claims: dict[Key, Claim] = {}
-        """By the job that preempted, the oldest first."""
         self.fruitless: dict[FruitlessKey, Fruitless] = {}
         """Not in the ledger: may be forgotten at any time, and is found again."""
         self.crowded_at = -math.inf
         """When a round had more searches to make than it may, the last time. Not in the ledger."""
         self.settings_changes = 0
-        self.preemptible: dict[Key, Job] = {}
-        """Those that hold resources, by the ledger, and may be preempted."""
-        self.counted = 0
-        """How often what somebody holds has changed."""
-        self.due: dict[Key, Job] = {}
-        """In the order of arrival: jobs about which there may be something to write."""
-        self.nodes_due: dict[str, Node] = {}
-        self.changed: dict[str, bool] = {}
-        """Nodes that should be told their list again, in order: True at once, something must stop; False by and by."""
-        self.dependencies = Dependencies()
-        self.timers: list[tuple[float, int, str]] = []
-        """(when, sequence, subject): a heap of when to look at a job again. Some may be of no use any more."""
-        self.broken = ""
-        self._totals: Totals | None = None
         self._lives: dict[Life, Life] = {}
 
     # -- the ledger speaks -----------------------------------------------------------------------------------------
@@ -195,8 +136,6 @@ class Truth:
         for job in list(environment.jobs.values()):
             self.settle(job)
 
-    # -- nodes -----------------------------------------------------------------------------------------------------
-
     def _apply_to_node(self, entry: FactEntry, fact: m.NodeFact) -> None:
         node = self.fleet.node(subjects.tokens(entry.subject)[1])
         node.decided = None
@@ -233,15 +172,6 @@ class Truth:
             case m.NodeGone(why=why):
                 node.gone_why = why or "the node is gone"
                 node.claims = None  # what it said before is over: it joins again with what it says from now on
-
-    def totals(self) -> Totals:
-        """What all known nodes have together."""
-        if self._totals is None:
-            self._totals = self.fleet.totals()
-        return self._totals
-
-    def moment(self, now: float) -> Moment:
-        return Moment(now, self.totals(), self.backlog.turn_s(self.totals(), now))
 
     # -- jobs ------------------------------------------------------------------------------------------------------
 
@@ -347,7 +277,7 @@ class Truth:
         """Find a task under its id, and under its array."""
         self.jobs[job.subject] = self.by_key[job.key] = array.tasks[job.key] = job
         if job.specification.environment:
-            self.environment(_hex(job.specification.environment)).jobs[job.key] = job
+            self.environment(hexadecimal(job.specification.environment)).jobs[job.key] = job
 
     def _take_dependencies(self, job: Job) -> None:
         """Of what has ended already, only what follows from it counts."""
@@ -365,7 +295,7 @@ class Truth:
         """Index a job that was not there before: at its acceptance, and from a snapshot."""
         self.jobs[job.subject] = self.by_key[job.key] = job
         if job.specification.environment:
-            self.environment(_hex(job.specification.environment)).jobs[job.key] = job
+            self.environment(hexadecimal(job.specification.environment)).jobs[job.key] = job
         for of, array in self.array_of(job):
             array.tasks[job.key] = job
             self.settle(of)
@@ -528,7 +458,7 @@ class Truth:
         del self.jobs[job.subject], self.by_key[job.key]
         self.due.pop(job.key, None)
         if job.specification.environment:
-            del self.environment(_hex(job.specification.environment)).jobs[job.key]
+            del self.environment(hexadecimal(job.specification.environment)).jobs[job.key]
 
     def _free_dependants(self, subject: str, state: str, at: float) -> None:
         for dependant in self.dependencies.end(subject, state, at):
@@ -553,78 +483,6 @@ class Truth:
 
     def _shared(self, life: Life) -> Life:
         return self._lives.setdefault(life, life)
-
-    # -- waiting ---------------------------------------------------------------------------------------------------
-
-    def settle(self, job: Job) -> None:
-        """Put a job into its line or take it out, as it may run now or not. Doomed ones become due."""
-        if not job.is_queued or isinstance(job.decided, m.Placed):
-            return
-        if self.doom(job):
-            self.due[job.key] = job
-        may_run = self.parked(job) == ""
-        if may_run and not job.in_line:
-            self.queue_of(job).enter(job)
-        elif job.in_line and not may_run:
-            self.queue_of(job).leave(job)
-
-    def parked(self, job: Job) -> str:
-        """What a queued job waits for before it may wait for resources; empty: nothing."""
-        if job.life.held:
-            return "held"
-        if self.doom(job):
-            return "doomed"
-        environment = self.environment_of(job)
-        if environment is not None and environment.state != "ready":
-            return "environment"
-        if job.after:
-            return "dependency"
-        if job.array is not None and not job.array.may_go_on:
-            return "tasks"
-        return "early" if job.early else ""
-
-    def doom(self, job: Job) -> Doom | None:
-        """Why the job can never run; None: it can, as far as is known."""
-        if job.task is not None and job.cancelled_by:
-            return Doom(cancelled(job), "hold", "cancelled")
-        if job.unmet:
-            return Doom(job.unmet, "dependency", "cancelled")
-        lost = next((each.job for each in job.after if (job.specification.team, each.job) not in self.by_key), "")
-        if lost:
-            return Doom(f"it was to run after {lost}, of which nothing is known any more", "dependency", "cancelled")
-        if job.is_overdue and job.specification.deadline_at is not None:
-            limit_s = job.specification.time_limit_s
-            within = f" within its time limit of {span(limit_s)}" if limit_s else ""
-            return Doom(f"it cannot end{within} by its deadline, {clock(job.specification.deadline_at)}", "time")
-        if job.shape.nodes > 1 and not self.settings.gangs:
-            return Doom(f"it asks for {job.shape.nodes} nodes, and jobs over several are not possible yet", "node")
-        environment = self.environment_of(job)
-        if environment is not None and environment.state == "failed":
-            return Doom(f"its environment could not be made: {environment.reason}", "environment")
-        return None
-
-    # -- time ------------------------------------------------------------------------------------------------------
-
-    def _set_timers(self, job: Job) -> None:
-        """Look at the job again at its begin time, and when its deadline is over."""
-        if len(self.timers) > 2 * len(self.jobs) + TIMERS_SPARE:
-            self.timers = [timer for timer in self.timers if timer[2] in self.jobs]
-            heapq.heapify(self.timers)
-        for at in (job.not_before if job.early else None, job.last_at):
-            if at is not None:
-                heapq.heappush(self.timers, (at, job.sequence, job.subject))
-
-    def on_time(self, now: float) -> None:
-        """Jobs whose begin time has come may run; those whose deadline is over become due."""
-        while self.timers and self.timers[0][0] <= now:
-            job = self.jobs.get(heapq.heappop(self.timers)[2])
-            if job is None:
-                continue
-            job.early = job.early and job.not_before > now
-            if not job.is_overdue and job.last_at is not None and job.last_at <= now:
-                job.is_overdue = True
-                self.due[job.key] = job
-            self.settle(job)
 
     # -- what is decided and not in the ledger yet -----------------------------------------------------------------
 
@@ -677,109 +535,6 @@ class Truth:
         self.due[job.key] = job
         for name in job.nodes if job.is_live else ():
             self.nodes_due[name] = self.fleet.node(name)
-
-    # -- resources -------------------------------------------------------------------------------------------------
-
-    def _add_to_queue(self, job: Job) -> None:
-        self.queue_of(job).add(job)
-        self.backlog.wait(job.shape, job.estimate_s, job.waiting)
-
-    def _take_from_queue(self, job: Job) -> None:
-        queue = self.queue_of(job)
-        if job.in_line:
-            queue.leave(job)
-        queue.remove(job)
-        self.claims.pop(job.key, None)
-        self.backlog.wait(job.shape, job.estimate_s, -job.waiting)
-
-    def _take(self, job: Job, allocations: tuple[m.Allocation, ...]) -> None:
-        self._count(job, 1)
-        for allocation in allocations:
-            node = self.fleet.node(allocation.node)
-            if not self.fleet.take(node, job, allocation):
-                self.broken = f"{job.subject} got GPUs {allocation.gpus} of {allocation.node}, of which one was held"
-
-    def _count(self, job: Job, sign: int) -> None:
-        self.counted += 1
-        queue = self.queue_of(job)
-        queue.take(job, sign)
-        held = self.team(queue.team).account.held
-        held.take(job.shape, preemptible=job.specification.preemptible, sign=sign)
-
-    def _use(self, job: Job, at: float | None = None, sign: int = 1) -> None:
-        """What the ledger says is used: from `at` on, or as a snapshot has settled it."""
-        queue = self.queue_of(job)
-        for account in (queue.account, self.team(queue.team).account):
-            if at is not None:
-                account.average.settle(at, self.settings.fair_half_life_s)
-            account.average.hold(job.shape, sign)
-        if job.specification.preemptible and sign > 0:
-            self.preemptible[job.key] = queue.preemptible[job.key] = job
-        elif job.specification.preemptible:
-            del self.preemptible[job.key], queue.preemptible[job.key]
-
-    def _give_back(self, job: Job, at: float) -> None:
-        self._release(job, job.allocations)
-        self._use(job, at, -1)
-        self.backlog.run(job.shape, job.placed_at, job.estimate_s, -1)
-        for allocation in job.allocations:
-            self.changed.setdefault(allocation.node, False)
-        job.allocations = ()
-
-    def _release(self, job: Job, allocations: tuple[m.Allocation, ...]) -> None:
-        self._count(job, -1)
-        for allocation in allocations:
-            node = self.fleet.node(allocation.node)
-            self.fleet.give_back(node, job, allocation)
-            if not node.jobs or (node.claims is not None and node.claims.boot != node.boot):
-                self.nodes_due[node.name] = node  # what waited for its attempts to be over
-
-    def _touch_nodes(self, job: Job) -> None:
-        """It may end there at another time than before."""
-        for allocation in job.allocations:
-            self.fleet.touch(self.fleet.node(allocation.node))
-
-    # -- finding ---------------------------------------------------------------------------------------------------
-
-    def team(self, name: str) -> Team:
-        """The team of that name; one that nobody has configured has no limits."""
-        team = self.teams.get(name)
-        if team is None:
-            team = self.teams[name] = Team(name, m.TeamSet(by=""))
-        return team
-
-    def queue(self, team: str, name: str) -> Queue:
-        """The queue of that name; one that nobody has configured has no limits."""
-        queue = self.queues.get((team, name))
-        if queue is None:
-            queue = self.queues[(team, name)] = Queue(team, name, m.QueueSet(by=""))
-            self.team(team).queues.append(queue)
-        return queue
-
-    def queue_of(self, job: Job) -> Queue:
-        return self.queue(job.specification.team, job.specification.queue)
-
-    def array_of(self, job: Job) -> Iterator[tuple[Job, Array]]:
-        """The array that a task is of; nothing for what is no task."""
-        of = self.by_key.get((job.specification.team, job.task.array)) if job.task is not None else None
-        if of is not None and of.array is not None:
-            yield of, of.array
-
-    def environment(self, digest: str) -> Environment:
-        """The environment of a request's digest (hexadecimal), whether or not anybody wanted it yet."""
-        found = self.environments.get(digest)
-        if found is None:
-            found = self.environments[digest] = Environment()
-        return found
-
-    def environment_of(self, job: Job) -> Environment | None:
-        """None: the node's own interpreter will do."""
-        wanted = job.specification.environment
-        return self.environment(_hex(wanted)) if wanted else None
-
-
-def _hex(digest: str) -> str:
-    return digest.removeprefix("sha256:")
 
 
 def _counted(counts: Counts, outcome: Outcome) -> Counts:

@@ -24,7 +24,8 @@ from controlplane.scheduling.order import estimate_s
 from controlplane.scheduling.placing import Choice, Placing
 from controlplane.scheduling.predictions import capped
 from controlplane.scheduling.queues import Queue
-from controlplane.scheduling.truth import Claim, Truth
+from controlplane.scheduling.truth import Truth
+from controlplane.scheduling.waiting import Claim
 from controlplane.scheduling.words import amounts, count, moment, no, sentence_of, span, yes
 from events import messages as m
 from events.lifecycle import Life, State

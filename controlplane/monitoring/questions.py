@@ -79,7 +79,7 @@ SELECT series, step AS first, 1 AS points, if(isfinite(value), value, NULL) AS l
 FROM points WHERE series IN (SELECT unnest($ids)) AND step BETWEEN $low AND $high {outside}"""
 _BUCKETS: Final = """
 SELECT series, points, low, high, last.step, last.ns, last.value FROM (
-    SELECT series, first - ((first % $width) + $width) % $width AS bucket, sum(points)::BIGINT AS points,
+    SELECT series, first - (((first - $origin) % $width) + $width) % $width AS bucket, sum(points)::BIGINT AS points,
            min(low) AS low, max(high) AS high,
            max(struct_pack(step := step, ns := ns, value := value)) AS last
     FROM ({rows}) GROUP BY series, bucket
@@ -114,7 +114,8 @@ def _curves(store: Store, ids: Sequence[int], low: int, high: int, buckets: int)
 
 def _bucketed(store: Store, ids: Sequence[int], low: int, high: int, width: int) -> list[_Row]:
     size = rollups.source(width)
-    parameters: dict[str, Any] = {"ids": list(ids), "low": low, "high": high, "width": width}
+    origin = -rollups.ALL // 2 if width == rollups.ALL else 0
+    parameters: dict[str, Any] = {"ids": list(ids), "low": low, "high": high, "width": width, "origin": origin}
     inner, outer = -(-low // size) * size, (high + 1) // size * size
     if size == 1 or inner >= outer:
         rows = _POINTS.format(outside="")

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 SIZES: Final = (1024, 128)
 """In steps, the widest first; powers of two."""
 
+ALL: Final = 2**54
+"""As wide as all steps there can be, from −2^53 to 2^53."""
+
 Batch = dict[str, NDArray[Any]]
 """Columns of equal length: series, step, ns, value."""
 
@@ -62,8 +65,11 @@ def _reduce(ordered: Batch, bucket: NDArray[np.int64]) -> Batch:
 def width(low: int, high: int, buckets: int) -> int:
     """How many steps a bucket must span so that `[low, high]` needs at most `buckets`, cut at its multiples.
 
-    A multiple of a roll-up's size where it is wide enough, so that buckets are made of whole roll-ups.
+    A multiple of a roll-up's size where it is wide enough, so that buckets are made of whole roll-ups. `ALL`: one bucket
+    is to hold steps on both sides of 0, where all multiples cut.
     """
+    if buckets == 1 and low < 0 <= high:
+        return ALL
     span = max(1, -(-(high - low + 1) // buckets))
     while True:
         unit = next((size for size in SIZES if span >= size), 1)

@@ -61,6 +61,8 @@ class PoweredDisk(Disk):
         super().__init__(path, size)
         self._platter = Disk(path.with_name(f"{path.name}-platter"), 3 * size)
         self._images = 0
+        self.switch = asyncio.Lock()
+        """Held while its power is off: a second cut comes after the first."""
 
     def mount(self) -> None:
         self._platter.mount()

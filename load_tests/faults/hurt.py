@@ -14,7 +14,7 @@ import nats
 import nats.errors
 
 from load_tests.faults.disks import PoweredDisk
-from load_tests.faults.processes import frozen, launchers, of_nodes, send, supervisors, with_word
+from load_tests.faults.processes import frozen, held, launchers, of_nodes, send, supervisors, with_word
 from load_tests.faults.schedule import LINKS, Fault
 from load_tests.faults.world import World
 
@@ -116,12 +116,11 @@ async def _machine(world: World, fault: Fault) -> bool:
     runner = world.processes.get(f"runner-{fault.target}")
     if runner is None:
         return False
-    runner.is_held = True
-    runner.kill()
-    for pid, _ in of_nodes(world.node_folder(fault.target)):
-        send(pid, signal.SIGKILL)  # a process of a job ends with its supervisor
-    await asyncio.sleep(fault.for_s)
-    runner.is_held = False
+    with held(runner):
+        runner.kill()
+        for pid, _ in of_nodes(world.node_folder(fault.target)):
+            send(pid, signal.SIGKILL)  # a process of a job ends with its supervisor
+        await asyncio.sleep(fault.for_s)
     return True
 
 
@@ -149,15 +148,13 @@ async def _cut_power(world: World, fault: Fault) -> bool:
     disk, server = world.disks[fault.target], world.processes[fault.target]
     if not isinstance(disk, PoweredDisk) or not disk.is_mounted:
         return False
-    server.is_held = True
-    try:
-        server.kill()
-        while server.pid:  # noqa: ASYNC110 (a moment)
-            await asyncio.sleep(0.01)
-        await asyncio.to_thread(disk.cut_power)
-        await asyncio.sleep(fault.for_s)
-    finally:
-        server.is_held = False
+    async with disk.switch:
+        with held(server):
+            server.kill()
+            while server.pid:  # noqa: ASYNC110 (a moment)
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(disk.cut_power)
+            await asyncio.sleep(fault.for_s)
     return True
 
 

@@ -34,8 +34,7 @@ class Process:
         self.tree = tree
         self.may_end = may_end
         """It ends by itself when another one dies: Ray's do."""
-        self.is_held = False
-        """It is not started again for now."""
+        self._holds = 0
         self.starts = 0
         self._command = command
         self._environment = environment
@@ -45,6 +44,11 @@ class Process:
     @property
     def pid(self) -> int:
         return self._process.pid if self._process is not None and self._process.poll() is None else 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is not to be started again for now."""
+        return self._holds > 0
 
     @property
     def status(self) -> int | None:
@@ -95,6 +99,18 @@ class Process:
     def _send(self, number: signal.Signals) -> None:
         if self.pid:
             os.kill(self.pid, number)
+
+
+@contextlib.contextmanager
+def held(*processes: Process) -> Iterator[None]:
+    """Inside of this they are not started again. Faults overlap: the last one that lets go counts."""
+    for process in processes:
+        process._holds += 1
+    try:
+        yield
+    finally:
+        for process in processes:
+            process._holds -= 1
 
 
 async def keep_alive(processes: Callable[[], Iterator[Process]], died: Callable[[str, int | None], None]) -> None:

@@ -22,7 +22,7 @@ from controlplane import nats_server
 from controlplane.embedded.plan import PORTS, free_ports, ray_environment
 from controlplane.embedded.stuck import stuck
 from load_tests.faults.disks import Disk, PoweredDisk
-from load_tests.faults.processes import Process, keep_alive, of_nodes, send
+from load_tests.faults.processes import Process, held, keep_alive, of_nodes, send
 from load_tests.faults.proxy import Proxy
 from load_tests.faults.schedule import SERVICES
 
@@ -175,13 +175,10 @@ class World:
     async def restart_services(self, *, from_zero: bool) -> None:
         """End all services and let them start again; from zero: without their snapshots."""
         services = [self.processes[name] for name in SERVICES]
-        for service in services:
-            service.is_held = True
-        await asyncio.gather(*(service.end() for service in services))
-        if from_zero:
-            shutil.rmtree(self.folder / "blobs" / "snapshots", ignore_errors=True)
-        for service in services:
-            service.is_held = False
+        with held(*services):
+            await asyncio.gather(*(service.end() for service in services))
+            if from_zero:
+                shutil.rmtree(self.folder / "blobs" / "snapshots", ignore_errors=True)
 
     # -- what it consists of -------------------------------------------------------------------------------------------
 

@@ -138,6 +138,16 @@ def _rank(value: float) -> tuple[bool, float]:
     return (math.isnan(value), 0.0 if math.isnan(value) else value)
 
 
+def test_one_bucket_holds_steps_on_both_sides_of_0(store: Store) -> None:
+    """All multiples of a width cut at 0: looking for one that does not never came to an end."""
+    steps = [-1664, -1, 0, 4095]
+    commit(store, [a_push(a_column(steps, [3.0, 1.0, 2.0, 9.0]))], sequence=1)
+    (curve,) = series(store, buckets=1)
+    assert (curve.count, curve.low, curve.high, curve.values) == (4, (1.0,), (9.0,), (9.0,))
+    (curve,) = series(store, buckets=1, step_from=-5, step_to=5)
+    assert (curve.count, curve.low, curve.high) == (2, (1.0,), (2.0,))
+
+
 def test_roll_ups_and_points_give_the_same_long_curve(store: Store) -> None:
     values = np.random.default_rng(1).normal(size=40_000)
     for start in range(0, 40_000, 7_777):

@@ -65,8 +65,8 @@ def _reduce(ordered: Batch, bucket: NDArray[np.int64]) -> Batch:
 def width(low: int, high: int, buckets: int) -> int:
     """How many steps a bucket must span so that `[low, high]` needs at most `buckets`, cut at its multiples.
 
-    A multiple of a roll-up's size where it is wide enough, so that buckets are made of whole roll-ups. `ALL`: one bucket
-    is to hold steps on both sides of 0, where all multiples cut.
+    A multiple of a roll-up's size where it is wide enough, so that buckets are made of whole roll-ups. `ALL`: one
+    bucket is to hold steps on both sides of 0, where all multiples cut.
     """
     if buckets == 1 and low < 0 <= high:
         return ALL

@@ -72,7 +72,7 @@ class Stack:
     def is_well(self, *, limit_s: float = 60.0) -> bool:
         """The whole road answers: the gateway, through it every service that is a child, and a node that is ready."""
         services = self.patient("GET", "/v1/status", limit_s=limit_s)["services"]
-        nodes = self.patient("GET", "/v1/nodes", limit_s=limit_s)["nodes"]
+        nodes = self.patient("GET", "/v1/nodes", limit_s=limit_s).get("nodes") or []
         answering = {name for name, each in services.items() if each.get("answers")}
         return self.children().keys() & services.keys() <= answering and any(each["state"] == "ready" for each in nodes)
 

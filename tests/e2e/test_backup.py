@@ -63,13 +63,14 @@ def test_a_copy_of_a_running_stack_has_all_its_jobs_numbers_and_output(tmp_path:
         headrace = Headrace(old)
         runs = submit(stack, "runs", go)
 
-        def has_said_all() -> bool:
-            told = Told.of(headrace, runs)
-            return told.points == STEPS and "waits" in told.output
+        def has_said_all(job: str) -> bool:
+            told = Told.of(headrace, job)
+            return told.points == STEPS and "waits" in told.output and bool(told.shown["latest"])
 
-        until(has_said_all, limit_s=60, what="all that the job says before it waits")
+        until(lambda: has_said_all(runs), limit_s=60, what="all that the job says before it waits")
         over = submit(stack, "over", state)  # a path that is there
         stack.wait(over)
+        until(lambda: has_said_all(over), limit_s=60, what="all that it said")  # the end overtakes the last points
         of_over, of_runs = Told.of(headrace, over), Told.of(headrace, runs)
         assert good(headrace("admin", "backup", str(backup))).out.startswith("saved ")
         assert stack.job(runs)["state"] == "running"

@@ -87,5 +87,5 @@ def test_a_copy_of_a_running_stack_has_all_its_jobs_numbers_and_output(tmp_path:
         go.touch()
         view = stack.wait(runs)  # no node of this stack ever had its attempt, so it was lost
         assert (view["state"], view["attempt"]) == ("succeeded", 2)
-        assert good(headrace("logs", runs)).out.endswith("goes on\n")
+        assert good(headrace("logs", "-f", runs)).out.endswith("goes on\n")  # until all of it is there
         good(headrace("admin", "check"))

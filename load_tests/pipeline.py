@@ -64,11 +64,7 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     password = os.urandom(8).hex()
     with contextlib.ExitStack() as stack:
         nats_url = stack.enter_context(a_server(folder, password))
-        environ = os.environ | {
-            "HEADRACE_NATS_URL": nats_url,
-            "HEADRACE_NATS_USER": USER,
-            "HEADRACE_NATS_PASSWORD": password,
-        }
+        environ = environment(nats_url, password)
         processes = {"nats": a_server_pid(folder)}
         for service in ("submission", "scheduling"):
             command = ["-m", "controlplane", service, "--state", str(folder), "--log-level", "warning"]
@@ -81,6 +77,15 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             return await drive(bus, processes | {"driver": os.getpid()}, options)
         finally:
             await bus.drain()
+
+
+def environment(nats_url: str, password: str) -> dict[str, str]:
+    """What a service is started with, to find the server and be let in."""
+    return os.environ | {
+        "HEADRACE_NATS_URL": nats_url,
+        "HEADRACE_NATS_USER": USER,
+        "HEADRACE_NATS_PASSWORD": password,
+    }
 
 
 async def drive(bus: Bus, processes: dict[str, int], options: argparse.Namespace) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from events import messages as m
 from events.bus import Bus, CaughtUp
 from events.ledger import Ledger
-from load_tests.pipeline import USER, WINDOW, a_process, a_server, publish, until_status
+from load_tests.pipeline import USER, WINDOW, a_process, a_server, environment, publish, until_status
 from load_tests.stack import report, rss_mib
 
 DECIDES_S_MAX: Final = 120.0
@@ -33,11 +33,7 @@ async def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     password = os.urandom(8).hex()
     with contextlib.ExitStack() as stack:
         nats_url = stack.enter_context(a_server(folder, password))
-        environ = os.environ | {
-            "HEADRACE_NATS_URL": nats_url,
-            "HEADRACE_NATS_USER": USER,
-            "HEADRACE_NATS_PASSWORD": password,
-        }
+        environ = environment(nats_url, password)
 
         def a_service(name: str) -> int:
             return stack.enter_context(

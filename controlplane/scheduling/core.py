@@ -37,8 +37,6 @@ class Core:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._truth = Truth(settings)
-        self._has_more = False
-        """A choice did not fit into the round any more."""
         self._preempt_at: float | None = None
         """When somebody will have run for long enough to be preempted."""
         self._silence: Silence | None = None
@@ -213,11 +211,9 @@ class Core:
         for node in silence.due(truth.fleet.nodes, now):
             truth.nodes_due[node.name] = node
         decisions: list[Decision] = []
-        self._has_more = False
         self._decide_jobs(decisions)
         self._decide_nodes(decisions, silence, now)
-        nodes = self._place(decisions, truth.moment(now))
-        more = self._has_more or len(decisions) >= ROUND_MAX
+        nodes, more = self._place(decisions, truth.moment(now))
         return Round(tuple(decisions), tuple(nodes), more)
 
     def _decide_jobs(self, decisions: list[Decision]) -> None:
@@ -281,8 +277,6 @@ class Core:
                     return
                 if job.decided is None:
                     self._lose(job, node, loss, decisions)
-                else:
-                    truth.nodes_due[name] = node  # its time comes when the ledger has spoken
             if node.jobs and (loss or self._must_lose_first(node)):
                 continue  # it is due again when it holds nothing any more
             if node.stops and not self._stop_all(node, decisions):
@@ -327,26 +321,31 @@ class Core:
         """Whether attempts of before a restart are still on its books: the new boot id would hide them."""
         return any(job.parts[node.name].gone_why for job in node.jobs.values() if job.parts and node.name in job.parts)
 
-    def _place(self, decisions: list[Decision], moment: Moment) -> dict[str, None]:
-        """Place what waits, and end what must make room for it; gives the nodes that get something, in order."""
+    def _place(self, decisions: list[Decision], moment: Moment) -> tuple[dict[str, None], bool]:
+        """Place what waits, and end what must make room for it.
+
+        Gives the nodes that get something, in order, and whether the round was full before all was decided.
+        """
         truth = self._truth
         nodes: dict[str, None] = {}
         if len(decisions) >= ROUND_MAX:
-            return nodes
+            return nodes, True
+        more = False
         placing = Placing(truth, moment, self.settings)
         for choice in placing.choices():
             facts = list(choice.facts(truth.term))
             if decisions and len(decisions) + len(facts) > ROUND_MAX:
-                self._has_more = True
+                more = True
                 break
             for job, fact in facts:
                 self._decide_about(job, fact, decisions)
             if isinstance(choice, Choice):
                 nodes.update(dict.fromkeys(node.name for node in choice.nodes))
             if len(decisions) >= ROUND_MAX:
+                more = True
                 break
         self._preempt_at = placing.wake_at
-        return nodes
+        return nodes, more
 
     def landed(self, round_: Round, now: float) -> None:
         """The ledger took the round. It is true when `apply` has seen it; launches may be sent now."""

@@ -21,18 +21,13 @@ from controlplane.scheduling.nodes import Node
 from controlplane.scheduling.order import estimate_s
 from controlplane.scheduling.predictions import History
 from controlplane.scheduling.queues import QueueKey
-from controlplane.scheduling.waiting import Claim, Waiting
+from controlplane.scheduling.waiting import CLAIM_S, Claim, Waiting
 from events import messages as m
 from events import subjects
 from events.lifecycle import Life, Outcome, State, advance
 
 ENDED_MAX: Final = 1_000_000
 """Ended jobs that are remembered, about 200 bytes each; what is told of older ones is taken as stale."""
-
-
-CLAIM_S: Final = 60.0
-"""For so long after the last grace the freed nodes are kept for the job that they were freed for."""
-
 
 FruitlessKey = tuple[QueueKey, Shape, int, float]
 """Queue, shape and priority of a job, and how long it may take where that matters."""

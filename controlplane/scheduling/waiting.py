@@ -19,6 +19,9 @@ from events import messages as m
 TIMERS_SPARE: Final = 1000
 """Timers that may be there for jobs that do not need them any more, beside as many as there are jobs."""
 
+CLAIM_S: Final = 60.0
+"""For so long after the last grace the freed nodes are kept for the job that they were freed for."""
+
 
 class Doom(NamedTuple):
     """Why a job can never run, and how it ends by that."""

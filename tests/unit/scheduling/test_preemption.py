@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.scheduling.core import Core
-from controlplane.scheduling.truth import CLAIM_S
+from controlplane.scheduling.waiting import CLAIM_S
 from events import messages as m
 from events import subjects
 from tests.support.worlds import SETTINGS, World, a_job, a_world, an_end

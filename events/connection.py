@@ -70,6 +70,11 @@ class _Client(nats.aio.client.Client):  # type: ignore[misc]  # nats-py is untyp
                 headers[name] = value.strip()
         return headers
 
+    async def flush(self, timeout: float = CONNECT_S) -> None:  # noqa: ASYNC109  nats-py's own signature
+        """A PING that does not overtake what waits for the flusher, as nats-py's own does, and its PONG."""
+        await self._flush_pending(force_flush=True)
+        await super().flush(timeout)
+
 
 class Subscription:
     """Interest in a subject, for as long as it is not closed: it outlives the connection."""
@@ -94,6 +99,12 @@ class Subscription:
             for hook in self.on_close:
                 hook()
             await self._connection.unsubscribe(self)
+
+    async def drain(self) -> None:
+        """No more messages, but for those that our server has sent already: they arrive before this ends."""
+        if not self.closed:
+            await self._connection.drain(self)
+            await self.close()
 
 
 class Connection:
@@ -224,8 +235,7 @@ class Connection:
 
     async def _confirm(self, subscription: Subscription) -> None:
         subject = subscription.subject
-        try:  # twice: nats-py's first PING overtakes the SUB, which waits for its flusher
-            await _cancellable(self._client.flush(timeout=CONNECT_S))
+        try:
             await _cancellable(self._client.flush(timeout=CONNECT_S))
         except nats.errors.Error as error:
             LOG.info("subscribed to %s, but the server has not confirmed it: %s", subject, error)
@@ -237,6 +247,15 @@ class Connection:
         subscription.raw = await self._client.subscribe(
             subscription.subject, queue=subscription.group, cb=subscription.receive, pending_bytes_limit=0
         )
+
+    async def drain(self, subscription: Subscription) -> None:
+        """End the interest, and wait until all that came of it was received. Without a connection nothing can come."""
+        if not self.is_up:
+            return
+        try:
+            await _cancellable(subscription.raw.drain())
+        except nats.errors.Error as error:
+            LOG.info("could not wait for the last messages of %s: %s", subscription.subject, error)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         if subscription in self._subscriptions:

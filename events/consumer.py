@@ -84,6 +84,8 @@ class Consumer:
         self._idle.set()
         self._trouble = asyncio.Event()
         self._draining = False
+        self._returned: list[_Held] = []
+        """Not begun when the drain began, or arrived after: they are somebody else's."""
         self._keepers: list[asyncio.Task[None]] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._pull = Pull(
@@ -119,16 +121,22 @@ class Consumer:
         self._keepers += [spawn(self._keep_pulling()), spawn(self._keep_in_progress())]
 
     async def drain(self) -> None:
-        """Take nothing in any more, finish and acknowledge what is being handled, hand the rest back."""
+        """Take nothing in any more, finish and acknowledge what is being handled, hand the rest back.
+
+        In a cluster a message may be on its way from the consumer's server to ours when the interest ends there: that
+        one is nobody's until `ack_wait_s` has passed.
+        """
         if self._draining:
             return
         self._draining = True
-        await self._pull.close()
+        for lane in self._lanes.values():
+            while len(lane) > 1:  # the first one is being handled
+                self._returned.append(lane.pop())
+        await self._pull.drain()  # before they are handed back, or they would come here again
         if self._trouble.set in self._connection.on_reconnected:
             self._connection.on_reconnected.remove(self._trouble.set)
-        for lane in list(self._lanes.values()):
-            while len(lane) > 1:  # the first one is being handled
-                await self._finish(lane.pop(), b"-NAK")
+        for held in self._returned:
+            await self._finish(held, b"-NAK")
         try:
             async with asyncio.timeout(DRAIN_S):
                 await self._idle.wait()
@@ -183,7 +191,7 @@ class Consumer:
 
     def _arrived(self, message: Message) -> None:
         info = ack_info(message.reply)
-        if info is None or self._draining:
+        if info is None:
             self._pull.release()
             return
         known = self._held.get(info.sequence)
@@ -192,6 +200,9 @@ class Consumer:
             self._pull.release()
             return
         held = self._hold(message, info)
+        if self._draining:
+            self._returned.append(held)
+            return
         if self._batches is not None:
             self._batches.put_nowait(held)
             return

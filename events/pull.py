@@ -79,12 +79,21 @@ class Pull:
         self._refill()
 
     async def close(self) -> None:
+        self._stop()
+        if self._subscription is not None:
+            await self._subscription.close()
+
+    async def drain(self) -> None:
+        """Close, after what is on its way here has arrived."""
+        self._stop()
+        if self._subscription is not None:
+            await self._subscription.drain()
+
+    def _stop(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
         self._lost = True
-        if self._subscription is not None:
-            await self._subscription.close()
 
     def release(self, count: int = 1) -> None:
         self._held -= count

@@ -19,6 +19,8 @@ from events import streams
 from events.messages import Resources, Tier
 
 GIB: Final = 1024**3
+ALTERNATIVES_MAX: Final = 8
+"""Of the nodes that a tier may be on: each is in every job's specification."""
 STREAM_BYTES_MIN: Final = 2 * 1024**2
 ENVIRONMENT_PREFIX: Final = "HEADRACE_"
 _NOT_SETTINGS: Final = frozenset({"STATE", "URL", "TOKEN"})
@@ -203,14 +205,23 @@ def _convert(raw: dict[str, Any], origin: dict[str, str]) -> Configuration:
 
 def _check(config: Configuration) -> None:
     names = [tier.name for tier in config.tiers]
+    for tier in config.tiers:
+        if len(tier.on) > ALTERNATIVES_MAX:
+            raise ConfigurationError(f"tiers.{tier.name}.on: at most {ALTERNATIVES_MAX} alternatives")
+        for constraint in tier.on:
+            for label, values in constraint.items():
+                if not label or not values or not all(value.lstrip("!") for value in values):
+                    raise ConfigurationError(
+                        f'tiers.{tier.name}.on: such as [{{"gpu": ["A100"]}}, {{"gpu": ["V100"]}}]'
+                    )
     if config.default_tier not in names:
         raise ConfigurationError(f"default_tier: no tier {config.default_tier!r}; there are {', '.join(names)}")
     for name, team in config.teams.items():
         if not team.queues:
             raise ConfigurationError(f"teams.{name}.queues: a team needs at least one queue")
-        for tier in team.tiers:
-            if tier not in names:
-                raise ConfigurationError(f"teams.{name}.tiers: no tier {tier!r}; there are {', '.join(names)}")
+        for allowed in team.tiers:
+            if allowed not in names:
+                raise ConfigurationError(f"teams.{name}.tiers: no tier {allowed!r}; there are {', '.join(names)}")
     for token, identity in config.tokens.items():
         if identity.team not in config.teams:
             raise ConfigurationError(f"tokens.{token[:8]}…: no team {identity.team!r}")

@@ -38,12 +38,18 @@ class Resources(Value, frozen=True, kw_only=True):
     nodes: int = 1
 
 
+Constraint = dict[str, tuple[str, ...]]
+"""Of nodes: for each of these labels, the values that will do; `!value` is one that will not (`events.labels`)."""
+
+
 class Tier(Value, frozen=True, kw_only=True):
     """The only resource choice that a user makes: a named bundle that the operator defines."""
 
     name: str
     resources: Resources
     note: str = ""
+    on: tuple[Constraint, ...] = ()
+    """Which nodes will do, in order of preference: the first alternative that has room. Empty: any node."""
 
 
 class Allocation(Value, frozen=True, kw_only=True):
@@ -209,6 +215,9 @@ class Submit(Request, frozen=True, kw_only=True, tag="submit"):
     """Tries after the program itself failed, by an exit code or a signal."""
     array: str = ""
     """Run it once for each of these indices: `0-999`, `0-15:4`, `1,3,7-9`; with `%50`, at most 50 at once. Empty: once.
+    """
+    on: Constraint = {}
+    """Only on nodes with these labels, of those that its tier may be on: `{"gpu": ["A100", "H100"], "node": ["!n7"]}`.
     """
 
 
@@ -399,6 +408,8 @@ class Specification(Value, frozen=True, kw_only=True):
     """Indices of its tasks, as `events.arrays` reads them, without `%`; empty: it is no array."""
     array_at_once: int = 0
     """How many of its tasks may hold resources at once. 0: any number."""
+    on: tuple[Constraint, ...] = ()
+    """Which nodes will do, in order of preference: what its tier and the submit say together. Empty: any node."""
 
 
 class Accepted(Fact, frozen=True, kw_only=True, tag="accepted"):
@@ -946,7 +957,8 @@ class Hindrance(Value, frozen=True, kw_only=True):
 class Sooner(Value, frozen=True, kw_only=True):
     """What would let a waiting job start now, as things stand."""
 
-    kind: Literal["time_limit", "tier"]
+    kind: Literal["time_limit", "tier", "on"]
+    """`on`: without its own constraint on nodes, where its tier may be."""
     message: str
     nodes: tuple[str, ...] = ()
     """Where it would start."""

@@ -35,6 +35,24 @@ class Mutation(NamedTuple):
 
 MUTATIONS: Final = (
     Mutation(
+        "constraints: of several labels one is enough",
+        "../../events/labels.py",
+        "            return False\n    return True\n",
+        "            continue\n        return True\n    return not constraint\n",
+    ),
+    Mutation(
+        "alternatives: in no order",
+        "nodes.py",
+        "    if len(shape.on) < 2:\n",
+        "    if True:\n",
+    ),
+    Mutation(
+        "constraints: reservations are kept anywhere",
+        "nodes.py",
+        "        return self.suits(shape) and self.is_large_enough(shape)\n",
+        "        return self.is_large_enough(shape)\n",
+    ),
+    Mutation(
         "predictions: the mean of one run",
         "predictions.py",
         "RUNS: Final = 2",
@@ -137,8 +155,8 @@ MUTATIONS: Final = (
     Mutation(
         "gangs: half of one may start",
         "nodes.py",
-        "return found if len(found) == shape.nodes else None",
-        "return found or None",
+        "if len(found) == shape.nodes:",
+        "if found:",
     ),
     Mutation(
         "gangs: a part that fails leaves the others alone",

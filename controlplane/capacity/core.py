@@ -25,6 +25,9 @@ class SeenNode(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float
     gpus: int
     memory_bytes: int
+    gpu_model: str = ""
+    labels: dict[str, str] = {}
+    """What its operator gave it: constraints of jobs go by them."""
 
 
 class StartRunner(msgspec.Struct, frozen=True):

@@ -19,6 +19,9 @@ LOG: Final = logging.getLogger("headrace.capacity")
 NAMESPACE: Final = "headrace"
 CALL_S_MAX: Final = 10.0
 REASON_CHARACTERS_MAX: Final = 500
+RAYS_OWN: Final = "ray.io/"
+"""What the labels begin with that Ray gives to each node by itself."""
+GPU_LABEL: Final = "ray.io/accelerator-type"
 RUNNER_MODULE: Final = "runtime.actor"
 """Loaded by name on the node: the node's own code, in whatever release it has."""
 
@@ -113,12 +116,14 @@ def _actor_name(node: str) -> str:
 
 
 def _seen(node: dict[str, Any]) -> SeenNode:
-    resources = node.get("Resources", {})
+    resources, labels = node.get("Resources", {}), node.get("Labels", {})
     return SeenNode(
-        name=node.get("Labels", {}).get(LABEL, ""),
+        name=labels.get(LABEL, ""),
         ray_id=node["NodeID"],
         alive=bool(node["Alive"]),
         cpus=float(resources.get("CPU", 0)),
         gpus=int(resources.get("GPU", 0)),
         memory_bytes=int(resources.get("memory", 0)),
+        gpu_model=labels.get(GPU_LABEL, ""),
+        labels={name: value for name, value in labels.items() if name != LABEL and not name.startswith(RAYS_OWN)},
     )

@@ -89,5 +89,7 @@ def runner_settings(config: Configuration, node: SeenNode) -> dict[str, Any]:
         "cpus": node.cpus,
         "memory_bytes": node.memory_bytes,
         "gpus": node.gpus,
+        "gpu_model": node.gpu_model,
+        "labels": node.labels,
         "lease_s": config.lease_s,
     }

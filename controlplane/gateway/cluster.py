@@ -12,8 +12,8 @@ from litestar import Request, Response, get
 from controlplane.config import Configuration, Identity
 from controlplane.gateway.context import Gateway, Here
 from controlplane.gateway.failures import Failure
+from events import labels, streams
 from events import messages as m
-from events import streams
 from events.bus import AskRefused, BusError
 
 SERVICES: Final = ("submission", "environments", "scheduling", "monitoring", "capacity")
@@ -27,6 +27,8 @@ class TierView(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     resources: m.Resources
     note: str = ""
+    on: tuple[m.Constraint, ...] = ()
+    """Which nodes will do, in order of preference. Empty: any node."""
     fits: int | None = None
     """How many such jobs would fit at this moment; None while nobody can tell."""
 
@@ -61,7 +63,7 @@ async def tiers(gateway: Here, request: Caller) -> Tiers:
     except (BusError, AskRefused):
         view = None  # without a leader nobody knows what is free; the tiers are there all the same
     shown = [
-        TierView(name=tier.name, resources=tier.resources, note=tier.note, fits=fits(tier.resources, view))
+        TierView(name=tier.name, resources=tier.resources, note=tier.note, on=tier.on, fits=fits(tier, view))
         for tier in config.tiers
         if not allowed or tier.name in allowed
     ]
@@ -124,11 +126,18 @@ def open_ones(view: m.NodesView, now: float) -> m.NodesView:
     return msgspec.structs.replace(view, nodes=nodes)
 
 
-def fits(wanted: m.Resources, view: m.NodesView | None) -> int | None:
-    """How many attempts of these resources would fit on the ready nodes, each alone."""
+def fits(tier: m.Tier, view: m.NodesView | None) -> int | None:
+    """How many attempts of a tier would fit on the ready nodes, each alone."""
     if view is None:
         return None
-    able = [node for node in view.nodes if node.state == "ready" and not node.capacity.cannot_start]
+    wanted, on = tier.resources, [labels.pairs(each) for each in tier.on]
+    able = [
+        node
+        for node in view.nodes
+        if node.state == "ready"
+        and not node.capacity.cannot_start
+        and (not on or any(labels.is_met(each, node.node, node.capacity) for each in on))
+    ]
     places = [_fits_on(wanted, node.free) for node in able]
     if wanted.nodes <= 1:
         return sum(places)

@@ -64,6 +64,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     environment: EnvironmentRecord | None
     labels: dict[str, str]
+    on: tuple[m.Constraint, ...]
+    """Which nodes will do, in order of preference. Empty: any node."""
     priority: int
     time_limit_s: float | None
     attempts_max: int
@@ -173,6 +175,7 @@ class JobRecord(msgspec.Struct, kw_only=True):
             folder=said.folder if said else "",
             environment=environment,
             labels=said.labels if said else {},
+            on=said.on if said else (),
             priority=self.priority,
             time_limit_s=said.time_limit_s if said else None,
             attempts_max=said.attempts_max if said else 0,

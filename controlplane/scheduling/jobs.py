@@ -13,6 +13,7 @@ import msgspec
 
 from controlplane.scheduling.order import estimate_s
 from controlplane.scheduling.parts import Part
+from events import labels
 from events import messages as m
 from events.arrays import Indices
 from events.lifecycle import HOLDS_RESOURCES, Life, State
@@ -38,6 +39,8 @@ class Shape(NamedTuple):
     nodes: int
     launch_bytes: int
     """How much of a node's message it takes, rounded up to a power of two."""
+    on: tuple[labels.Pairs, ...] = ()
+    """Which nodes will do, in order of preference. Empty: any."""
 
 
 class Array(msgspec.Struct, eq=False, kw_only=True):
@@ -275,7 +278,14 @@ def shape_of(specification: m.Specification) -> Shape:
     while launch_bytes < LAUNCH_BYTES_MIN // 2 + 2 * told:  # twice: a character may take more than one byte
         launch_bytes *= 2
     launch_bytes = min(launch_bytes, LAUNCH_BYTES_MAX)
-    return Shape(round(resources.cpus * 1000), resources.memory_bytes, resources.gpus, resources.nodes, launch_bytes)
+    return Shape(
+        milli_cpus=round(resources.cpus * 1000),
+        memory_bytes=resources.memory_bytes,
+        gpus=resources.gpus,
+        nodes=resources.nodes,
+        launch_bytes=launch_bytes,
+        on=tuple(map(labels.pairs, specification.on)),
+    )
 
 
 def backoff_s(attempt: int) -> float:

@@ -15,6 +15,7 @@ from sortedcontainers import SortedDict, SortedList
 
 from controlplane.scheduling.jobs import Job, Key, Shape
 from controlplane.scheduling.packing import MILLI, Fragmentation, Room, Want
+from events import labels
 from events import messages as m
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
 
     def fits(self, shape: Shape) -> bool:
         """Whether a job of this shape can start now, were the node open."""
-        return (
+        return self.suits(shape) and (
             shape.gpus <= self.free_gpus.bit_count()
             and shape.milli_cpus <= self.free_milli_cpus
             and shape.memory_bytes <= self.free_memory_bytes
@@ -105,8 +106,19 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
         span = self.maintenance
         return span is not None and now < span.ends_at and now + length_s > span.begins_at
 
+    def suits(self, shape: Shape) -> bool:
+        """Whether it has the labels that such a job asks for."""
+        return not shape.on or any(self.meets(constraint) for constraint in shape.on)
+
+    def meets(self, constraint: labels.Pairs) -> bool:
+        return labels.is_met(constraint, self.name, self.capacity)
+
     def could_fit(self, shape: Shape) -> bool:
         """Whether it could if the node were empty."""
+        return self.suits(shape) and self.is_large_enough(shape)
+
+    def is_large_enough(self, shape: Shape) -> bool:
+        """The same, whatever its labels are."""
         return (
             shape.gpus <= self.capacity.gpus
             and shape.milli_cpus <= round(self.capacity.cpus * 1000)
@@ -280,8 +292,16 @@ class Fleet:
     def best(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> Node | None:
         """The open node that takes a job of this shape now, of those that are admitted: with the least left over.
 
-        Packed by FGD, the one of whose GPUs the least idles in vain, and of several of these that one.
+        Packed by FGD, the one of whose GPUs the least idles in vain, and of several of these that one. Of alternatives,
+        one for the first that has any.
         """
+        for one in _each_alone(shape):
+            found = self._best(one, admits)
+            if found is not None:
+                return found
+        return None
+
+    def _best(self, shape: Shape, admits: Callable[[Node], bool] | None) -> Node | None:
         found = self.with_room(shape, admits)
         if self._fragmentation is None or not shape.gpus:
             return next(found, None)
@@ -298,9 +318,15 @@ class Fleet:
                     yield node
 
     def several(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> tuple[Node, ...] | None:
-        """As many open nodes as a gang of this shape asks for, each with room for its part; None: too few."""
-        found = tuple(islice(self.with_room(shape, admits), shape.nodes))
-        return found if len(found) == shape.nodes else None
+        """As many open nodes as a gang of this shape asks for, each with room for its part; None: too few.
+
+        Of alternatives, all of one and the same if there are enough.
+        """
+        for one in dict.fromkeys((*_each_alone(shape), shape)):
+            found = tuple(islice(self.with_room(one, admits), shape.nodes))
+            if len(found) == shape.nodes:
+                return found
+        return None
 
     def could_fit(self, shape: Shape) -> bool:
         """Whether any known node is large enough."""
@@ -311,15 +337,24 @@ class Fleet:
         return {name: (free_gpus, cpus) for free_gpus, bucket in self._buckets.items() for cpus, name in bucket}
 
 
+def _each_alone(shape: Shape) -> Iterator[Shape]:
+    """The shape with only one of its alternatives, in their order."""
+    if len(shape.on) < 2:
+        yield shape
+    else:
+        yield from (shape._replace(on=(constraint,)) for constraint in shape.on)
+
+
 def want_of(shape: Shape) -> Want:
     """What a job of this shape asks of one node, for `packing`."""
-    return Want(shape.milli_cpus, shape.gpus)
+    return Want(shape.milli_cpus, shape.gpus, models=labels.values_of(labels.GPU, shape.on) if shape.gpus else ())
 
 
 def room_of(node: Node) -> Room:
     """What is free of a node, for `packing`: which GPUs it is does not matter."""
     free = node.free_gpus.bit_count()
-    return Room(node.free_milli_cpus, (MILLI,) * free + (0,) * (node.capacity.gpus - free), node.capacity.gpu_model)
+    model = labels.of_node(node.name, node.capacity, labels.GPU)
+    return Room(node.free_milli_cpus, (MILLI,) * free + (0,) * (node.capacity.gpus - free), model)
 
 
 def allocate(node: Node, shape: Shape) -> m.Allocation:

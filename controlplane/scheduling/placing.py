@@ -29,6 +29,7 @@ from controlplane.scheduling.order import shortest_of
 from controlplane.scheduling.preemption import Search, Victims
 from controlplane.scheduling.queues import Head, Moment, Queue, QueueKey, Team
 from controlplane.scheduling.truth import Truth
+from events import labels
 from events import messages as m
 from events.lifecycle import State
 
@@ -252,7 +253,7 @@ class Placing:
             if self.limits.may_try(queue, head.job):
                 nodes = self.nodes_for(head.job) if head.job.shape in self._room else None
                 if nodes is not None:
-                    return Choice(head.job, nodes, why(head.job, queue))
+                    return Choice(head.job, nodes, why(head.job, queue, nodes))
                 victims = self._victims(queue, head.job)
                 if victims is not None:
                     self.plan.pin(head.job, tuple(node.name for node in victims.nodes))
@@ -332,8 +333,16 @@ class Placing:
             self._room.pop(choice.job.shape, None)
 
 
-def why(job: Job, queue: Queue) -> str:
-    """Why this job, now: one line for a person."""
+def why(job: Job, queue: Queue, nodes: tuple[Node, ...]) -> str:
+    """Why this job, now, and there: one line for a person."""
     rest = len(queue.waiting)
     tries = f", attempt {job.life.attempt + 1}" if job.life.attempt else ""
-    return f"first that fits of {rest} in queue {queue.name}{tries}"
+    return f"first that fits of {rest} in queue {queue.name}{tries}{_instead(job.shape, nodes)}"
+
+
+def _instead(shape: Shape, nodes: tuple[Node, ...]) -> str:
+    """Which of its alternatives it got, where that is not the first."""
+    got = next((one for one in shape.on if all(node.meets(one) for node in nodes)), None)
+    if got is None or got == shape.on[0]:
+        return ""
+    return f", on {labels.text([got])}: no room on {labels.text(shape.on[: shape.on.index(got)])}"

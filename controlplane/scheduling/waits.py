@@ -7,6 +7,7 @@ changes, so what a question costs beyond that goes by what is asked about.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
@@ -27,6 +28,7 @@ from controlplane.scheduling.queues import Queue
 from controlplane.scheduling.truth import Truth
 from controlplane.scheduling.waiting import Claim
 from controlplane.scheduling.words import amounts, count, moment, no, sentence_of, span, yes
+from events import labels
 from events import messages as m
 from events.lifecycle import Life, State
 
@@ -34,6 +36,8 @@ HOLDERS_MAX: Final = 10
 """Jobs in one answer; a person reads no more."""
 CHOICES_MAX: Final = 32
 """What one look places at the most, to take it back: a leader that is not behind has left nothing to place."""
+LABELS_SHOWN_MAX: Final = 3
+VALUES_SHOWN_MAX: Final = 5
 SOONER_S_MIN: Final = 60.0
 """A shorter time limit than this is no advice."""
 LOOK_S: Final = 1.0
@@ -212,11 +216,22 @@ class Look:
             if nodes is not None:
                 message = f"with a time limit of {span(whole_s)} or less it could start now on {_named(nodes)}"
                 yield m.Sooner(kind="time_limit", message=message, nodes=_names(nodes), time_limit_s=whole_s)
+        on = self._of_tier(job)
+        if on is not None and (nodes := self._would_start(job, on=on)) is not None:
+            message = f"on any node of its tier, without its own constraint, it could start now on {_named(nodes)}"
+            yield m.Sooner(kind="on", message=message, nodes=_names(nodes))
         less = [tier for tier in self._tiers(job) if self._is_less(tier, job)]
         tier = max(less, key=_size, default=None)
-        if tier is not None and (nodes := self._would_start(job, tier=tier.name, resources=tier.resources)) is not None:
+        changes = {} if tier is None else {"tier": tier.name, "resources": tier.resources, "on": tier.on}
+        if tier is not None and (nodes := self._would_start(job, **changes)) is not None:
             message = f"as tier {tier.name} it could start now on {_named(nodes)}"
             yield m.Sooner(kind="tier", message=message, nodes=_names(nodes), tier=tier.name)
+
+    def _of_tier(self, job: Job) -> tuple[m.Constraint, ...] | None:
+        """Which nodes its tier may be on, where it has said less than that itself; None: it has not."""
+        mine = job.specification
+        tier = next((tier for tier in self._settings.tiers if tier.name == mine.tier), None)
+        return tier.on if tier is not None and mine.on and tier.on != mine.on else None
 
     def _tiers(self, job: Job) -> list[m.Tier]:
         """Those that the settings of its queue, or else of its team, let it ask for."""
@@ -231,7 +246,7 @@ class Look:
         if (asked.gpus > 0) != (less.gpus > 0) or theirs == mine:
             return False
         is_less = all(its <= its_own for its, its_own in zip(theirs, mine, strict=True))
-        return is_less and self._placing.room_for(_shape(job, less)) is not None
+        return is_less and self._placing.room_for(_shape(job, tier)) is not None
 
     def _would_start(self, job: Job, **changes: object) -> tuple[Node, ...] | None:
         """Where the job would be placed now, had it been submitted like that."""
@@ -278,10 +293,25 @@ def _too_large(job: Job, known: list[Node], large: int) -> m.Hindrance:
     if large:
         message = f"it asks for {job.shape.nodes} nodes of {_asks(job)} each, and there are {large} of that size"
         return no("node", message, asked=float(job.shape.nodes), free=float(large))
+    if job.shape.on and (others := [node for node in known if node.is_large_enough(job.shape)]):
+        return _unsuited(job, others)
     biggest = max(known, key=lambda node: (node.capacity.gpus, node.capacity.cpus, node.name)).capacity
     has = f"the largest has {amounts(biggest.cpus, biggest.memory_bytes, biggest.gpus)}"
     message = f"no node is large enough: it asks for {_asks(job)}, {has}"
     return no("node", message, asked=float(job.shape.gpus), free=float(biggest.gpus))
+
+
+def _unsuited(job: Job, large: list[Node]) -> m.Hindrance:
+    """No node that is large enough has the labels that it asks for."""
+    wanted = job.shape.on
+    named = sorted({label for constraint in wanted for label, _ in constraint if label != labels.NODE})
+    has = []
+    for label in named[:LABELS_SHOWN_MAX]:
+        found = Counter(labels.of_node(node.name, node.capacity, label) for node in large)
+        values = [f"{value or 'none'} on {count(many, 'node')}" for value, many in found.most_common(VALUES_SHOWN_MAX)]
+        has.append(f"{label} is {sentence_of(values)}")
+    told = f": {'; '.join(has)}" if has else ""
+    return no("node", f"no node of its size is {labels.text(wanted)}{told}", nodes=_names(large[:HOLDERS_MAX]))
 
 
 def _too_little_free(job: Job, open_nodes: list[Node]) -> m.Hindrance:
@@ -289,13 +319,15 @@ def _too_little_free(job: Job, open_nodes: list[Node]) -> m.Hindrance:
     shape = job.shape
     if shape.nodes > 1 and (fitting := [node for node in open_nodes if node.fits(shape)]):
         message = (
-            f"it asks for {shape.nodes} nodes with {_asks(job)} each, and {count(len(fitting), 'node')} of them free"
+            f"it asks for {shape.nodes} nodes with {_asks(job)} each{_where(shape)}, and "
+            f"{count(len(fitting), 'node')} of them free"
         )
         return no("resources", message, asked=float(shape.nodes), free=float(len(fitting)), nodes=_names(fitting))
     best = max(open_nodes, key=lambda node: (node.free_gpus.bit_count(), node.free_milli_cpus, node.name))
     free_gpus, free_cpus = best.free_gpus.bit_count(), best.free_milli_cpus / 1000
     free = amounts(free_cpus, best.free_memory_bytes, free_gpus)
-    message = f"it asks for {_asks(job)}, and the most that one node has free is {free}"
+    one = "one such node" if shape.on else "one node"
+    message = f"it asks for {_asks(job)}{_where(shape)}, and the most that {one} has free is {free}"
     asked, has = (shape.gpus, free_gpus) if shape.gpus else (shape.milli_cpus / 1000, free_cpus)
     return no("resources", message, asked=float(asked), free=float(has), nodes=(best.name,))
 
@@ -338,8 +370,8 @@ def _other(job: Job, *, predictions: bool, **changes: object) -> Job:
     )
 
 
-def _shape(job: Job, resources: m.Resources) -> Shape:
-    return shape_of(msgspec.structs.replace(job.specification, resources=resources))
+def _shape(job: Job, tier: m.Tier) -> Shape:
+    return shape_of(msgspec.structs.replace(job.specification, resources=tier.resources, on=tier.on))
 
 
 def _amount(resources: m.Resources) -> tuple[float, ...]:
@@ -384,6 +416,10 @@ def _ahead(jobs: int) -> str:
     if jobs <= 0:
         return "its turn comes next, or another queue's before it"
     return "one job of its queue comes first" if jobs == 1 else f"{jobs} jobs of its queue come first"
+
+
+def _where(shape: Shape) -> str:
+    return f" on {labels.text(shape.on)}" if shape.on else ""
 
 
 def _asks(job: Job) -> str:

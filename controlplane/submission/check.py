@@ -30,6 +30,11 @@ ENV_CHARACTERS_MAX: Final = 128 * 1024
 LABELS_MAX: Final = 64
 LABEL_CHARACTERS_MAX: Final = 256
 LABELS_CHARACTERS_MAX: Final = 16 * 1024
+ON_MAX: Final = 16
+VALUES_MAX: Final = 64
+"""Of one label in a constraint."""
+VALUES_CHARACTERS: Final = 4096
+"""Of all labels together."""
 ID_CHARACTERS_MAX: Final = 256
 FOLDER_CHARACTERS_MAX: Final = 1024
 WHY_CHARACTERS_MAX: Final = 500
@@ -117,6 +122,7 @@ def read_submit(
         deadline_at=conditions.read_moment(given, "deadline_at", found),
         retries=_integer(given, "retries", 0, 0, ATTEMPTS_MAX, found),
         array=_array(given, "array", found),
+        on=_on(given, found),
     )
     return submit, raw.get("id")
 
@@ -269,6 +275,36 @@ def _labels(given: dict[str, Any], found: Findings) -> dict[str, str]:
             hint = "letters, digits and `._/-`, at most 128, a letter or digit first"
             found.problem(reading.join("$.labels", name), f"{quoted(name)} is no name of a label", hint)
     return labels
+
+
+def _on(given: dict[str, Any], found: Findings) -> m.Constraint:
+    """A constraint on nodes; a single value may stand for a list of one."""
+    raw = given.get("on", {})
+    if not isinstance(raw, dict):
+        found.problem("$.on", f"must be an object, not {reading.kind_of(raw)}", 'such as {"gpu": ["A100", "H100"]}')
+        return {}
+    reading.check_keys_once(raw, "$.on", found)
+    if len(raw) > ON_MAX:
+        found.problem("$.on", f"{len(raw)} labels; at most {ON_MAX} are possible")
+        return {}
+    constraint = {}
+    for name, values in raw.items():
+        path = reading.join("$.on", name)
+        if not _LABEL_NAME.fullmatch(name):
+            hint = "letters, digits and `._/-`, at most 128, a letter or digit first"
+            found.problem(path, f"{quoted(name)} is no name of a label", hint)
+        several = [values] if isinstance(values, str) else values
+        read = reading.texts(
+            several, path, found, items_max=VALUES_MAX, characters_max=LABEL_CHARACTERS_MAX, total_max=VALUES_CHARACTERS
+        )
+        if several == [] or any(not value.removeprefix("!") for value in read):
+            found.problem(path, "must name values", "such as `A100`; `!A100` is one that will not do")
+        constraint[name] = read
+    total = sum(len(value) for values in constraint.values() for value in values)
+    if total > VALUES_CHARACTERS:
+        found.problem("$.on", f"{total} characters together; at most {VALUES_CHARACTERS} are possible")
+        return {}
+    return constraint
 
 
 def _source(given: dict[str, Any], found: Findings) -> str:

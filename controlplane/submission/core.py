@@ -21,7 +21,7 @@ from controlplane.submission.check import JOB_ID, Caller
 from controlplane.submission.queue_rules import NAME_CHARACTERS_MAX
 from controlplane.submission.queues import Queues
 from controlplane.submission.reading import Findings, choice, quoted, shown
-from events import arrays, lifecycle
+from events import arrays, labels, lifecycle
 from events import messages as m
 from events.identity import environment_digest, job_id
 from events.lifecycle import Life, State
@@ -111,6 +111,7 @@ def decide_submit(request: Incoming, config: Configuration, queues: Queues) -> A
     job = job_id(team=request.team, user=request.user, client_id=_encodable(client_id))
     traceparent = trace(request.traceparent, request.team, job)
     conditions.check(submit, job, request.at, found)
+    _check_on(submit, config, found)
     if found.problems:
         return _reject(request, submit.name, job, found, traceparent, submit.queue)
     return Accept(job, _accepted(request, submit, job, found, config), submit.environment, traceparent)
@@ -166,8 +167,17 @@ def _accepted(request: Incoming, submit: m.Submit, job: str, found: Findings, co
         retries=submit.retries,
         array=str(indices),
         array_at_once=at_once,
+        on=labels.alternatives(tier.on, submit.on) or (),
     )
     return m.Accepted(specification=specification, held=submit.hold, warnings=found.warnings)
+
+
+def _check_on(submit: m.Submit, config: Configuration, found: Findings) -> None:
+    """Whether the job's own constraint leaves any of the nodes that its tier may be on."""
+    tier = config.tier(submit.tier)
+    if tier is not None and labels.alternatives(tier.on, submit.on) is None:
+        message = f"tier {quoted(tier.name)} is never on {quoted(labels.text([submit.on]))}"
+        found.problem("$.on", message, f"it is on {labels.text(tier.on)}; choose another tier, or leave `on` out")
 
 
 def repeated(job: str, first: m.JobFact, sequence: int) -> m.Answer:

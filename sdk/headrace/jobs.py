@@ -124,6 +124,7 @@ def submit(
     deadline: str | float | datetime | None = None,
     preemptible: bool | None = None,
     array: str | Sequence[int] | None = None,
+    on: Mapping[str, str | Sequence[str]] | None = None,
     grace: str | float | None = None,
     id: str | None = None,  # noqa: A002 - the message calls it so
     source: str | os.PathLike[str] | None = ".",
@@ -141,8 +142,9 @@ def submit(
     It starts when each of `after` (a Job, or `"JOB"`, `"JOB:notok"`, `"JOB:any"`) has ended so, and not before `begin`;
     by `deadline` it must have ended. `array` runs it once for each index (`"0-999%50"`: 50 at once; a range; some
     numbers): the Job is the whole, `Job.task(5)` is one of them. A `preemptible` one may be stopped, and queued again,
-    for what goes before it. What `priority` and `preemptible` do not say, its queue does. `wait=True` returns once it
-    has succeeded. Raises HeadraceError.
+    for what goes before it. `on` keeps it to nodes with these labels: `{"gpu": "A100,H100", "node": "!n7"}`. What
+    `priority` and `preemptible` do not say, its queue does. `wait=True` returns once it has succeeded. Raises
+    HeadraceError.
     """
     if environment is not None and not isinstance(environment, Mapping) and environment != "capture":
         raise errors.UsageError(f"environment: {environment!r}", 'it is "capture", None or {"python": …, "roots": […]}')
@@ -163,6 +165,7 @@ def submit(
         hold=hold,
         retries=retries,
         array=submission.indices(array),
+        on=submission.constraint(on),
         begin_at=submission.moment(begin, "begin", now),
         deadline_at=submission.moment(deadline, "deadline", now),
         preemptible=preemptible,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -84,6 +84,7 @@ class Draft:
     deadline_at: float | None = None
     preemptible: bool | None = None
     array: str = ""
+    on: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def request(self, parts: Parts) -> dict[str, Any]:
         """The message. It always has an id, so it may be sent again: the same job."""
@@ -110,6 +111,7 @@ class Draft:
             "deadline_at": self.deadline_at,
             "preemptible": self.preemptible,
             "array": self.array,
+            "on": {label: list(values) for label, values in self.on.items()},
         }
         return {key: value for key, value in said.items() if value not in ("", None, {}, [])}
 
@@ -223,6 +225,14 @@ def indices(given: str | Sequence[int] | None) -> str:
     if isinstance(given, range) and len(given) > 1 and given.step > 0:
         return f"{given[0]}-{given[-1]}:{given.step}"
     return ",".join(map(str, given))
+
+
+def constraint(given: Mapping[str, str | Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+    """Labels of nodes with the values that will do; `"A100,H100"` stands for both."""
+    return {
+        label: tuple(value.strip() for value in (values.split(",") if isinstance(values, str) else values))
+        for label, values in (given or {}).items()
+    }
 
 
 def dependencies(client: Client, given: Sequence[str]) -> tuple[dict[str, str], ...]:

@@ -51,6 +51,7 @@ class JobView(TypedDict, total=False):
     source: str
     environment: EnvironmentView | None
     labels: dict[str, str]
+    on: list[dict[str, list[str]]]
     priority: int
     time_limit_s: float | None
     attempts_max: int

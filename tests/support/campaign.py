@@ -56,8 +56,8 @@ class Campaign:
         self.world.team()
         ready = m.EnvironmentReady(lock="sha256:cd", python="3.11", platform="linux", packages=1)
         self.world.write(subjects.environment(ENVIRONMENT), ready)
-        self.world.node("whole")
-        self.world.node("half")
+        self.world.node("whole", gpu_model="A100")
+        self.world.node("half", gpu_model="V100")
         for subject, life in self.lives().items():
             if life.held and life.state in (State.QUEUED, State.UNFOLDING):
                 self.world.write(subject, m.Released(by="ada"))
@@ -95,6 +95,7 @@ class Campaign:
             deadline_at=pick((None, None, None, self.world.now + 100, self.world.now + 4000)),
             retries=pick((0, 0, 2)),
             array=pick(("", "", "", "0-4", "2,5-9:2%2")),
+            on=pick(((), (), (), ({"gpu": ("A100",)}, {"gpu": ("V100",)}), ({"node": ("!n1",)},))),
         )
         self.world.submit(job, held=pick((False, False, False, True)))
 
@@ -205,7 +206,7 @@ class Campaign:
         name = pick(("n1", "n2", "n3"))
         self.silent.discard(name)
         if name not in self.world.attempts:
-            self.world.node(name, gpus=pick((1, 8)))
+            self.world.node(name, gpus=pick((1, 8)), gpu_model=pick(("", "A100", "V100")))
 
     def on_exchange(self, pick: Pick) -> None:
         """It asks, and hears the answer, or not; or it is told without having asked."""

@@ -270,7 +270,20 @@ class Dumb:
             if _covers(live_only[name], need)
             and (not any(name in kept.nodes for kept in self.kept) or self._lasts(name, need, self.now, until))
         ]
-        return tuple(fit[: spec.resources.nodes]) if len(fit) >= spec.resources.nodes else ()
+        for alternative in [[each] for each in spec.on] + [list(spec.on)]:
+            suited = [name for name in fit if self._suits(name, alternative)]
+            if len(suited) >= spec.resources.nodes:
+                return tuple(suited[: spec.resources.nodes])
+        return ()
+
+    def _suits(self, node: str, alternatives: Sequence[m.Constraint]) -> bool:
+        """One label a constraint, and each of its values is wanted, or each is not: all that small worlds have."""
+        has = {"node": node, "gpu": self.nodes[node].gpu_model} | self.nodes[node].labels
+        for constraint in alternatives:
+            [(label, values)] = constraint.items()
+            if values[0].startswith("!") != (has.get(label, "") in {value.removeprefix("!") for value in values}):
+                return True
+        return not alternatives
 
     def _really_free(self, node: str) -> Amount:
         kept, self.kept = self.kept, []
@@ -282,7 +295,8 @@ class Dumb:
         """Reserve the earliest that it can have."""
         need, length_s, count = self._need(spec), self._length_s(spec), spec.resources.nodes
         for at in self._moments():
-            nodes = [node for node in self.nodes if self._lasts(node, need, at, at + length_s)]
+            suited = [node for node in self.nodes if self._suits(node, spec.on)]
+            nodes = [node for node in suited if self._lasts(node, need, at, at + length_s)]
             if len(nodes) >= count:
                 best = sorted(nodes, key=lambda node: (self._lacking(node, need), node))[:count]
                 self.kept.append(Kept(tuple(best), at, at + length_s, need))

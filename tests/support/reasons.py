@@ -83,6 +83,13 @@ def _behind_a_limit(world: World) -> str:
     return "j-next"
 
 
+def _unsuited(world: World) -> str:
+    world.node("n1", gpu_model="V100", labels={"zone": "a"})
+    world.node("n2", gpu_model="V100", labels={"zone": "b"})
+    _running(world, a_job("j-mine", tier="gpu1", on=({"gpu": ("A100", "H100")},)))
+    return "j-mine"
+
+
 def _too_large(world: World) -> str:
     world.node("n1", gpus=4)
     _running(world, a_job("j-mine", tier="gpu8"))
@@ -207,6 +214,11 @@ SCENES = (
         _behind_a_limit,
     ),
     Scene("No node is large enough", "j-mine asks for 8 GPUs of one node, and the largest has 4.", _too_large),
+    Scene(
+        "No node is what it asks for",
+        "j-mine was submitted with `--on gpu=A100,H100`, and all machines have V100s.",
+        _unsuited,
+    ),
     Scene("Closed nodes", "The only node that is large enough is cordoned.", _closed),
     Scene("Maintenance", "n1 will be closed in an hour, and j-mine may take two.", _maintenance),
     Scene(

@@ -83,6 +83,7 @@ class _Script:
             fields["after"] = tuple(m.Dependency(job=job, on=on or "ok") for job, _, on in words)
             for moment in fields.keys() & {"begin_at", "deadline_at"}:
                 fields[moment] = self.world.now + fields[moment]
+            fields["on"] = _alternatives(str(options.get("on", "")))
             self.world.submit(a_job(job, **fields), held=held)
 
     def on_flood(self, prefix: str, count: str, **options: str) -> list[str]:
@@ -161,9 +162,10 @@ class _Script:
 
     # -- nodes and time --------------------------------------------------------------------------------------------
 
-    def on_node(self, *names: str, gpus: str = "8", cpus: str = "64") -> None:
+    def on_node(self, *names: str, gpus: str = "8", cpus: str = "64", model: str = "", labels: str = "") -> None:
+        pairs = dict(pair.split(":") for pair in labels.split(",") if pair)
         for name in names:
-            self.world.node(name, gpus=int(gpus), cpus=float(cpus))
+            self.world.node(name, gpus=int(gpus), cpus=float(cpus), gpu_model=model, labels=pairs)
 
     def on_silence(self, node: str) -> None:
         """The node says nothing any more, and forgets what it had."""
@@ -246,6 +248,12 @@ def told(subject: str, fact: m.Fact) -> str:
     if isinstance(fact, m.Lost | m.Requeued | m.NodeGone | m.StopRequested):
         return f"{line}: {fact.why}"
     return line
+
+
+def _alternatives(text: str) -> tuple[m.Constraint, ...]:
+    """`gpu:A100,H100+zone:a/gpu:V100`: alternatives in order."""
+    pairs = [[pair.split(":") for pair in each.split("+")] for each in text.split("/") if each]
+    return tuple({label: tuple(values.split(",")) for label, values in each} for each in pairs)
 
 
 def _value(text: str) -> Any:

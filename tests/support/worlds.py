@@ -66,6 +66,7 @@ def a_job(
     retries: int = 0,
     resources: m.Resources | None = None,
     array: str = "",
+    on: tuple[m.Constraint, ...] = (),
 ) -> m.Specification:
     return m.Specification(
         job=name,
@@ -88,6 +89,7 @@ def a_job(
         retries=retries,
         array=str(arrays.parse(array)[0]) if array else "",
         array_at_once=arrays.parse(array)[1] if array else 0,
+        on=on,
     )
 
 
@@ -97,8 +99,12 @@ def named(job: str) -> str:
     return task_id(array, int(index)) if index else job
 
 
-def a_capacity(*, gpus: int = 8, cpus: float = 64) -> m.Capacity:
-    return m.Capacity(cpus=float(cpus), memory_bytes=512 * GIB, gpus=gpus)
+def a_capacity(
+    *, gpus: int = 8, cpus: float = 64, gpu_model: str = "", labels: dict[str, str] | None = None
+) -> m.Capacity:
+    return m.Capacity(
+        cpus=float(cpus), memory_bytes=512 * GIB, gpus=gpus, gpu_model=gpu_model, labels=dict(labels or {})
+    )
 
 
 def an_end(cause: m.EndCause = "exited", **more: object) -> m.AttemptEnd:
@@ -181,9 +187,19 @@ class World:
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 
-    def node(self, name: str = "n1", *, gpus: int = 8, cpus: float = 64, boot: str = "b1") -> None:
+    def node(
+        self,
+        name: str = "n1",
+        *,
+        gpus: int = 8,
+        cpus: float = 64,
+        boot: str = "b1",
+        gpu_model: str = "",
+        labels: dict[str, str] | None = None,
+    ) -> None:
         """A node that is there from now on, and has joined."""
-        self.boots[name], self.capacities[name] = boot, a_capacity(gpus=gpus, cpus=cpus)
+        capacity = a_capacity(gpus=gpus, cpus=cpus, gpu_model=gpu_model, labels=labels)
+        self.boots[name], self.capacities[name] = boot, capacity
         self.attempts.setdefault(name, {})
         self.exchange(name)
         self.decide()

@@ -27,6 +27,10 @@ def test_names_of_the_laptop_are_not_settings() -> None:
         ("replicas = 'three'", ["replicas", "int"]),
         ("default_tier = 'gpu9'", ["default_tier", "gpu9", "gpu8"]),
         ("[teams.a]\nqueues = []", ["teams.a.queues"]),
+        (
+            "[[tiers]]\nname = 'cpu'\non = [{ gpu = [] }]\n[tiers.resources]\ncpus = 1\nmemory_bytes = 1",
+            ["tiers.cpu.on", "A100"],
+        ),
         ("[teams.a]\ntiers = ['x']", ["teams.a.tiers", "x"]),
         ("[tokens.abcdefghij]\nteam = 'b'\nuser = 'u'", ["tokens.abcdefgh", "b"]),
         ("suspect_s = 1.0", ["suspect_s", "heartbeat_s"]),

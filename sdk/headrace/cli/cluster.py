@@ -31,6 +31,9 @@ def tiers(app: App) -> None:
         Column("NOTE", least=10),
     )
     show(app, found, headings, [_tier(tier) for tier in found], "no tiers are configured")
+    for tier in found if not app.printer.json else ():
+        if tier.get("on"):
+            app.printer.note(f"{text.clean(tier['name'])} is on {text.clean(text.alternatives(tier['on']))}")
 
 
 @click.command(cls=Command, short_help="Show the configuration in force, here and at the server.")

@@ -134,6 +134,7 @@ def _fields(view: JobView) -> Iterator[tuple[str, str]]:
         "queue, tier",
         text.clean(f"{view.get('queue', '')}, {view.get('tier', '')}, priority {view.get('priority', 0)}"),
     )
+    yield "on", text.clean(text.alternatives(view.get("on") or []))
     yield "source", text.digest(view.get("source") or "")
     if environment:
         packages = f", {environment['packages']} packages" if environment.get("packages") else ""

@@ -16,6 +16,8 @@ from headrace.cli.cluster import Row, show
 from headrace.cli.printer import columns
 from headrace.cli.table import Cell, Column, fits
 
+SHOWN_MIN = 8
+"""Columns that are there however narrow the terminal is."""
 STYLES = {"ready": "green", "suspected": "yellow", "gone": "red"}
 DONE = {
     "cordon": "gets no more jobs",
@@ -49,7 +51,8 @@ def why_option(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(cls=Group, short_help="List the machines, and what is free on each.", invoke_without_command=True)
 @click.pass_context
 def nodes(context: click.Context) -> None:
-    """List the machines, and what is free on each: free of all. BOUNDS, where it fits, is what holds attempts to it.
+    """List the machines, and what is free on each: free of all. Where they fit: BOUNDS is what holds attempts to it,
+    LABELS are what headrace run --on goes by.
 
     Operators close machines, drain them, and give them up.
     """
@@ -188,9 +191,10 @@ def _list(app: App) -> None:
         Column("PYTHON", least=8),
         Column("SEEN", right=True),
         Column("BOUNDS"),
+        Column("LABELS"),
     ]
     rows = [_node(node, time.time()) for node in found]
-    if not fits(headings, rows, width=columns()):
+    while len(headings) > SHOWN_MIN and (not any(row[-1] for row in rows) or not fits(headings, rows, width=columns())):
         headings, rows = headings[:-1], [row[:-1] for row in rows]
     show(app, found, headings, rows, "no nodes have joined yet")
     for node in found if not app.printer.json else ():
@@ -219,6 +223,8 @@ def _node(node: Mapping[str, Any], now: float) -> Row:
         state = "cannot start"
     memory = f"{text.size(free.get('memory_bytes') or 0)} of {text.size(has.get('memory_bytes') or 0)}"
     bounds = str(has.get("bounds") or "–")
+    labels = {"gpu": has["gpu_model"]} if has.get("gpu_model") else {}
+    labels |= has.get("labels") or {}
     pythons = sorted({".".join(str(python).split(".")[:2]) for python in has.get("pythons") or ()}, key=_version)
     return [
         str(node.get("node", "")),
@@ -230,6 +236,7 @@ def _node(node: Mapping[str, Any], now: float) -> Row:
         ", ".join(pythons) or "–",
         text.ago(max(0.0, now - node["seen_at"])) if node.get("seen_at") else "–",
         Cell(bounds, "yellow" if bounds == "rlimits" else ""),
+        " ".join(f"{name}={value}" for name, value in sorted(labels.items())),
     ]
 
 

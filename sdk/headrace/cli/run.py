@@ -53,6 +53,9 @@ def complete_tier(context: click.Context, parameter: click.Parameter, incomplete
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
 )
 @click.option("--tier", metavar="NAME", default="", shell_complete=complete_tier, help="What it needs: gpu1, cpu, ….")
+@click.option(
+    "--on", multiple=True, metavar="K=V[,V]", callback=pairs, help="Only on nodes with this label: gpu=A100, node=!n7."
+)
 @click.option("--queue", metavar="NAME", default="", help="Default: the team's first.")
 @click.option("--name", metavar="NAME", default="", help="Default: from the command.")
 @click.option("--time-limit", metavar="TIME", callback=seconds, help="End it after 90s, 45m, 2h, 1h30m.")
@@ -94,6 +97,7 @@ def run(app: App, /, command: tuple[str, ...], **options: Any) -> int:
         hold=options["hold"],
         retries=options["retries"],
         array=options["array"],
+        on=submission.constraint(options["on"]),
         begin_at=options["begin"],
         deadline_at=options["deadline"],
         preemptible=options["preemptible"],

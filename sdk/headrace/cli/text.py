@@ -153,3 +153,9 @@ def timed(value: Any, key: str = "") -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and (key == "at" or key.endswith("_at")):
         return rfc3339(value) if value > 0 else None
     return value
+
+
+def alternatives(on: Sequence[Mapping[str, Sequence[str]]]) -> str:
+    """Which nodes will do: `gpu=A100,H100 zone=a, or else gpu=V100`."""
+    told = (" ".join(f"{label}={','.join(values)}" for label, values in sorted(each.items())) for each in on)
+    return ", or else ".join(filter(None, told))

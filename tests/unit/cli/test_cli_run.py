@@ -153,6 +153,16 @@ def test_what_is_not_said_of_priority_and_preemption_is_left_to_the_queue(
     assert {name: body[name] for name in ("priority", "preemptible") if name in body} == said
 
 
+def test_constraints_are_sent_from_the_command_line_and_from_python(terminal: Terminal, gateway: FakeGateway) -> None:
+    gateway.on_submit = a_whole_run
+    gateway.state()
+    terminal.run("run", "--on", "gpu=A100,H100", "--on", "node=!n7", "--no-source", "--no-environment", "-d", "true")
+    (body,) = [json.loads(content) for _, path, content in gateway.asked if path == "/v1/jobs"]
+    assert body["on"] == {"gpu": ["A100", "H100"], "node": ["!n7"]}
+    headrace.submit("true", source=None, environment=None, on={"gpu": ["A100", "H100"], "node": "!n7"})
+    assert json.loads(gateway.asked[-1][2])["on"] == body["on"]
+
+
 def test_for_a_program_each_thing_that_happens_is_one_line_of_json(terminal: Terminal, gateway: FakeGateway) -> None:
     gateway.on_submit = a_whole_run
     lines = [json.loads(line) for line in terminal.run("run", "--json", *RUN[1:]).splitlines()]

@@ -48,8 +48,16 @@ def node(state: Any = "ready", *, cpus: float = 8, gpus: int = 0, cannot_start: 
     ],
 )
 def test_how_often_a_tier_fits(wanted: m.Resources, nodes: list[m.NodeView], number: int) -> None:
-    assert fits(wanted, m.NodesView(term=1, nodes=tuple(nodes))) == number
-    assert fits(wanted, None) is None
+    tier = m.Tier(name="t", resources=wanted)
+    assert fits(tier, m.NodesView(term=1, nodes=tuple(nodes))) == number
+    assert fits(tier, None) is None
+
+
+def test_a_tier_fits_where_it_may_be() -> None:
+    one = m.Resources(cpus=4, memory_bytes=1)
+    nodes = (node(), msgspec.structs.replace(node(), node="other"))
+    for on, number in ((({"node": ("n",)},), 2), (({"node": ("!n",)}, {"node": ("n",)}), 4), (({"gpu": ("x",)},), 0)):
+        assert fits(m.Tier(name="t", resources=one, on=on), m.NodesView(term=1, nodes=nodes)) == number
 
 
 def test_a_configuration_is_shown_without_what_is_secret_or_of_others() -> None:

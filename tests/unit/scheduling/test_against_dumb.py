@@ -21,6 +21,8 @@ from tests.support.worlds import SETTINGS, TEAM, World, a_capacity, a_job, an_en
 Pick = Callable[[Sequence[Any]], Any]
 QUEUES = ("default", "night")
 TEAMS = (TEAM, TEAM, "speech")
+A100, V100 = {"gpu": ("A100",)}, {"gpu": ("V100",)}
+ON = ((), (), (), (V100,), (A100, V100), ({"node": ("!n1",)},), ({"node": ("n2", "n3")}, A100))
 STEPS_MAX = 40
 
 
@@ -38,7 +40,8 @@ class Small:
         self.world.now += later_s
         self.world.write(subjects.TERM, m.Led(leader="s1"))
         for number in range(1, 1 + pick((1, 2, 3))):
-            joined = m.NodeJoined(boot="b", capacity=a_capacity(gpus=pick((0, 2, 8)), cpus=pick((8, 64))), term=1)
+            has = a_capacity(gpus=pick((0, 2, 8)), cpus=pick((8, 64)), gpu_model=pick(("A100", "V100")))
+            joined = m.NodeJoined(boot="b", capacity=has, term=1)
             self.world.write(subjects.node(f"n{number}"), joined)
         drawn = [(team, queue, self._drawn_settings()) for team in sorted(set(TEAMS)) for queue in QUEUES]
         for team, queue, drawn_settings in reversed(drawn) if backwards else drawn:
@@ -80,6 +83,7 @@ class Small:
             tier=pick(("cpu", "cpu", "gpu1", "gpu2", "gpu8", "two")),
             priority=pick((0, 0, 0, 1)),
             time_limit_s=pick((None, 60.0, 65.0, 600.0, 7200.0)),
+            on=pick(ON),
         )
         self.waiting[name] = team
         self.world.submit(job)

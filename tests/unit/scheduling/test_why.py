@@ -75,21 +75,26 @@ def test_only_who_is_among_the_first_has_a_reservation() -> None:
 # -- properties --------------------------------------------------------------------------------------------------------
 
 JOBS = st.lists(
-    st.tuples(st.sampled_from(("cpu", "gpu1", "gpu2", "gpu8")), st.sampled_from((None, 120.0, 600.0, 3600.0, 7200.0))),
+    st.tuples(
+        st.sampled_from(("cpu", "gpu1", "gpu2", "gpu8")),
+        st.sampled_from((None, 120.0, 600.0, 3600.0, 7200.0)),
+        st.sampled_from(("", "", "n1", "n2", "!n1", "n3")),
+    ),
     min_size=1,
     max_size=14,
 )
 
 
-def crowded(jobs: list[tuple[str, float | None]], policy: str, limit: int | None) -> World:
+def crowded(jobs: list[tuple[str, float | None, str]], policy: str, limit: int | None) -> World:
     """Jobs come one by one; those that fit run, the others wait."""
     world = World(settings=SETTINGS)
     world.lead()
     world.node("n1")
     world.node("n2", gpus=2, cpus=16)
     world.queue(policy=policy, gpus_max=limit)
-    for number, (tier, time_limit_s) in enumerate(jobs):
-        world.submit(a_job(f"j{number:02}", tier=tier, time_limit_s=time_limit_s))
+    for number, (tier, time_limit_s, node) in enumerate(jobs):
+        on = ({"node": (node,)},) if node else ()
+        world.submit(a_job(f"j{number:02}", tier=tier, time_limit_s=time_limit_s, on=on))
         world.settle()
         world.now += 10
     return world
@@ -105,9 +110,11 @@ def if_it_were(world: World, name: str, sooner: m.Sooner) -> tuple[str, ...]:
     truth = snapshots.decode(world.core.snapshot(), SETTINGS)
     job = truth.by_key[(TEAM, name)]
     tiers = {tier.name: tier.resources for tier in SETTINGS.tiers}
-    changes = (
-        {"time_limit_s": sooner.time_limit_s} if sooner.kind == "time_limit" else {"resources": tiers[sooner.tier]}
-    )
+    changes = {
+        "time_limit": {"time_limit_s": sooner.time_limit_s},
+        "tier": {"resources": tiers.get(sooner.tier), "on": ()},
+        "on": {"on": ()},
+    }[sooner.kind]
     job.specification = msgspec.structs.replace(job.specification, **changes)
     job.shape, job.order_s = shape_of(job.specification), estimate_s(job.specification.time_limit_s)
     core = Core(SETTINGS)
@@ -120,7 +127,7 @@ def if_it_were(world: World, name: str, sooner: m.Sooner) -> tuple[str, ...]:
 
 @settings(deadline=None, max_examples=120)
 @given(jobs=JOBS, policy=st.sampled_from(("fcfs", "slowdown", "sjf")), limit=st.sampled_from((None, 6)))
-def test_advice_works(jobs: list[tuple[str, float | None]], policy: str, limit: int | None) -> None:
+def test_advice_works(jobs: list[tuple[str, float | None, str]], policy: str, limit: int | None) -> None:
     world = crowded(jobs, policy, limit)
     for name in waiting(world):
         for sooner in world.why(name).sooner:
@@ -129,10 +136,11 @@ def test_advice_works(jobs: list[tuple[str, float | None]], policy: str, limit: 
 
 def test_there_is_advice() -> None:
     """Lest the property above is about nothing."""
-    world = crowded([("gpu2", 3600.0), ("gpu2", 3600.0), ("gpu8", 3600.0), ("gpu2", None)], "fcfs", None)
-    advice = [sooner for name in waiting(world) for sooner in world.why(name).sooner]
-    assert {sooner.kind for sooner in advice} == {"time_limit", "tier"}
-    assert all(if_it_were(world, "j03", sooner) == sooner.nodes for sooner in world.why("j03").sooner)
+    jobs = [("gpu2", 3600.0), ("gpu2", 3600.0), ("gpu8", 3600.0), ("gpu2", None), ("cpu", None)]
+    world = crowded([(*job, "n3" if job[0] == "cpu" else "") for job in jobs], "fcfs", None)
+    advice = [(name, sooner) for name in waiting(world) for sooner in world.why(name).sooner]
+    assert {sooner.kind for _, sooner in advice} == {"time_limit", "tier", "on"}
+    assert all(if_it_were(world, name, sooner) == sooner.nodes for name, sooner in advice)
 
 
 @settings(deadline=None, max_examples=80)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from typing import Any
 
 import msgspec
 import pytest
@@ -97,6 +98,26 @@ def test_every_field_of_a_submit_reaches_the_specification() -> None:
     assert (specification.array, specification.array_at_once) == ("0-12:4,1", 2)
     assert specification.after == (m.Dependency(job=OTHER, on="any"),)
     assert (specification.begin_at, specification.deadline_at, specification.retries) == (2000.0, 3000.5, 2)
+
+
+def test_a_constraint_narrows_where_its_tier_may_be() -> None:
+    a100, v100 = {"gpu": ("A100",)}, {"gpu": ("V100",)}
+    tiers = tuple(
+        msgspec.structs.replace(tier, on=(a100, v100)) if tier.name == "gpu1" else tier for tier in CONFIG.tiers
+    )
+    config = msgspec.structs.replace(CONFIG, tiers=tiers)
+
+    def decided(**fields: Any) -> Any:
+        return core.decide_submit(incoming(**fields), config, QUEUES)
+
+    assert decided(tier="gpu1").fact.specification.on == (a100, v100)
+    assert decided(tier="gpu1", on={"gpu": "V100"}).fact.specification.on == (v100,)
+    assert decided(on={"node": ["!n7"]}).fact.specification.on == ({"node": ("!n7",)},)
+    (problem,) = decided(tier="gpu1", on={"gpu": ["T4"]}).answer.problems
+    assert (problem.path, problem.hint) == (
+        "$.on",
+        "it is on gpu=A100, or else gpu=V100; choose another tier, or leave `on` out",
+    )
 
 
 def test_an_unknown_field_is_a_warning_with_the_one_that_was_meant() -> None:

@@ -19,6 +19,8 @@ from events import streams
 from events.messages import Resources, Tier
 
 GIB: Final = 1024**3
+GPU_MILLI: Final = 1000
+"""Thousandths of a whole GPU."""
 ALTERNATIVES_MAX: Final = 8
 """Of the nodes that a tier may be on: each is in every job's specification."""
 STREAM_BYTES_MIN: Final = 2 * 1024**2
@@ -206,6 +208,11 @@ def _convert(raw: dict[str, Any], origin: dict[str, str]) -> Configuration:
 def _check(config: Configuration) -> None:
     names = [tier.name for tier in config.tiers]
     for tier in config.tiers:
+        has = tier.resources
+        if not 1 <= has.gpu_milli <= GPU_MILLI or (has.gpu_milli < GPU_MILLI and (has.gpus, has.nodes) != (1, 1)):
+            raise ConfigurationError(
+                f"tiers.{tier.name}.resources.gpu_milli: from 1 to {GPU_MILLI}, and less only with one GPU of one node"
+            )
         if len(tier.on) > ALTERNATIVES_MAX:
             raise ConfigurationError(f"tiers.{tier.name}.on: at most {ALTERNATIVES_MAX} alternatives")
         for constraint in tier.on:

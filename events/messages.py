@@ -36,6 +36,8 @@ class Resources(Value, frozen=True, kw_only=True):
     memory_bytes: int
     gpus: int = 0
     nodes: int = 1
+    gpu_milli: int = 1000
+    """Thousandths of its GPU that an attempt has; fewer than all of them only with one GPU of one node."""
 
 
 Constraint = dict[str, tuple[str, ...]]
@@ -59,6 +61,8 @@ class Allocation(Value, frozen=True, kw_only=True):
     cpus: float
     memory_bytes: int
     gpus: tuple[int, ...] = ()
+    gpu_milli: int = 1000
+    """Thousandths of each of these."""
 
 
 class Capacity(Value, frozen=True, kw_only=True):
@@ -1069,6 +1073,8 @@ class NodeView(Value, frozen=True, kw_only=True):
     why: str = ""
     """What they said, or why it is gone."""
     maintenance: Span | None = None
+    shared: dict[int, int] = {}
+    """Of GPUs of which somebody has a part: how many thousandths are free. They are not in `free`."""
 
 
 class NodesView(Value, frozen=True, kw_only=True):
@@ -1084,7 +1090,7 @@ class QueueView(Value, frozen=True, kw_only=True):
     weight: float = 1.0
     waiting: int = 0
     running: int = 0
-    gpus: int = 0
+    gpus: float = 0.0
     running_max: int | None = None
     gpus_max: int | None = None
     paused: bool = False
@@ -1124,7 +1130,7 @@ class TeamView(Value, frozen=True, kw_only=True):
     queues: int = 0
     waiting: int = 0
     running: int = 0
-    gpus: int = 0
+    gpus: float = 0.0
     cpus: float = 0.0
     weight: float = 1.0
     guaranteed_gpus: int = 0

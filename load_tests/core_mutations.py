@@ -35,6 +35,42 @@ class Mutation(NamedTuple):
 
 MUTATIONS: Final = (
     Mutation(
+        "shared GPUs: one more than there is room for",
+        "nodes.py",
+        "for index, left in self.shared.items() if left >= shape.gpu_milli]",
+        "for index, left in self.shared.items() if left]",
+    ),
+    Mutation(
+        "shared GPUs: an idle one before the one that is shared",
+        "nodes.py",
+        "        first = self._with_part(shape) if shape.shares_gpu else []\n",
+        "        first: list[Node] = []\n",
+    ),
+    Mutation(
+        "shared GPUs: who joins others delays a reservation",
+        "backfill.py",
+        "return lambda at: beside if at < until else need",
+        "return lambda at: beside",
+    ),
+    Mutation(
+        "shared GPUs: whole with the first who leaves",
+        "ahead.py",
+        "until[index] = max(end, until.get(index, end))",
+        "until[index] = min(end, until.get(index, end))",
+    ),
+    Mutation(
+        "shared GPUs: victims of whom each gives a whole one back",
+        "preemption.py",
+        "self._gpus[index] += sign * each.gpu_milli",
+        "self._gpus[index] += sign * MILLI",
+    ),
+    Mutation(
+        "shared GPUs: a part counts as a whole under limits",
+        "jobs.py",
+        "        return self.gpus * self.gpu_milli\n",
+        "        return self.gpus * 1000\n",
+    ),
+    Mutation(
         "constraints: of several labels one is enough",
         "../../events/labels.py",
         "            return False\n    return True\n",

@@ -110,7 +110,7 @@ class Attempt:
 
     @property
     def actual(self) -> Actual:
-        return Actual(self.phase, self.launch.allocation.gpus)
+        return Actual(self.phase, self.launch.allocation.gpus, self.launch.allocation.gpu_milli)
 
     @property
     def report(self) -> LiveAttempt | None:

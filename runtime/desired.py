@@ -4,19 +4,24 @@
 * What is wanted and not there is started, once: an attempt that ended is never started again.
 * What is there and not wanted is stopped, however far it has come; laying out is given up.
 * A start waits while something here still holds what it needs: an older attempt of the same job (two would live), or
-  one of its GPUs. The leader frees neither before it knows of the end, but a node that was lost and came back may
-  still be busy with what the leader has given up. The runner asks again at each end.
+  too much of one of its GPUs. The leader frees neither before it knows of the end, but a node that was lost and came
+  back may still be busy with what the leader has given up. The runner asks again at each end.
 * An end that the ledger has is forgotten.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
+from typing import Final
 
 import msgspec
 
 from events.messages import AttemptRef, Desired, Launch
+
+GPU_MILLI: Final = 1000
+"""Thousandths of a whole GPU."""
 
 
 class Phase(Enum):
@@ -29,10 +34,12 @@ class Phase(Enum):
 
 
 class Actual(msgspec.Struct, frozen=True):
-    """An attempt on this node, and the GPUs that it was given."""
+    """An attempt on this node, and the GPUs that it was given, or a part of one."""
 
     phase: Phase
     gpus: tuple[int, ...] = ()
+    gpu_milli: int = GPU_MILLI
+    """Thousandths of each."""
 
     @property
     def lives(self) -> bool:
@@ -87,14 +94,16 @@ def _startable(
     desired: Desired, actual: Mapping[AttemptRef, Actual], living: Mapping[AttemptRef, Actual]
 ) -> list[Launch]:
     jobs = {(ref.team, ref.job) for ref in living}
-    gpus = {index for state in living.values() for index in state.gpus}
+    used: Counter[int] = Counter()
+    for state in living.values():
+        used.update(dict.fromkeys(state.gpus, state.gpu_milli))
     starts = []
     for launch in desired.attempts:
         if launch.ref in actual or launch.ref in desired.recorded:
             continue
-        job, needs = (launch.ref.team, launch.ref.job), set(launch.allocation.gpus)
-        if job not in jobs and not needs & gpus:
+        job, needs = (launch.ref.team, launch.ref.job), launch.allocation
+        if job not in jobs and all(used[index] + needs.gpu_milli <= GPU_MILLI for index in needs.gpus):
             starts.append(launch)
             jobs.add(job)
-            gpus |= needs
+            used.update(dict.fromkeys(needs.gpus, needs.gpu_milli))
     return starts

@@ -83,6 +83,7 @@ def _ours(launch: Launch, around: Surroundings) -> dict[str, str]:
         "HEADRACE_SPOOL": str(around.spool),
         "HEADRACE_RANK": "0",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, launch.allocation.gpus)),
+        "HEADRACE_GPU_SHARE": f"{launch.allocation.gpu_milli / 1000:g}" if launch.allocation.gpus else "0",
     }
     if launch.task is not None:
         found |= {

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Request, Response, get
 
-from controlplane.config import Configuration, Identity
+from controlplane.config import GPU_MILLI, Configuration, Identity
 from controlplane.gateway.context import Gateway, Here
 from controlplane.gateway.failures import Failure
 from events import labels, streams
@@ -138,7 +138,7 @@ def fits(tier: m.Tier, view: m.NodesView | None) -> int | None:
         and not node.capacity.cannot_start
         and (not on or any(labels.is_met(each, node.node, node.capacity) for each in on))
     ]
-    places = [_fits_on(wanted, node.free) for node in able]
+    places = [_fits_on(wanted, node) for node in able]
     if wanted.nodes <= 1:
         return sum(places)
     return sum(place > 0 for place in places) // wanted.nodes
@@ -166,13 +166,16 @@ def version() -> str:
         return "0+source"
 
 
-def _fits_on(wanted: m.Resources, free: m.Allocation) -> int:
+def _fits_on(wanted: m.Resources, node: m.NodeView) -> int:
+    free, gpus = node.free, len(node.free.gpus)
+    if wanted.gpu_milli < GPU_MILLI:
+        gpus = gpus * (GPU_MILLI // wanted.gpu_milli) + sum(left // wanted.gpu_milli for left in node.shared.values())
     counts = [
         int(has // needs)
         for has, needs in (
             (free.cpus, wanted.cpus),
             (free.memory_bytes, wanted.memory_bytes),
-            (len(free.gpus), wanted.gpus),
+            (gpus, wanted.gpus),
         )
         if needs > 0
     ]

@@ -12,7 +12,7 @@ import math
 from typing import Final, NamedTuple
 
 from controlplane.scheduling.jobs import Job, Shape
-from controlplane.scheduling.nodes import Fleet, Node
+from controlplane.scheduling.nodes import Fleet, Node, held_by
 from events import messages as m
 from events.lifecycle import State
 
@@ -56,8 +56,19 @@ def ends_at(job: Job, now: float) -> float:
     return end_of(job, now).at
 
 
+def shared_until(node: Node, now: float) -> dict[int, End]:
+    """When each of its shared GPUs is whole again: nobody has a part of it any more."""
+    until: dict[int, End] = {}
+    for job in node.jobs.values():
+        if job.shape.shares_gpu:
+            end = end_of(job, now)
+            for index in (index for each in held_by(job) if each.node == node.name for index in each.gpus):
+                until[index] = max(end, until.get(index, end))
+    return until
+
+
 def lacking(node: Node, shape: Shape) -> tuple[int, int, int, int]:
-    """What is missing on a node for this shape, GPUs first."""
+    """What is missing on a node for this shape, GPUs first; for a part of a GPU, a whole one."""
     return (
         max(0, shape.gpus - node.free_gpus.bit_count()),
         max(0, shape.milli_cpus - node.free_milli_cpus),
@@ -140,7 +151,9 @@ def _can(node: Node, shape: Shape) -> bool:
 
 
 def _offer(node: Node, shape: Shape, now: float) -> Offer:
-    """What an open node that is large enough offers at this moment."""
+    """What an open node that is large enough offers at this moment. For a part of a GPU it is a whole one: what is free
+    of a shared GPU now may be gone by then.
+    """
     missing = lacking(node, shape)
     if not any(missing):
         return Offer(-math.inf, missing, node.name, node.version, math.inf)
@@ -155,12 +168,15 @@ def _offer(node: Node, shape: Shape, now: float) -> Offer:
             until = now
         else:
             at = math.inf
-        ends.append((at, job.shape))
+        ends.append((at, job.shape, 0 if job.shape.shares_gpu else job.shape.gpus))
+    if node.shared:
+        whole = [end.at for end in shared_until(node, now).values()]
+        ends += [(at if at < now + FAR_S else math.inf, _NOTHING, 1) for at in whole]
     ends.sort(key=_at)
     at = math.inf
-    for end, gone in ends:
+    for end, gone, whole_gpus in ends:
         at = end
-        gpus -= gone.gpus
+        gpus -= whole_gpus
         milli_cpus -= gone.milli_cpus
         memory_bytes -= gone.memory_bytes
         launch_bytes -= gone.launch_bytes
@@ -169,5 +185,8 @@ def _offer(node: Node, shape: Shape, now: float) -> Offer:
     return Offer(at, missing, node.name, node.version, until)
 
 
-def _at(end: tuple[float, Shape]) -> float:
+def _at(end: tuple[float, Shape, int]) -> float:
     return end[0]
+
+
+_NOTHING: Final = Shape(milli_cpus=0, memory_bytes=0, gpus=0, nodes=1, launch_bytes=0)

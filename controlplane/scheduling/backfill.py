@@ -12,10 +12,10 @@ Scheduling the IBM SP2 with Backfilling", TPDS 2001).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from controlplane.scheduling.ahead import FAR_S, end_of, forecast, lacking
+from controlplane.scheduling.ahead import FAR_S, end_of, forecast, lacking, shared_until
 from controlplane.scheduling.jobs import Job, Shape
 from controlplane.scheduling.nodes import Fleet, Node
 
@@ -35,9 +35,16 @@ class Amounts(NamedTuple):
         return Amounts(*(-mine for mine in self))
 
     def cover(self, need: Amounts) -> bool:
-        return all(mine >= its for mine, its in zip(self, need, strict=True))
+        """Whether that is there. Who wants no GPU does not mind that more of them are promised than there are."""
+        return (
+            self.milli_cpus >= need.milli_cpus
+            and self.memory_bytes >= need.memory_bytes
+            and (self.gpus >= need.gpus or not need.gpus)
+            and self.launch_bytes >= need.launch_bytes
+        )
 
 
+ONE_GPU: Final = Amounts(0, 0, 1, 0)
 ALL: Final = Amounts(*4 * (2**62,))
 """More than any node has: what its maintenance takes."""
 
@@ -54,7 +61,14 @@ class Reservation(NamedTuple):
 
 
 def need_of(shape: Shape) -> Amounts:
+    """Of one node. For a part of a GPU a whole one, wherever it is not known which it shares."""
     return Amounts(shape.milli_cpus, shape.memory_bytes, shape.gpus, shape.launch_bytes)
+
+
+def _whole(shape: Shape) -> Amounts:
+    """What comes back with a job of this shape: a GPU that it shares only with the last."""
+    need = need_of(shape)
+    return need._replace(gpus=0) if shape.shares_gpu else need
 
 
 class Plan:
@@ -145,8 +159,23 @@ class Plan:
             return False
         if node.name not in self._on:
             return True
-        until = self._now + length_s(job)
-        return self._lasts(self._profile(node), self._now, until, need_of(job.shape))
+        return self._short_at(node, job.shape, self._now) >= self._now + length_s(job)
+
+    def _short_at(self, node: Node, shape: Shape, since: float) -> float:
+        """From `since` on, when a job that starts on the node now would lack something; infinite: never."""
+        needs = self._needs(node, shape)
+        return next((at for at, free in self._profile(node) if at >= since and not free.cover(needs(at))), math.inf)
+
+    def _needs(self, node: Node, shape: Shape) -> Callable[[float], Amounts]:
+        """What a job that starts there now takes of whole GPUs and the rest, at a time.
+
+        Beside others on a GPU it takes none more, until the last of these gives the GPU back but for its part.
+        """
+        need, part = need_of(shape), node.part_for(shape)
+        if part is None:
+            return lambda at: need
+        until, beside = shared_until(node, self._now)[part].at, need._replace(gpus=0)
+        return lambda at: beside if at < until else need
 
     def changed(self, node: str) -> None:
         """Something was placed there."""
@@ -154,9 +183,9 @@ class Plan:
 
     def delayed(self, node: Node, job: Job) -> list[Reservation]:
         """The reservations there that would not have enough any more at the first moment at which one has not."""
-        need, until = need_of(job.shape), self._now + length_s(job)
+        needs, until = self._needs(node, job.shape), self._now + length_s(job)
         for at, free in self._profile(node):
-            if at < until and not free.cover(need):
+            if at < until and not free.cover(needs(at)):
                 return [one for one in self._on.get(node.name, ()) if one.at <= at < one.until]
         return []
 
@@ -176,9 +205,7 @@ class Plan:
         for name in self._on | self._fleet.closing:
             node = self._fleet.nodes[name]
             if node.is_open and node.fits(shape):
-                profile, need = self._profile(node), need_of(shape)
-                short = next((at for at, free in profile if at > self._now and not free.cover(need)), math.inf)
-                yield short - self._now, node
+                yield self._short_at(node, shape, math.nextafter(self._now, math.inf)) - self._now, node
 
     def _starts(
         self, nodes: list[Node], need: Amounts, takes_s: float, after: float, count: int
@@ -205,7 +232,9 @@ class Plan:
         """(time, what is free from then on), ascending; begins now."""
         if (known := self._profiles.get(node.name)) is not None:
             return known
-        changes = [(end_of(job, self._now).at, need_of(job.shape)) for job in node.jobs.values()]
+        changes = [(end_of(job, self._now).at, _whole(job.shape)) for job in node.jobs.values()]
+        if node.shared:
+            changes += [(end.at, ONE_GPU) for end in shared_until(node, self._now).values()]
         if node.is_closed(self._now, math.inf) and (span := node.maintenance) is not None:
             changes += [(max(span.begins_at, self._now), -ALL), (span.ends_at, ALL)]
         for reservation in self._on.get(node.name, ()):

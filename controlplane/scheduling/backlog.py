@@ -14,14 +14,14 @@ from typing import Final
 from controlplane.scheduling import order
 from controlplane.scheduling.jobs import Shape
 from controlplane.scheduling.nodes import Totals, want_of
-from controlplane.scheduling.packing import Want
+from controlplane.scheduling.packing import MILLI, Want
 
 PARTS: Final = 64
 """In which the popularity of kinds of work is measured."""
 
 
 class Backlog:
-    """Sums that are kept as jobs come, start and end: of milli-CPUs, bytes of memory, GPUs.
+    """Sums that are kept as jobs come, start and end: of milli-CPUs, bytes of memory, milli-GPUs.
 
     Whole numbers of milliseconds, so that they are the same in whatever order they were summed.
     """
@@ -75,7 +75,7 @@ class Backlog:
 
     def seconds(self, totals: Totals, now: float) -> float:
         """How long the machines need for all of it, at the least; what outlived its estimate counts as nothing."""
-        there = (totals.milli_cpus, totals.memory_bytes, totals.gpus)
+        there = (totals.milli_cpus, totals.memory_bytes, totals.gpus * MILLI)
         return max(
             (waiting + max(0, ends - held * round(1000 * now))) / (1000 * (amount or 1))
             for waiting, ends, held, amount in zip(self._waiting, self._ends, self._held, there, strict=True)
@@ -83,4 +83,4 @@ class Backlog:
 
 
 def _amounts(shape: Shape) -> tuple[int, int, int]:
-    return (shape.milli_cpus * shape.nodes, shape.memory_bytes * shape.nodes, shape.gpus * shape.nodes)
+    return (shape.milli_cpus * shape.nodes, shape.memory_bytes * shape.nodes, shape.milli_gpus * shape.nodes)

@@ -14,6 +14,7 @@ from controlplane.scheduling.dependencies import awaited
 from controlplane.scheduling.jobs import Job, Key
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, bits, held_by
 from controlplane.scheduling.order import ESTIMATE_S_MIN
+from controlplane.scheduling.packing import MILLI
 from controlplane.scheduling.predictions import KEYS_MAX, RUNS
 from controlplane.scheduling.queues import Queue, guarantee_of
 from controlplane.scheduling.shares import Account, Held
@@ -150,12 +151,23 @@ def _node(node: Node, jobs: list[Job]) -> Iterator[str]:
     held: Counter[int] = Counter()
     for job in jobs:
         here = [allocation for allocation in held_by(job) if allocation.node == node.name]
-        held.update(gpu for allocation in here for gpu in allocation.gpus)
-        if [len(allocation.gpus) for allocation in here] != [job.shape.gpus]:
-            yield f"{job.subject} asked for {job.shape.gpus} GPUs and holds others"
-    yield from (f"GPU {gpu} of node {node.name} is held {count} times" for gpu, count in held.items() if count > 1)
+        for allocation in here:
+            held.update(dict.fromkeys(allocation.gpus, allocation.gpu_milli))
+        if [len(each.gpus) * each.gpu_milli for each in here] != [job.shape.milli_gpus]:
+            yield f"{job.subject} asked for {job.shape.milli_gpus} thousandths of GPUs and holds others"
+    over = {gpu: much for gpu, much in held.items() if much > MILLI}
+    yield from (f"of GPU {gpu} of {node.name} {much} thousandths are held" for gpu, much in over.items())
     if node.free_gpus != bits(range(node.capacity.gpus)) & ~bits(held):
         yield f"node {node.name} says that GPUs {node.free_gpus:b} are free, held are {sorted(held)}"
+    parts = {
+        gpu
+        for job in jobs
+        for each in held_by(job)
+        if each.node == node.name and each.gpu_milli < MILLI
+        for gpu in each.gpus
+    }
+    if node.shared != {gpu: MILLI - held[gpu] for gpu in parts if gpu < node.capacity.gpus}:
+        yield f"node {node.name} counts what is left of shared GPUs wrong: {node.shared}"
     free = (
         round(node.capacity.cpus * 1000) - sum(job.shape.milli_cpus for job in jobs),
         node.capacity.memory_bytes - sum(job.shape.memory_bytes for job in jobs),
@@ -213,10 +225,10 @@ def _account(who: str, account: Account, holding: list[Job]) -> Iterator[str]:
     by_ledger = (
         sum(shape.milli_cpus * shape.nodes for shape in used),
         sum(shape.memory_bytes * shape.nodes for shape in used),
-        sum(shape.gpus * shape.nodes for shape in used),
+        sum(shape.milli_gpus * shape.nodes for shape in used),
     )
     average = account.average
-    if by_ledger != (average.held_milli_cpus, average.held_memory_bytes, average.held_gpus):
+    if by_ledger != (average.held_milli_cpus, average.held_memory_bytes, average.held_milli_gpus):
         yield f"{who} counts what it uses wrong: {by_ledger} is right"
 
 

@@ -56,6 +56,7 @@ def nodes_view(truth: Truth) -> m.NodesView:
             by=node.draining_by or node.cordoned_by,
             why=node.gone_why or node.closed_why,
             maintenance=node.maintenance,
+            shared=dict(sorted(node.shared.items())),
         )
         for _, node in sorted(truth.fleet.nodes.items())
         if node.sequence

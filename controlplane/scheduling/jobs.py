@@ -41,6 +41,18 @@ class Shape(NamedTuple):
     """How much of a node's message it takes, rounded up to a power of two."""
     on: tuple[labels.Pairs, ...] = ()
     """Which nodes will do, in order of preference. Empty: any."""
+    gpu_milli: int = 1000
+    """Thousandths of each GPU; fewer only of one."""
+
+    @property
+    def shares_gpu(self) -> bool:
+        """Whether it has a part of a GPU, beside others."""
+        return self.gpus > 0 and self.gpu_milli < 1000
+
+    @property
+    def milli_gpus(self) -> int:
+        """Of one node."""
+        return self.gpus * self.gpu_milli
 
 
 class Array(msgspec.Struct, eq=False, kw_only=True):
@@ -285,6 +297,7 @@ def shape_of(specification: m.Specification) -> Shape:
         nodes=resources.nodes,
         launch_bytes=launch_bytes,
         on=tuple(map(labels.pairs, specification.on)),
+        gpu_milli=resources.gpu_milli,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from controlplane.scheduling.jobs import Job, Shape
+from controlplane.scheduling.packing import MILLI
 from controlplane.scheduling.queues import Moment, Queue, Team
 from controlplane.scheduling.shares import Guarantee, Held
 from controlplane.scheduling.truth import Truth
@@ -57,7 +58,9 @@ class Limits:
             (queue.settings.gpus_max, queue.account.held),
             (team.settings.gpus_max, team.account.held),
         ):
-            if limit is not None and any(held.gpus + shape.gpus * shape.nodes > limit for shape in queue.shapes):
+            if limit is not None and any(
+                held.milli_gpus + shape.milli_gpus * shape.nodes > limit * MILLI for shape in queue.shapes
+            ):
                 return True
         return False
 
@@ -98,11 +101,12 @@ class Limits:
             ),
             (_of_team(queue), f"team {team.name}", team.account.held, of_team.running_max, of_team.gpus_max),
         ):
-            gpus = job.shape.gpus * job.shape.nodes
+            asked, has = job.shape.milli_gpus * job.shape.nodes, held.milli_gpus
             if running_max is not None and held.running + 1 > running_max:
                 return Refusal(who, "jobs", held.running, running_max, 1, running_max < 1), scope
-            if gpus_max is not None and gpus and held.gpus + gpus > gpus_max:
-                return Refusal(who, "GPUs", held.gpus, gpus_max, gpus, gpus > gpus_max), scope
+            if gpus_max is not None and asked and has + asked > gpus_max * MILLI:
+                never = asked > gpus_max * MILLI
+                return Refusal(who, "GPUs", has / MILLI, gpus_max, asked / MILLI, never), scope
         return self._beyond_guarantees(queue, job), ()
 
     # -- guarantees ------------------------------------------------------------------------------------------------
@@ -123,17 +127,19 @@ class Limits:
         if not self._all or job.specification.preemptible or self.is_guaranteed(queue, shape):
             return None
         totals = self._moment.totals
-        asked = shape.gpus * shape.nodes if shape.gpus else shape.milli_cpus * shape.nodes
-        there, promised = (totals.gpus, self._all.gpus) if shape.gpus else (totals.milli_cpus, self._all.milli_cpus)
+        asked = shape.milli_gpus * shape.nodes if shape.gpus else shape.milli_cpus * shape.nodes
+        there, promised = totals.milli_cpus, self._all.milli_cpus
+        if shape.gpus:
+            there, promised = totals.gpus * MILLI, self._all.gpus * MILLI
         if not promised:
             return None
         firm = self._all_firm_beyond(shape)
         if firm + asked <= max(0, there - promised):
             return None
-        what, unit = ("GPUs", 1) if shape.gpus else ("CPUs", 1000)
+        what = "GPUs" if shape.gpus else "CPUs"
         limit = max(0, there - promised)
         who = "what cannot be preempted, beyond guarantees,"
-        return Refusal(who, what, firm / unit, limit / unit, asked / unit, never=asked > limit)
+        return Refusal(who, what, firm / MILLI, limit / MILLI, asked / MILLI, never=asked > limit)
 
     def _all_firm_beyond(self, shape: Shape) -> int:
         """What the jobs of all teams that cannot be preempted hold beyond guarantees: summed anew once that changes."""
@@ -148,11 +154,12 @@ class Limits:
         """What a team's jobs that cannot be preempted hold beyond its guarantees."""
         over, promised = 0, 0
         for queue in self._truth.team(team).queues:
-            firm = queue.account.held.firm_gpus if shape.gpus else queue.account.held.firm_milli_cpus
-            mine = queue.guarantee.gpus if shape.gpus else queue.guarantee.milli_cpus
+            firm = queue.account.held.firm_milli_gpus if shape.gpus else queue.account.held.firm_milli_cpus
+            mine = queue.guarantee.gpus * MILLI if shape.gpus else queue.guarantee.milli_cpus
             over += max(0, firm - mine)
             promised += mine
-        whole = self._guarantees[team].gpus if shape.gpus else self._guarantees[team].milli_cpus
+        of_team = self._guarantees[team]
+        whole = of_team.gpus * MILLI if shape.gpus else of_team.milli_cpus
         return max(0, over - (whole - promised))
 
 

@@ -51,7 +51,9 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     free_milli_cpus: int = 0
     free_memory_bytes: int = 0
     free_gpus: int = 0
-    """One bit an index."""
+    """One bit an index. Those that nobody has a part of."""
+    shared: dict[int, int] = msgspec.field(default_factory=dict)
+    """Of GPUs of which some have parts: how many thousandths are left, by index."""
     free_launch_bytes: int = LAUNCHES_BYTES_MAX
     jobs: dict[Key, Job] = msgspec.field(default_factory=dict)
 
@@ -95,7 +97,7 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     def fits(self, shape: Shape) -> bool:
         """Whether a job of this shape can start now, were the node open."""
         return self.suits(shape) and (
-            shape.gpus <= self.free_gpus.bit_count()
+            (shape.gpus <= self.free_gpus.bit_count() or self.part_for(shape) is not None)
             and shape.milli_cpus <= self.free_milli_cpus
             and shape.memory_bytes <= self.free_memory_bytes
             and shape.launch_bytes <= self.free_launch_bytes
@@ -105,6 +107,13 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
         """Whether what starts now and takes so long would be there during its maintenance."""
         span = self.maintenance
         return span is not None and now < span.ends_at and now + length_s > span.begins_at
+
+    def part_for(self, shape: Shape) -> int | None:
+        """The shared GPU that has room for a part of it, with the least left over; None: none has."""
+        if not shape.shares_gpu:
+            return None
+        roomy = [(left, index) for index, left in self.shared.items() if left >= shape.gpu_milli]
+        return min(roomy)[1] if roomy else None
 
     def suits(self, shape: Shape) -> bool:
         """Whether it has the labels that such a job asks for."""
@@ -143,7 +152,7 @@ class Taken(Protocol):
     @property
     def memory_bytes(self) -> int: ...
     @property
-    def gpus(self) -> int: ...
+    def milli_gpus(self) -> int: ...
 
 
 class Totals(NamedTuple):
@@ -158,7 +167,7 @@ class Totals(NamedTuple):
         return max(
             taken.milli_cpus / (self.milli_cpus or 1),
             taken.memory_bytes / (self.memory_bytes or 1),
-            taken.gpus / (self.gpus or 1),
+            taken.milli_gpus / MILLI / (self.gpus or 1),
         )
 
 
@@ -176,6 +185,8 @@ class Fleet:
         """The nodes of the last of these changes."""
         self._fragmentation: Fragmentation | None = None
         self._buckets: Any = SortedDict()
+        self._sharing: dict[str, Node] = {}
+        """Open nodes of whose GPUs some have parts."""
 
     def node(self, name: str) -> Node:
         """The node of that name, made if nobody has heard of it."""
@@ -202,9 +213,7 @@ class Fleet:
 
     def take(self, node: Node, job: Job, allocation: m.Allocation) -> bool:
         """The job holds this much of the node from now on. False: one of the GPUs was held already."""
-        mask = bits(allocation.gpus)
-        clash = mask & ~node.free_gpus & bits(range(node.capacity.gpus))
-        node.free_gpus &= ~mask
+        clash = _take_gpus(node, allocation)
         node.free_milli_cpus -= job.shape.milli_cpus
         node.free_memory_bytes -= job.shape.memory_bytes
         node.free_launch_bytes -= job.shape.launch_bytes
@@ -216,7 +225,7 @@ class Fleet:
     def give_back(self, node: Node, job: Job, allocation: m.Allocation) -> None:
         """The job holds nothing of the node any more."""
         del node.jobs[job.key]
-        node.free_gpus |= bits(allocation.gpus) & bits(range(node.capacity.gpus))
+        _give_back_gpus(node, allocation)
         node.free_milli_cpus += job.shape.milli_cpus
         node.free_memory_bytes += job.shape.memory_bytes
         node.free_launch_bytes += job.shape.launch_bytes
@@ -229,7 +238,11 @@ class Fleet:
         held = list(node.jobs.values())
         node.free_milli_cpus = round(capacity.cpus * 1000) - sum(job.shape.milli_cpus for job in held)
         node.free_memory_bytes = capacity.memory_bytes - sum(job.shape.memory_bytes for job in held)
-        node.free_gpus = bits(range(capacity.gpus)) & ~gpus_of(node.name, held)
+        node.free_gpus, node.shared = bits(range(capacity.gpus)), {}
+        for job in held:
+            for allocation in held_by(job):
+                if allocation.node == node.name:
+                    _take_gpus(node, allocation)
         self.touch(node)
         self.index(node)
 
@@ -251,6 +264,10 @@ class Fleet:
     def index(self, node: Node) -> None:
         """Put the node where it belongs; to be called after every change of what is free, or of its state."""
         where = (node.free_gpus.bit_count(), node.free_milli_cpus) if node.is_open else None
+        if where is not None and node.shared:
+            self._sharing[node.name] = node
+        else:
+            self._sharing.pop(node.name, None)
         if where == node.indexed:
             return
         self.touch(node)
@@ -310,12 +327,26 @@ class Fleet:
         return max(scored, key=lambda one: one[0])[1] if scored else None  # of equals the first
 
     def with_room(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> Iterator[Node]:
-        """Open nodes with room for one part of a job of this shape, the least left over first."""
+        """Open nodes with room for one part of a job of this shape, the least left over first.
+
+        For a part of a GPU, the shared one with the least left over.
+        """
+        first = self._with_part(shape) if shape.shares_gpu else []
+        yield from (node for node in first if admits is None or admits(node))
         for free_gpus in self._buckets.irange(minimum=shape.gpus):
             for _, name in self._buckets[free_gpus].irange(minimum=(shape.milli_cpus, "")):
                 node = self.nodes[name]
-                if node.fits(shape) and (admits is None or admits(node)):
+                if node.fits(shape) and node not in first and (admits is None or admits(node)):
                     yield node
+
+    def _with_part(self, shape: Shape) -> list[Node]:
+        """Those of whose shared GPUs one has room, the least left over first."""
+        found = []
+        for node in self._sharing.values():
+            index = node.part_for(shape)
+            if index is not None and node.fits(shape):
+                found.append((node.shared[index], node.free_milli_cpus, node.name, node))
+        return [node for *_, node in sorted(found, key=lambda each: each[:3])]
 
     def several(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> tuple[Node, ...] | None:
         """As many open nodes as a gang of this shape asks for, each with room for its part; None: too few.
@@ -347,34 +378,65 @@ def _each_alone(shape: Shape) -> Iterator[Shape]:
 
 def want_of(shape: Shape) -> Want:
     """What a job of this shape asks of one node, for `packing`."""
-    return Want(shape.milli_cpus, shape.gpus, models=labels.values_of(labels.GPU, shape.on) if shape.gpus else ())
+    models = labels.values_of(labels.GPU, shape.on) if shape.gpus else ()
+    return Want(shape.milli_cpus, shape.gpus, shape.gpu_milli if shape.gpus else MILLI, models)
 
 
 def room_of(node: Node) -> Room:
     """What is free of a node, for `packing`: which GPUs it is does not matter."""
-    free = node.free_gpus.bit_count()
+    free, parts = node.free_gpus.bit_count(), tuple(sorted(node.shared.values(), reverse=True))
+    taken = node.capacity.gpus - free - len(parts)
     model = labels.of_node(node.name, node.capacity, labels.GPU)
-    return Room(node.free_milli_cpus, (MILLI,) * free + (0,) * (node.capacity.gpus - free), model)
+    return Room(node.free_milli_cpus, (MILLI,) * free + parts + (0,) * taken, model)
 
 
 def allocate(node: Node, shape: Shape) -> m.Allocation:
-    """What a job of this shape gets of a node that fits: of the GPUs, those with the lowest indices."""
+    """What a job of this shape gets of a node that fits: of the GPUs, those with the lowest indices; a part of the
+    shared one with the least left over, else of an idle one.
+    """
+    part = node.part_for(shape)
     return m.Allocation(
         node=node.name,
         cpus=shape.milli_cpus / 1000,
         memory_bytes=shape.memory_bytes,
-        gpus=indices(node.free_gpus)[: shape.gpus],
+        gpus=indices(node.free_gpus)[: shape.gpus] if part is None else (part,),
+        gpu_milli=shape.gpu_milli if shape.gpus else MILLI,
     )
 
 
-def gpus_of(node: str, jobs: Iterable[Job]) -> int:
-    """The GPUs that these jobs hold of a node, one bit each."""
-    mask = 0
-    for job in jobs:
-        for allocation in held_by(job):
-            if allocation.node == node:
-                mask |= bits(allocation.gpus)
-    return mask
+def _take_gpus(node: Node, allocation: m.Allocation) -> bool:
+    """They are held from now on. True: one of them, or as much of it, was held already."""
+    there = bits(range(node.capacity.gpus))
+    if allocation.gpu_milli >= MILLI:
+        mask = bits(allocation.gpus)
+        clash = bool(mask & ~node.free_gpus & there)
+        node.free_gpus &= ~mask
+        return clash
+    clash = False
+    for index in allocation.gpus:
+        bit = 1 << index
+        if bit & node.free_gpus:
+            node.free_gpus &= ~bit
+            node.shared[index] = MILLI
+        left = node.shared.get(index, 0) - allocation.gpu_milli
+        if bit & there:
+            clash |= left < 0
+            node.shared[index] = left
+    return clash
+
+
+def _give_back_gpus(node: Node, allocation: m.Allocation) -> None:
+    there = bits(range(node.capacity.gpus))
+    if allocation.gpu_milli >= MILLI:
+        node.free_gpus |= bits(allocation.gpus) & there
+        return
+    for index in allocation.gpus:
+        if index not in node.shared:
+            continue  # the node came back with fewer
+        node.shared[index] += allocation.gpu_milli
+        if node.shared[index] >= MILLI:
+            del node.shared[index]
+            node.free_gpus |= (1 << index) & there
 
 
 def held_by(job: Job) -> tuple[m.Allocation, ...]:

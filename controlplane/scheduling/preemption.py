@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from controlplane.scheduling.backfill import Amounts, Plan, free_of, length_s, need_of
+from controlplane.scheduling.backfill import Plan, free_of, length_s, need_of
 from controlplane.scheduling.jobs import Job, Key, Shape
-from controlplane.scheduling.nodes import Node
+from controlplane.scheduling.nodes import Node, held_by, indices
+from controlplane.scheduling.packing import MILLI
 from controlplane.scheduling.queues import Moment, Queue, QueueKey
 from controlplane.scheduling.shares import Held
 from controlplane.scheduling.truth import Fruitless, FruitlessKey, Truth
@@ -91,7 +93,7 @@ class Search:
         return Victims(nodes, victims, why)
 
     def _found(self, rights: _Rights, job: Job) -> tuple[tuple[Node, ...], tuple[Job, ...]] | None:
-        shape, need = job.shape, need_of(job.shape)
+        shape = job.shape
         open_nodes = [
             node
             for node in self._worth_looking(rights, shape)
@@ -108,7 +110,7 @@ class Search:
             for node in open_nodes:
                 if node in chosen:
                     continue
-                more = self._cheapest(node, need, victims, rights)
+                more = self._cheapest(node, shape, victims, rights)
                 if more or (more is not None and self._plan.admits(node, job)):
                     offer = (sum(map(self._cost, more)), len(more), node.name, node, more)
                     best = offer if best is None or offer[:3] < best[:3] else best
@@ -147,11 +149,11 @@ class Search:
         if later:
             self.wake_at = min(later) if self.wake_at is None else min(self.wake_at, min(later))
 
-    def _cheapest(self, node: Node, need: Amounts, chosen: dict[Key, Job], rights: _Rights) -> list[Job] | None:
-        """Which further attempts must end for this need on this node; None: those who may are not enough."""
-        free = free_of(node)
+    def _cheapest(self, node: Node, shape: Shape, chosen: dict[Key, Job], rights: _Rights) -> list[Job] | None:
+        """Which further attempts must end for this shape on this node; None: those who may are not enough."""
+        room = _Cleared(node)
         for key in chosen.keys() & node.jobs.keys():
-            free += need_of(chosen[key].shape)
+            room.count(chosen[key])
         candidates = []
         for job in node.jobs.values():
             if job.key not in chosen and _can_end(job) and rights.may_end(job):
@@ -159,24 +161,29 @@ class Search:
                     self._later.append(at)
                 else:
                     candidates.append(job)
-        if not sum((need_of(job.shape) for job in candidates), start=free).cover(need):
+        for job in candidates:
+            room.count(job)
+        if not room.takes(shape):
             return None
+        for job in candidates:
+            room.count(job, -1)
         trial = rights.trial()
         more: list[Job] = []
         for job in sorted(candidates, key=lambda job: (self._cost(job), job.id)):
-            if free.cover(need):
+            if room.takes(shape):
                 break
             if trial.may_end(job):
                 trial.remove(job)
                 more.append(job)
-                free += need_of(job.shape)
-        if not free.cover(need):
+                room.count(job)
+        if not room.takes(shape):
             return None
         for job in reversed(list(more)):  # what the dearest freed may have made a cheaper one needless
-            without = free + -need_of(job.shape)
-            if without.cover(need):
+            room.count(job, -1)
+            if room.takes(shape):
                 more.remove(job)
-                free = without
+            else:
+                room.count(job)
         return more
 
     def _cost(self, job: Job) -> float:
@@ -184,6 +191,30 @@ class Search:
         saved_at = [each.checkpoint_at for each in live if each is not None and each.checkpoint_at is not None]
         since = max(job.begun_at, min(saved_at, default=0.0))
         return max(0.0, self._moment.now - since) * self._moment.totals.share(job.shape) * job.shape.nodes
+
+
+class _Cleared:
+    """What would be free of a node without some of its jobs."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._free = free_of(node)
+        self._gpus = Counter(dict.fromkeys(indices(node.free_gpus), MILLI) | node.shared)
+        """Thousandths, by index."""
+
+    def count(self, job: Job, sign: int = 1) -> None:
+        """Without this one, too; with −1 with it again."""
+        need = need_of(job.shape)
+        self._free += need if sign > 0 else -need
+        for each in held_by(job):
+            if each.node == self._node.name:
+                for index in each.gpus:
+                    self._gpus[index] += sign * each.gpu_milli
+
+    def takes(self, shape: Shape) -> bool:
+        there = (left for index, left in self._gpus.items() if index < self._node.capacity.gpus)
+        has_gpus = not shape.gpus or sum(left >= shape.gpu_milli for left in there) >= shape.gpus
+        return has_gpus and self._free.cover(need_of(shape)._replace(gpus=0))
 
 
 class _Rights:

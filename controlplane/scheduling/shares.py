@@ -15,6 +15,7 @@ import msgspec
 
 from controlplane.scheduling.jobs import Shape
 from controlplane.scheduling.nodes import Totals
+from controlplane.scheduling.packing import MILLI
 
 WEIGHT_MIN: Final = 1e-6
 
@@ -23,27 +24,27 @@ class Held(msgspec.Struct):
     """What the live jobs of somebody hold together."""
 
     running: int = 0
-    gpus: int = 0
+    milli_gpus: int = 0
     milli_cpus: int = 0
     memory_bytes: int = 0
     plain_milli_cpus: int = 0
     """Of jobs without GPUs: a guarantee of CPUs is for these."""
-    firm_gpus: int = 0
+    firm_milli_gpus: int = 0
     """Of jobs that cannot be preempted."""
     firm_milli_cpus: int = 0
     """Of jobs without GPUs that cannot be preempted."""
 
     def take(self, shape: Shape, *, preemptible: bool, sign: int = 1) -> None:
         """A job of this shape holds its resources from now on; with −1 it does not any more."""
-        gpus, milli_cpus = shape.gpus * shape.nodes, shape.milli_cpus * shape.nodes
-        plain = milli_cpus if not gpus else 0
+        milli_gpus, milli_cpus = shape.milli_gpus * shape.nodes, shape.milli_cpus * shape.nodes
+        plain = milli_cpus if not milli_gpus else 0
         self.running += sign
-        self.gpus += sign * gpus
+        self.milli_gpus += sign * milli_gpus
         self.milli_cpus += sign * milli_cpus
         self.memory_bytes += sign * shape.memory_bytes * shape.nodes
         self.plain_milli_cpus += sign * plain
         if not preemptible:
-            self.firm_gpus += sign * gpus
+            self.firm_milli_gpus += sign * milli_gpus
             self.firm_milli_cpus += sign * plain
 
 
@@ -59,7 +60,7 @@ class Average(msgspec.Struct, eq=False):
     held_milli_cpus: int = 0
     """By the ledger alone, as the next two: what is decided only has not been used."""
     held_memory_bytes: int = 0
-    held_gpus: int = 0
+    held_milli_gpus: int = 0
     at: float = 0.0
 
     def settle(self, at: float, half_life_s: float) -> None:
@@ -71,7 +72,7 @@ class Average(msgspec.Struct, eq=False):
         """A job of this shape holds its resources from where it was settled on; with −1 it does not any more."""
         self.held_milli_cpus += sign * shape.milli_cpus * shape.nodes
         self.held_memory_bytes += sign * shape.memory_bytes * shape.nodes
-        self.held_gpus += sign * shape.gpus * shape.nodes
+        self.held_milli_gpus += sign * shape.milli_gpus * shape.nodes
 
     def now(self, now: float, half_life_s: float) -> tuple[float, float, float]:
         """Milli-CPUs, bytes, GPUs. Without a half-life only what is held counts: zero."""
@@ -81,7 +82,7 @@ class Average(msgspec.Struct, eq=False):
         return (
             self.milli_cpus * kept + self.held_milli_cpus * (1 - kept),
             self.memory_bytes * kept + self.held_memory_bytes * (1 - kept),
-            self.gpus * kept + self.held_gpus * (1 - kept),
+            self.gpus * kept + self.held_milli_gpus / MILLI * (1 - kept),
         )
 
 
@@ -97,7 +98,7 @@ class Account(msgspec.Struct, eq=False):
         largest = max(
             (milli_cpus + self.held.milli_cpus) / (totals.milli_cpus or 1),
             (memory_bytes + self.held.memory_bytes) / (totals.memory_bytes or 1),
-            (gpus + self.held.gpus) / (totals.gpus or 1),
+            (gpus + self.held.milli_gpus / MILLI) / (totals.gpus or 1),
         )
         return largest / max(weight, WEIGHT_MIN)
 
@@ -115,12 +116,12 @@ class Guarantee(NamedTuple):
     def covers(self, held: Held, shape: Shape) -> bool:
         """Whether one more job of this shape is within it."""
         if shape.gpus:
-            return held.gpus + shape.gpus * shape.nodes <= self.gpus
+            return held.milli_gpus + shape.milli_gpus * shape.nodes <= self.gpus * MILLI
         return held.plain_milli_cpus + shape.milli_cpus * shape.nodes <= self.milli_cpus
 
     def is_exceeded(self, held: Held, shape: Shape) -> bool:
         """Whether more of what a job of this shape takes is held than this."""
-        return held.gpus > self.gpus if shape.gpus else held.plain_milli_cpus > self.milli_cpus
+        return held.milli_gpus > self.gpus * MILLI if shape.gpus else held.plain_milli_cpus > self.milli_cpus
 
     def larger(self, other: Guarantee) -> Guarantee:
         return Guarantee(max(self.gpus, other.gpus), max(self.milli_cpus, other.milli_cpus))

@@ -46,7 +46,7 @@ def _held(queues: Iterable[Queue]) -> dict[str, Any]:
     return {
         "waiting": sum(len(queue.waiting) for queue in mine),
         "running": sum(queue.account.held.running for queue in mine),
-        "gpus": sum(queue.account.held.gpus for queue in mine),
+        "gpus": sum(queue.account.held.milli_gpus for queue in mine) / 1000,
         "cpus": sum(queue.account.held.milli_cpus for queue in mine) / 1000,
     }
 

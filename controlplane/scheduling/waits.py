@@ -423,4 +423,4 @@ def _where(shape: Shape) -> str:
 
 
 def _asks(job: Job) -> str:
-    return amounts(job.shape.milli_cpus / 1000, job.shape.memory_bytes, job.shape.gpus)
+    return amounts(job.shape.milli_cpus / 1000, job.shape.memory_bytes, job.shape.milli_gpus / 1000)

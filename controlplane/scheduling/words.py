@@ -29,9 +29,9 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def amounts(cpus: float, memory_bytes: int, gpus: int) -> str:
-    """`4 CPUs, 8 GiB and 1 GPU`."""
-    return f"{cpus:g} CPUs, {memory_bytes / GIB:.3g} GiB and {count(gpus, 'GPU')}"
+def amounts(cpus: float, memory_bytes: int, gpus: float) -> str:
+    """`4 CPUs, 8 GiB and 1 GPU`, `… and 0.5 GPU`."""
+    return f"{cpus:g} CPUs, {memory_bytes / GIB:.3g} GiB and {gpus:g} GPU{'' if 0 < gpus <= 1 else 's'}"
 
 
 def sentence_of(names: Sequence[str]) -> str:

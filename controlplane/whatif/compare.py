@@ -120,7 +120,8 @@ def _figures(
     counted: defaultdict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         resources, team = outcome.arrival.specification.resources, outcome.arrival.specification.team
-        amount = (resources.gpus if size[1] else resources.cpus) * resources.nodes
+        gpus = resources.gpus * resources.gpu_milli / 1000
+        amount = (gpus if size[1] else resources.cpus) * resources.nodes
         inside_s = max(0.0, min(outcome.ended_at, until) - max(outcome.started_at, since))
         for name in (team, ALL):
             held[name] += amount * inside_s

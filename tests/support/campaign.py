@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -82,7 +83,7 @@ class Campaign:
         job = a_job(
             f"j{self.count}",
             called=pick(("", "train", "train", "evaluate")),
-            tier=pick(("cpu", "gpu1", "gpu1", "gpu2", "gpu8", "two")),
+            tier=pick(("cpu", "gpu1", "gpu1", "gpu2", "gpu8", "two", "half", "third")),
             queue=pick(QUEUES),
             priority=pick((0, 0, 1)),
             attempts_max=pick((1, 3)),
@@ -319,14 +320,13 @@ class Campaign:
             self._judge_node(name)
 
     def _judge_gpus(self, lives: dict[str, Life]) -> None:
-        held: set[tuple[str, int]] = set()
+        held: Counter[tuple[str, int]] = Counter()
         placed = {e.subject: e.fact for e in self.world.ledger if isinstance(e.fact, m.Placed)}
         for subject, life in lives.items():
             if life.state in HOLDS_RESOURCES and subject in placed:
                 for allocation in placed[subject].allocations:
-                    mine = {(allocation.node, gpu) for gpu in allocation.gpus}
-                    assert not mine & held, f"{sorted(mine & held)} are held twice"
-                    held |= mine
+                    held.update({(allocation.node, gpu): allocation.gpu_milli for gpu in allocation.gpus})
+        assert not (over := {gpu: much for gpu, much in held.items() if much > 1000}), f"held are {over}"
 
     def _judge_forecasts(self) -> None:
         """What is kept from round to round says what asking every node anew says."""
@@ -401,10 +401,10 @@ class Campaign:
                 assert fact.attempt in excused or tries < said[subject].attempts_max
 
     def _judge_node(self, name: str) -> None:
-        """What really lives on a node never shares a GPU."""
-        used: set[int] = set()
+        """What really lives on a node never has more of a GPU than there is."""
+        used: Counter[int] = Counter()
         for live in self.world.attempts[name].values():
             if live.state != "ended":
-                gpus = set(self.world.launches[name, live.ref].allocation.gpus)
-                assert not gpus & used, f"two live attempts on node {name} share GPUs {sorted(gpus & used)}"
-                used |= gpus
+                has = self.world.launches[name, live.ref].allocation
+                used.update(dict.fromkeys(has.gpus, has.gpu_milli))
+        assert not (over := {gpu: much for gpu, much in used.items() if much > 1000}), f"live on {name} are {over}"

@@ -31,6 +31,8 @@ class Live(NamedTuple):
     spec: m.Specification
     nodes: tuple[str, ...]
     at: float
+    gpus: tuple[tuple[int, ...], ...]
+    """On each of the nodes."""
 
 
 class Kept(NamedTuple):
@@ -73,7 +75,8 @@ class Dumb:
                 self.waiting[spec.job] = Waiting(spec, spec.priority, entry.at, entry.sequence)
             case m.Placed():
                 spec = self.waiting.pop(words[2]).spec
-                self.live[spec.job] = Live(spec, tuple(a.node for a in fact.allocations), entry.at)
+                gpus = tuple(each.gpus for each in fact.allocations)
+                self.live[spec.job] = Live(spec, tuple(a.node for a in fact.allocations), entry.at, gpus)
             case m.Reprioritised():
                 self.waiting[words[2]] = self.waiting[words[2]]._replace(priority=fact.priority)
             case m.CancelRequested():
@@ -108,7 +111,8 @@ class Dumb:
             nodes = self._nodes_for(job.spec)
             if nodes:
                 del self.waiting[name]
-                self.live[name] = Live(job.spec, nodes, self.now)
+                gpus = tuple(self._chosen_gpus(node, job.spec) for node in nodes)
+                self.live[name] = Live(job.spec, nodes, self.now, gpus)
                 self.placed.append((name, nodes))
                 return True
             first_guarded = self._is_guarded(job) and key not in self._guarded
@@ -141,7 +145,7 @@ class Dumb:
 
     def _share(self, specs: list[m.Specification]) -> float:
         totals = self._totals()
-        held = [sum(self._need(spec)[i] * spec.resources.nodes for spec in specs) for i in range(3)]
+        held = [sum(self._amount(spec, i) * spec.resources.nodes for spec in specs) for i in range(3)]
         return max(mine / (there or 1) for mine, there in zip(held, totals, strict=True))
 
     def _totals(self) -> list[int]:
@@ -181,7 +185,7 @@ class Dumb:
             wait += sum(self._work(spec, index) for spec in new)
             old = [live for live in self.live.values() if (live.spec.job, live.nodes) not in self.placed]
             left = sum(
-                self._need(live.spec)[index]
+                self._amount(live.spec, index)
                 * live.spec.resources.nodes
                 * (live.at + order.estimate_s(live.spec.time_limit_s) - self.now)
                 for live in old
@@ -191,7 +195,11 @@ class Dumb:
         return max(work) + order.shortest_of(longest)
 
     def _work(self, spec: m.Specification, index: int) -> float:
-        return self._need(spec)[index] * spec.resources.nodes * order.estimate_s(spec.time_limit_s)
+        return self._amount(spec, index) * spec.resources.nodes * order.estimate_s(spec.time_limit_s)
+
+    def _amount(self, spec: m.Specification, index: int) -> float:
+        """Of CPUs, memory, GPUs on one node: of a GPU the part that it has."""
+        return spec.resources.gpus * spec.resources.gpu_milli / 1000 if index == 2 else self._need(spec)[index]
 
     # -- limits --------------------------------------------------------------------------------------------------------
 
@@ -207,7 +215,7 @@ class Dumb:
         of_team = [live.spec for live in self.live.values() if live.spec.team == key[0]]
         of_queue = [each for each in of_team if each.queue == key[1]]
         of_user = [each for each in of_queue if each.user == spec.user]
-        asked = spec.resources.gpus * spec.resources.nodes
+        asked = self._amount(spec, 2) * spec.resources.nodes
         scopes = {key: of_queue, (*key, spec.user): of_user, (key[0],): of_team}
         limits = {
             key: (queue.running_max, queue.gpus_max),
@@ -218,7 +226,7 @@ class Dumb:
             running_max, gpus_max = limits[scope]
             if running_max is not None and len(held) + 1 > running_max:
                 return False
-            gpus = sum(each.resources.gpus * each.resources.nodes for each in held)
+            gpus = sum(self._amount(each, 2) * each.resources.nodes for each in held)
             if gpus_max is not None and asked and gpus + asked > gpus_max:
                 if asked <= gpus_max:
                     self._blocked.add(scope)
@@ -237,14 +245,41 @@ class Dumb:
     def _free(self, node: str, at: float) -> Amount:
         """What of a node is free at a moment, if everything takes as long as it may."""
         capacity = self.nodes[node]
-        free = [round(capacity.cpus * 1000), capacity.memory_bytes, capacity.gpus, 900 * 1024]
+        whole = sum(left == 1000 for left in self._left(node, at).values())
+        free = [round(capacity.cpus * 1000), capacity.memory_bytes, whole, 900 * 1024]
         for live in self.live.values():
             if node in live.nodes and self._end(live) > at:
-                free = [mine - its for mine, its in zip(free, self._need(live.spec), strict=True)]
+                cpus, memory, _, launch = self._need(live.spec)
+                free = [mine - its for mine, its in zip(free, (cpus, memory, 0, launch), strict=True)]
         for kept in self.kept:
             if node in kept.nodes and kept.at <= at < kept.until:
                 free = [mine - its for mine, its in zip(free, kept.need, strict=True)]
         return (free[0], free[1], free[2], free[3])
+
+    def _left(self, node: str, at: float) -> dict[int, int]:
+        """Thousandths of each GPU that are free at a moment."""
+        left = dict.fromkeys(range(self.nodes[node].gpus), 1000)
+        for live in self.live.values():
+            if node in live.nodes and self._end(live) > at:
+                for gpu in live.gpus[live.nodes.index(node)]:
+                    left[gpu] -= live.spec.resources.gpu_milli
+        return left
+
+    def _shared(self, node: str, spec: m.Specification) -> tuple[int, int] | None:
+        """The GPU beside others that it would have a part of: what is left of it, and which it is."""
+        milli = spec.resources.gpu_milli
+        if milli == 1000:
+            return None
+        return min(
+            ((left, gpu) for gpu, left in self._left(node, self.now).items() if milli <= left < 1000), default=None
+        )
+
+    def _chosen_gpus(self, node: str, spec: m.Specification) -> tuple[int, ...]:
+        shared = self._shared(node, spec)
+        if shared is not None:
+            return (shared[1],)
+        idle = [gpu for gpu, left in self._left(node, self.now).items() if left == 1000]
+        return tuple(idle[: spec.resources.gpus])
 
     def _end(self, live: Live) -> float:
         end = self.now + FAR_S if live.spec.time_limit_s is None else live.at + live.spec.time_limit_s
@@ -256,19 +291,33 @@ class Dumb:
         moments |= {moment for kept in self.kept for moment in (kept.at, kept.until)}
         return sorted(moment for moment in moments if moment >= self.now)
 
-    def _lasts(self, node: str, need: Amount, begin: float, end: float) -> bool:
+    def _lasts(self, node: str, need: Amount, begin: float, end: float, beside: int | None = None) -> bool:
+        """`beside`: on this GPU, with others, so that it needs no other one until these are gone."""
         looks = [begin, *(moment for moment in self._moments() if begin < moment < end)]
-        return all(_covers(self._free(node, at), need) for at in looks)
+        for at in looks:
+            is_beside = beside is not None and self._left(node, at)[beside] < 1000
+            if not _covers(self._free(node, at), (*need[:2], 0 if is_beside else need[2], need[3])):
+                return False
+        return True
 
     def _nodes_for(self, spec: m.Specification) -> tuple[str, ...]:
         """Where it can start now and delays nobody who has a reservation; empty: nowhere."""
         need, until = self._need(spec), self.now + self._length_s(spec)
         live_only = {name: self._really_free(name) for name in self.nodes}
+        parts = {name: part for name in self.nodes if (part := self._shared(name, spec)) is not None}
+
+        def place(name: str) -> tuple[Any, ...]:
+            free = live_only[name]
+            return (False, parts[name][0], free[0], name) if name in parts else (True, free[2], free[0], name)
+
         fit = [
             name
-            for name in sorted(self.nodes, key=lambda name: (live_only[name][2], live_only[name][0], name))
-            if _covers(live_only[name], need)
-            and (not any(name in kept.nodes for kept in self.kept) or self._lasts(name, need, self.now, until))
+            for name in sorted(self.nodes, key=place)
+            if _covers(live_only[name], (*need[:2], 0 if name in parts else need[2], need[3]))
+            and (
+                not any(name in kept.nodes for kept in self.kept)
+                or self._lasts(name, need, self.now, until, parts[name][1] if name in parts else None)
+            )
         ]
         for alternative in [[each] for each in spec.on] + [list(spec.on)]:
             suited = [name for name in fit if self._suits(name, alternative)]
@@ -309,4 +358,8 @@ class Dumb:
 
 
 def _covers(free: Amount, need: Amount) -> bool:
-    return all(mine >= its for mine, its in zip(free, need, strict=True))
+    """More GPUs may be promised than there are: who wants none does not mind."""
+    return all(
+        mine >= its or (what == "gpus" and not its)
+        for what, mine, its in zip(("cpus", "memory", "gpus", "launch"), free, need, strict=True)
+    )

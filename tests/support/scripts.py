@@ -222,14 +222,15 @@ class _Script:
 
     def on_nodes(self) -> list[str]:
         return [
-            f"{view.node} {view.state}: free {view.free.cpus:g} CPUs, GPUs {','.join(map(str, view.free.gpus)) or '-'};"
+            f"{view.node} {view.state}: free {view.free.cpus:g} CPUs, GPUs {','.join(map(str, view.free.gpus)) or '-'}"
+            f"{''.join(f' and {left}/1000 of {gpu}' for gpu, left in view.shared.items())};"
             f" runs {' '.join(ref.job for ref in view.attempts) or '-'}"
             for view in self.world.core.nodes_view().nodes
         ]
 
     def on_queues(self) -> list[str]:
         return [
-            f"{view.queue}: {view.waiting} wait, {view.running} run, {view.gpus} GPUs"
+            f"{view.queue}: {view.waiting} wait, {view.running} run, {view.gpus:g} GPUs"
             for view in self.world.core.queues_view().queues
         ]
 
@@ -241,13 +242,17 @@ def told(subject: str, fact: m.Fact) -> str:
     attempt = getattr(fact, "attempt", None)
     line = f"{kind} {name}" + (f" #{attempt}" if attempt is not None else "")
     if isinstance(fact, m.Placed):
-        where = (f"{one.node} GPUs {','.join(map(str, one.gpus)) or '-'}" for one in fact.allocations)
+        where = (f"{one.node}{_part(one)} GPUs {','.join(map(str, one.gpus)) or '-'}" for one in fact.allocations)
         return f"{line} on {'; '.join(where)}: {fact.why}"
     if isinstance(fact, m.Finished):
         return f"{line} {fact.outcome}: {fact.reason}"
     if isinstance(fact, m.Lost | m.Requeued | m.NodeGone | m.StopRequested):
         return f"{line}: {fact.why}"
     return line
+
+
+def _part(allocation: m.Allocation) -> str:
+    return f" {allocation.gpu_milli}/1000 of" if allocation.gpu_milli < 1000 else ""
 
 
 def _alternatives(text: str) -> tuple[m.Constraint, ...]:

@@ -21,6 +21,8 @@ TEAM = "vision"
 TIERS = {
     "cpu": m.Resources(cpus=1.0, memory_bytes=GIB),
     "gpu1": m.Resources(cpus=4.0, memory_bytes=8 * GIB, gpus=1),
+    "half": m.Resources(cpus=2.0, memory_bytes=4 * GIB, gpus=1, gpu_milli=500),
+    "third": m.Resources(cpus=1.0, memory_bytes=2 * GIB, gpus=1, gpu_milli=300),
     "gpu2": m.Resources(cpus=8.0, memory_bytes=16 * GIB, gpus=2),
     "gpu8": m.Resources(cpus=32.0, memory_bytes=64 * GIB, gpus=8),
     "pair": m.Resources(cpus=32.0, memory_bytes=64 * GIB, gpus=8, nodes=2),

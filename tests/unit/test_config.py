@@ -31,6 +31,10 @@ def test_names_of_the_laptop_are_not_settings() -> None:
             "[[tiers]]\nname = 'cpu'\non = [{ gpu = [] }]\n[tiers.resources]\ncpus = 1\nmemory_bytes = 1",
             ["tiers.cpu.on", "A100"],
         ),
+        (
+            "[[tiers]]\nname = 'cpu'\n[tiers.resources]\ncpus = 1\nmemory_bytes = 1\ngpus = 2\ngpu_milli = 500",
+            ["tiers.cpu.resources.gpu_milli", "one GPU"],
+        ),
         ("[teams.a]\ntiers = ['x']", ["teams.a.tiers", "x"]),
         ("[tokens.abcdefghij]\nteam = 'b'\nuser = 'u'", ["tokens.abcdefgh", "b"]),
         ("suspect_s = 1.0", ["suspect_s", "heartbeat_s"]),

@@ -68,7 +68,7 @@ def _tier(tier: Mapping[str, Any]) -> Row:
     fits = next((tier[key] for key in ("fits", "fits_now", "free") if key in tier), None)
     return [
         Cell(str(tier.get("name", "")), "bold"),
-        str(has.get("gpus", 0) or "–"),
+        f"{(has.get('gpus') or 0) * (has.get('gpu_milli') or 1000) / 1000:g}" if has.get("gpus") else "–",
         f"{has.get('cpus') or 0:g}",
         text.size(has.get("memory_bytes") or 0),
         str(has.get("nodes", 1)),

@@ -222,6 +222,7 @@ def _node(node: Mapping[str, Any], now: float) -> Row:
     if state == "ready" and has.get("cannot_start"):
         state = "cannot start"
     memory = f"{text.size(free.get('memory_bytes') or 0)} of {text.size(has.get('memory_bytes') or 0)}"
+    idle = len(free.get("gpus") or ()) + sum((node.get("shared") or {}).values()) / 1000
     bounds = str(has.get("bounds") or "–")
     labels = {"gpu": has["gpu_model"]} if has.get("gpu_model") else {}
     labels |= has.get("labels") or {}
@@ -229,7 +230,7 @@ def _node(node: Mapping[str, Any], now: float) -> Row:
     return [
         str(node.get("node", "")),
         Cell(state, STYLES.get(state, "yellow")),
-        f"{len(free.get('gpus') or ())} of {has.get('gpus', 0)}" if has.get("gpus") else "–",
+        f"{idle:g} of {has.get('gpus', 0)}" if has.get("gpus") else "–",
         f"{free.get('cpus') or 0:g} of {has.get('cpus') or 0:g}",
         memory,
         str(len(node.get("attempts") or ())),

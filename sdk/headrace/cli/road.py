@@ -205,7 +205,9 @@ def where(allocations: Sequence[AllocationView | Mapping[str, Any]]) -> str:
     first = allocations[0]
     node, gpus = text.clean(first.get("node", "")), list(first.get("gpus") or ())
     if gpus:
-        holds = f"{node} GPU{'s' if len(gpus) > 1 else ''} {text.ranges(gpus)}"
+        share = (first.get("gpu_milli") or 1000) / 1000
+        part = f"{share:g} of " if share < 1 else ""
+        holds = f"{node} {part}GPU{'s' if len(gpus) > 1 else ''} {text.ranges(gpus)}"
     else:
         cpus = first.get("cpus") or 0
         holds = f"{node} {cpus:g} CPU{'' if cpus == 1 else 's'}"

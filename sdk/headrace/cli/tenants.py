@@ -79,8 +79,8 @@ def _table(drawn: Sequence[Drawn], found: Sequence[Mapping[str, Any]], paint: Pa
         shown.remove(first)
 
 
-def _of(amount: object, limit: object) -> str:
-    return str(amount) if limit is None else f"{amount} of {limit}"
+def _of(amount: float, limit: float | None) -> str:
+    return f"{amount:g}" if limit is None else f"{amount:g} of {limit:g}"
 
 
 def _guaranteed(each: Mapping[str, Any]) -> str:

@@ -60,6 +60,12 @@ def test_a_tier_fits_where_it_may_be() -> None:
         assert fits(m.Tier(name="t", resources=one, on=on), m.NodesView(term=1, nodes=nodes)) == number
 
 
+def test_parts_fit_beside_others() -> None:
+    third = m.Resources(cpus=1, memory_bytes=1, gpus=1, gpu_milli=300)
+    shared = msgspec.structs.replace(node(gpus=1), shared={3: 700, 4: 200})
+    assert fits(m.Tier(name="t", resources=third), m.NodesView(term=1, nodes=(shared,))) == 5
+
+
 def test_a_configuration_is_shown_without_what_is_secret_or_of_others() -> None:
     config = Configuration(
         nats_password="hush",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,6 +75,19 @@ def test_a_gpu_that_is_still_in_use_is_waited_for() -> None:
     other = a_launch("j-2", gpus=(1, 2))
     assert starts(decide(wanted(other), {a_ref(): Actual(Phase.RUNNING, (0, 1))})) == []
     assert starts(decide(wanted(other), {a_ref(): Actual(Phase.RUNNING, (0,))})) == [other.ref]
+
+
+def test_a_gpu_is_shared_as_far_as_it_goes() -> None:
+    half, third = (
+        msgspec.structs.replace(a_launch(job, gpus=(1,)).allocation, gpu_milli=milli)
+        for job, milli in (("j-2", 500), ("j-3", 300))
+    )
+    second = msgspec.structs.replace(a_launch("j-2"), allocation=half)
+    third_one = msgspec.structs.replace(a_launch("j-3"), allocation=third)
+    beside = {a_ref(): Actual(Phase.RUNNING, (1,), 500)}
+    assert starts(decide(wanted(second, third_one), beside)) == [second.ref]
+    assert starts(decide(wanted(third_one, second), beside)) == [third_one.ref]
+    assert starts(decide(wanted(a_launch("j-4", gpus=(1,))), beside)) == []
 
 
 def test_an_older_term_is_ignored() -> None:

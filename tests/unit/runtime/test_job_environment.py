@@ -57,6 +57,17 @@ def test_without_gpus_none_is_visible() -> None:
     assert variables(LAUNCH, AROUND, {})["CUDA_VISIBLE_DEVICES"] == "0,3"
 
 
+def test_a_job_is_told_how_much_of_a_gpu_it_has() -> None:
+    part = Allocation(node="n1", cpus=1, memory_bytes=1, gpus=(3,), gpu_milli=250)
+    for allocation, share in (
+        (part, "0.25"),
+        (LAUNCH.allocation, "1"),
+        (Allocation(node="n1", cpus=1, memory_bytes=1), "0"),
+    ):
+        launch = msgspec.structs.replace(LAUNCH, allocation=allocation)
+        assert variables(launch, AROUND, {})["HEADRACE_GPU_SHARE"] == share
+
+
 def test_its_token_stands_for_this_attempt() -> None:
     headers = variables(LAUNCH, AROUND, {})["OTEL_EXPORTER_OTLP_HEADERS"]
     token = headers.removeprefix("authorization=Bearer%20")

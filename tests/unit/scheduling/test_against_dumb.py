@@ -80,7 +80,7 @@ class Small:
             team=team,
             queue=pick(QUEUES),
             user=pick(("ada", "bob")),
-            tier=pick(("cpu", "cpu", "gpu1", "gpu2", "gpu8", "two")),
+            tier=pick(("cpu", "cpu", "gpu1", "gpu2", "gpu8", "two", "half", "third")),
             priority=pick((0, 0, 0, 1)),
             time_limit_s=pick((None, 60.0, 65.0, 600.0, 7200.0)),
             on=pick(ON),

@@ -145,7 +145,12 @@ MUTATIONS: Final = (
         "(own and its, its_share, queue.team, own, own_share, queue.name)",
         '(own and its, 0.0, "", own, own_share, queue.name)',
     ),
-    Mutation("limits: one GPU too many", "limits.py", "held.gpus + gpus > gpus_max", "held.gpus + gpus > gpus_max + 1"),
+    Mutation(
+        "limits: one GPU too many",
+        "limits.py",
+        "has + asked > gpus_max * MILLI",
+        "has + asked > (gpus_max + 1) * MILLI",
+    ),
     Mutation(
         "limits: users do not count", "limits.py", "of_user = queue.users.get(user) or Held()", "of_user = Held()"
     ),

@@ -14,7 +14,7 @@ import pytest
 from events import subjects
 from events.bus import Bus
 from events.ledger import Ledger, Write
-from events.messages import Capacity, NodeJoined, NodeSuspected
+from events.messages import Allocation, Capacity, NodeJoined, NodeSuspected
 from runtime.runner import AnotherRunner, Runner
 from runtime.settings import RunnerSettings
 from tests.support.attempts import gone, line_in, lives, supervisor_of
@@ -223,6 +223,26 @@ async def test_a_second_attempt_waits_for_the_end_of_the_first(world: RunnerWorl
     first_end, second_end = world.leader.ends[first.ref], world.leader.ends[second.ref]
     assert second_end.started_at is not None
     assert second_end.started_at >= first_end.ended_at
+
+
+async def test_attempts_share_a_gpu_as_far_as_it_goes(world: RunnerWorld) -> None:
+    part = Allocation(node="n1", cpus=1, memory_bytes=1, gpus=(1,), gpu_milli=400)
+    tells = "import os; e = os.environ; "
+    tells += "print(e['HEADRACE_GPU_SHARE'], e['CUDA_VISIBLE_DEVICES'], file=open('gpu', 'w')); "
+    codes = {"j-1": tells + WAITS, "j-2": tells + WAITS, "j-3": tells}
+    first, second, third = (
+        msgspec.structs.replace(a_launch(job, code), allocation=part) for job, code in codes.items()
+    )
+    await world.leader.want(first, second, third)
+    await world.leader.until_running(first.ref)
+    await world.leader.until_running(second.ref)
+    await world.pid_of(second)
+    assert await line_in(world.folder.job(second.ref) / "gpu") == "0.4 1"
+    await world.leader.want_no_more(first.ref)
+    third_end, first_end = await world.leader.end_of(third.ref), await world.leader.end_of(first.ref)
+    assert third_end.started_at is not None
+    assert third_end.started_at >= first_end.ended_at
+    assert second.ref not in world.leader.ends
 
 
 async def test_a_second_runner_of_a_folder_is_refused(world: RunnerWorld) -> None:

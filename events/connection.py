@@ -14,16 +14,33 @@ The only file that calls nats-py. What it adds to it (each was seen to go wrong,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
-
-import nats.aio.client
-import nats.errors
 
 from events.replies import Message, Replies, Tasks
 from events.wire import FORBIDDEN, TOO_LARGE, Refused, Unknown
+
+
+@contextlib.contextmanager
+def _without(module: str) -> Iterator[None]:
+    """What is imported meanwhile finds this module only if it is there already."""
+    absent = module not in sys.modules
+    if absent:
+        sys.modules[module] = None  # type: ignore[assignment]  # importlib's own sign for "not to be found"
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[module]
+
+
+with _without("aiohttp"):  # of nats-py's websockets, which we do not use: 11 MiB and 0.2 s of every process
+    import nats.aio.client
+    import nats.errors
 
 LOG: Final = logging.getLogger("headrace.bus")
 

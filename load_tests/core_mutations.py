@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from load_tests.stack import report
 
 REPOSITORY: Final = Path(__file__).parents[1]
-COPIED: Final = ("events", "controlplane", "tests", "docs", "pyproject.toml")
+COPIED: Final = ("events", "controlplane", "tests", "docs", "scripts", "pyproject.toml")
 TESTS: Final = ("tests/unit/scheduling",)
 
 

@@ -42,7 +42,10 @@ def columns(body: bytes) -> list[Column] | None:
         labels = dict(_label(content) for number, content in _fields(resource[1]) if number == 1)
         attempt = max(0, labels.get("headrace.attempt", 0))
         rank = min(max(0, labels.get("headrace.rank", 0)), RANK_MAX)
-        return [_column(attempt, rank, content) for number, content in _fields(scope[1])]
+        metrics = _fields(scope[1])
+        if any(number != 2 for number, _ in metrics):
+            return None
+        return [_column(attempt, rank, content) for _, content in metrics]
     except (_Foreign, ValueError, IndexError):
         return None
 

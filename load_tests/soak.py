@@ -79,6 +79,8 @@ LIMIT_S: Final = 600.0
 SILENT_S_MAX: Final = 60.0
 """A stream of events says at least that it lives."""
 GROWTH_MIB_MAX: Final = 24.0
+MONITORING_MIB_MAX: Final = 850.0
+"""What it starts with, and DuckDB's cache of 512 MB with what the allocator adds to it (measured: two fifths)."""
 """Of one process in the second half: the allocator's slack. A short run is all warm-up, and grows more."""
 
 
@@ -290,7 +292,12 @@ class Soak:
             await asyncio.sleep(LOOK_S)
             with contextlib.suppress(BusError):
                 status = await self._monitoring()
-        self.figures |= {"points_counted": status["points"], "gaps": status["gaps"], "archived": status["archived"]}
+        self.figures |= {
+            "cache_mib": status["cache_mib"],
+            "points_counted": status["points"],
+            "gaps": status["gaps"],
+            "archived": status["archived"],
+        }
 
     async def _sample(self) -> None:
         for name, pid in self._pids().items():
@@ -349,8 +356,10 @@ class Soak:
             offset += len(part)
 
     def judge(self, growth_mib_max: float) -> None:
-        """Whether memory levels off."""
+        """Whether memory levels off. What monitoring has of its file in memory may grow up to its bound."""
         for name, seen in self.memory.items():
+            if name == "monitoring" and max(seen) <= MONITORING_MIB_MAX:
+                continue
             grown = seen[-1] - seen[len(seen) // 2]
             if grown > growth_mib_max:
                 self.wrong.append(f"{name} grew by {grown:.0f} MiB in the second half")

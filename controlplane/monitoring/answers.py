@@ -111,6 +111,7 @@ class _Answers:
             **self._door.counts,
             **self._archiver.status(),
             "gaps": gaps,
+            "cache_mib": round(await writer.owner.run(writer.store.cache_mib), 1),
             "jobs_open": len(writer.core.jobs),
             "caught_up": all(follower.caught_up.is_set() for follower in self._following),
             "places": places,

@@ -25,7 +25,8 @@ from controlplane.monitoring.core import JobKey
 
 BOOKS_MAX: Final = 4_096
 """Jobs whose series and spools are remembered; the others are read again when they speak."""
-MEMORY_LIMIT: Final = "1GB"
+MEMORY_LIMIT: Final = "512MB"
+"""Of DuckDB, which keeps as much of its file in memory as it may."""
 
 _ROLL: Final = (
     "series INTEGER, bucket BIGINT, points BIGINT, low DOUBLE, high DOUBLE, step BIGINT, ns BIGINT, value DOUBLE"
@@ -169,6 +170,10 @@ class Store:
         self.db.execute(_UPDATE.format(open=open_table))
         self.db.execute(_OPEN.format(open=open_table))
         self.db.execute("DROP TABLE merged")
+
+    def cache_mib(self) -> float:
+        """What DuckDB holds in memory, its file's pages above all."""
+        return self._number("SELECT coalesce(sum(memory_usage_bytes), 0)::BIGINT FROM duckdb_memory()") / 1024**2
 
     def place(self, stream: str) -> int:
         """How far a stream was read."""

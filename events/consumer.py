@@ -132,9 +132,9 @@ class Consumer:
         for lane in self._lanes.values():
             while len(lane) > 1:  # the first one is being handled
                 self._returned.append(lane.pop())
-        await self._pull.drain()  # before they are handed back, or they would come here again
         if self._trouble.set in self._connection.on_reconnected:
             self._connection.on_reconnected.remove(self._trouble.set)
+        await self._pull.drain()  # before they are handed back, or they would come here again
         for held in self._returned:
             await self._finish(held, b"-NAK")
         try:

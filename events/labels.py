@@ -20,7 +20,7 @@ Pairs = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def pairs(constraint: m.Constraint) -> Pairs:
-    return tuple(sorted(constraint.items()))
+    return tuple(sorted((label, tuple(sorted(set(values)))) for label, values in constraint.items()))
 
 
 def of_node(node: str, capacity: m.Capacity, label: str) -> str:
@@ -41,14 +41,11 @@ def is_met(constraint: Pairs, node: str, capacity: m.Capacity) -> bool:
 
 def both(first: m.Constraint, second: m.Constraint) -> m.Constraint | None:
     """What meets both; None: nothing can."""
-    merged = dict(first)
-    for label, values in second.items():
-        known = merged.get(label)
-        if known is None:
-            merged[label] = values
-            continue
-        refused = [value for value in (*known, *values) if value.startswith("!")]
-        wanted = [_wanted(each) for each in (known, values) if _wanted(each)]
+    merged = {}
+    for label in (*first, *(label for label in second if label not in first)):
+        several = [each[label] for each in (first, second) if label in each]
+        refused = [value for values in several for value in values if value.startswith("!")]
+        wanted = [_wanted(values) for values in several if _wanted(values)]
         possible = [value for value in (wanted[0] if wanted else ()) if all(value in each for each in wanted)]
         possible = [value for value in possible if "!" + value not in refused]
         if wanted and not possible:

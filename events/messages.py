@@ -961,8 +961,8 @@ class Hindrance(Value, frozen=True, kw_only=True):
 class Sooner(Value, frozen=True, kw_only=True):
     """What would let a waiting job start now, as things stand."""
 
-    kind: Literal["time_limit", "tier", "on"]
-    """`on`: without its own constraint on nodes, where its tier may be."""
+    kind: str
+    """`time_limit`, `tier`, or `on`: without its own constraint on nodes, where its tier may be."""
     message: str
     nodes: tuple[str, ...] = ()
     """Where it would start."""

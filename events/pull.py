@@ -63,6 +63,7 @@ class Pull:
         self._watch: asyncio.TimerHandle | None = None
         self._asking = False
         self._lost = False
+        self._closed = False
 
     async def start(self) -> None:
         self._inbox = self._connection.inbox()
@@ -70,7 +71,9 @@ class Pull:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was asked for before, and ask again."""
+        """Forget what was asked for before, and ask again. Nothing once it is closed."""
+        if self._closed:
+            return
         self._lost = False
         self._wanted = 0
         self._heard_at = asyncio.get_running_loop().time()
@@ -90,6 +93,7 @@ class Pull:
             await self._subscription.drain()
 
     def _stop(self) -> None:
+        self._closed = True
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None

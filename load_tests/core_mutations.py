@@ -49,14 +49,14 @@ MUTATIONS: Final = (
     Mutation(
         "shared GPUs: who joins others delays a reservation",
         "backfill.py",
-        "return lambda at: beside if at < until else need",
+        "return lambda at: beside if at < end.at and not end.overdue else need",
         "return lambda at: beside",
     ),
     Mutation(
         "shared GPUs: whole with the first who leaves",
         "ahead.py",
-        "until[index] = max(end, until.get(index, end))",
-        "until[index] = min(end, until.get(index, end))",
+        "until[index] = max(end, until.get(index, end), key=lambda one: (one.at, not one.overdue))",
+        "until[index] = min(end, until.get(index, end), key=lambda one: (one.at, not one.overdue))",
     ),
     Mutation(
         "shared GPUs: victims of whom each gives a whole one back",

@@ -30,6 +30,8 @@ class End(NamedTuple):
     at: float
     moves: bool
     """It is so long from now whenever one asks: another one as soon as time goes on."""
+    overdue: bool = False
+    """It should have done so by now."""
 
 
 def end_of(job: Job, now: float) -> End:
@@ -48,7 +50,7 @@ def end_of(job: Job, now: float) -> End:
     elif job.life.state is State.STOPPING:
         soon = job.stop_at + job.specification.grace_s
         at, moves = (soon, False) if soon < at else (at, moves)
-    return End(at, moves) if at > now else End(now + OVERDUE_S, True)
+    return End(at, moves) if at > now else End(now + OVERDUE_S, True, overdue=True)
 
 
 def ends_at(job: Job, now: float) -> float:
@@ -57,13 +59,17 @@ def ends_at(job: Job, now: float) -> float:
 
 
 def shared_until(node: Node, now: float) -> dict[int, End]:
-    """When each of its shared GPUs is whole again: nobody has a part of it any more."""
+    """When each of its shared GPUs is whole again: nobody has a part of it any more. What is known to be over has none
+    as soon as that is in the ledger.
+    """
     until: dict[int, End] = {}
     for job in node.jobs.values():
         if job.shape.shares_gpu:
-            end = end_of(job, now)
-            for index in (index for each in held_by(job) if each.node == node.name for index in each.gpus):
-                until[index] = max(end, until.get(index, end))
+            is_over = isinstance(job.decided, m.Finished | m.Requeued | m.Lost)
+            end = End(math.nextafter(now, math.inf), True) if is_over else end_of(job, now)
+            here = (index for each in held_by(job) if each.node == node.name for index in each.gpus)
+            for index in node.shared.keys() & here:
+                until[index] = max(end, until.get(index, end), key=lambda one: (one.at, not one.overdue))
     return until
 
 
@@ -161,7 +167,7 @@ def _offer(node: Node, shape: Shape, now: float) -> Offer:
     until = math.inf
     ends = []
     for job in node.jobs.values():
-        at, moves = end_of(job, now)
+        at, moves, _ = end_of(job, now)
         if not moves:
             until = min(until, at)
         elif at < now + FAR_S:

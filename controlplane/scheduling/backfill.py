@@ -169,13 +169,15 @@ class Plan:
     def _needs(self, node: Node, shape: Shape) -> Callable[[float], Amounts]:
         """What a job that starts there now takes of whole GPUs and the rest, at a time.
 
-        Beside others on a GPU it takes none more, until the last of these gives the GPU back but for its part.
+        Beside others on a GPU it takes none more, until the last of these gives the GPU back but for its part. But who
+        preempted keeps whatever is freed there, parts too; and what has outlived its limit may be gone at any moment.
         """
         need, part = need_of(shape), node.part_for(shape)
-        if part is None:
+        pinned = self.pinned.get(node.name)
+        if part is None or (pinned is not None and pinned.shape.gpus):
             return lambda at: need
-        until, beside = shared_until(node, self._now)[part].at, need._replace(gpus=0)
-        return lambda at: beside if at < until else need
+        end, beside = shared_until(node, self._now)[part], need._replace(gpus=0)
+        return lambda at: beside if at < end.at and not end.overdue else need
 
     def changed(self, node: str) -> None:
         """Something was placed there."""

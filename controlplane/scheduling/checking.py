@@ -182,6 +182,8 @@ def _index(truth: Truth) -> Iterator[str]:
     right = {node.name: (node.free_gpus.bit_count(), node.free_milli_cpus) for node in nodes if node.is_open}
     if truth.fleet.indexed() != right:
         yield "the index of nodes is not what the nodes say"
+    if truth.fleet.sharing() != {node.name for node in nodes if node.is_open and node.shared}:
+        yield "the nodes with shared GPUs are others than the nodes say"
     if set(truth.fleet.closing) != {node.name for node in nodes if node.maintenance is not None}:
         yield "the nodes with a maintenance are others than the nodes say"
 

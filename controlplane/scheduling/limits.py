@@ -35,6 +35,7 @@ class Limits:
         self._moment = moment
         self._blocked: dict[tuple[str, ...], Job] = {}
         """Whom limits on GPUs hold back: nothing later passes under them in this round."""
+        self._could_fit: dict[Shape, bool] = {}
         self._firm: dict[bool, tuple[int, int]] = {}
         """Of GPUs, and of CPUs: as of which count, and the sum."""
         self._guarantees = _guarantees(truth)
@@ -68,10 +69,17 @@ class Limits:
         """Whether limits let the job start, and hold back none that was tried before it."""
         refusal, scope = self.refused(queue, job)
         if refusal is not None:
-            if refusal.what == "GPUs" and not refusal.never:
+            if refusal.what == "GPUs" and not refusal.never and self._could_ever_fit(job.shape):
                 self._blocked.setdefault(scope, job)
             return False
         return self.behind(queue, job) is None
+
+    def _could_ever_fit(self, shape: Shape) -> bool:
+        """Whether there is a node for it: whoever waits for none is in nobody's way."""
+        found = self._could_fit.get(shape)
+        if found is None:
+            found = self._could_fit[shape] = self._truth.fleet.could_fit(shape)
+        return found
 
     def behind(self, queue: Queue, job: Job) -> Job | None:
         """Whom a limit on GPUs holds back, so that this job, which would fit under it, waits as well; None: nobody."""

@@ -27,6 +27,8 @@ NODES_MAX: Final = 20_000
 """At once: twice what one pool is made for; a stranger's names must not fill the memory."""
 
 
+SUITED_MAX: Final = 1000
+"""Constraints of which a node knows whether it meets them."""
 CHANGES_MAX: Final = 50_000
 """That are told node by node; for who has missed more, all have changed."""
 
@@ -65,6 +67,8 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     timer_at: float | None = None
     version: int = 0
     """Another one after each change of what is free, of its state, or of when its jobs end."""
+    suited: dict[tuple[labels.Pairs, ...], bool] = msgspec.field(default_factory=dict)
+    """Whether it has the labels that are asked for; as long as it has these."""
     indexed: tuple[int, int] | None = None
     """(free GPUs, free CPUs) under which it stands in the buckets; None: it does not."""
 
@@ -117,7 +121,14 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
 
     def suits(self, shape: Shape) -> bool:
         """Whether it has the labels that such a job asks for."""
-        return not shape.on or any(self.meets(constraint) for constraint in shape.on)
+        if not shape.on:
+            return True
+        known = self.suited.get(shape.on)
+        if known is None:
+            if len(self.suited) >= SUITED_MAX:
+                self.suited.clear()
+            known = self.suited[shape.on] = any(self.meets(constraint) for constraint in shape.on)
+        return known
 
     def meets(self, constraint: labels.Pairs) -> bool:
         return labels.is_met(constraint, self.name, self.capacity)
@@ -235,6 +246,7 @@ class Fleet:
     def resize(self, node: Node, capacity: m.Capacity) -> None:
         """The node has another capacity; what is held on it stays held."""
         node.capacity = capacity
+        node.suited.clear()
         held = list(node.jobs.values())
         node.free_milli_cpus = round(capacity.cpus * 1000) - sum(job.shape.milli_cpus for job in held)
         node.free_memory_bytes = capacity.memory_bytes - sum(job.shape.memory_bytes for job in held)
@@ -332,11 +344,12 @@ class Fleet:
         For a part of a GPU, the shared one with the least left over.
         """
         first = self._with_part(shape) if shape.shares_gpu else []
+        seen = {node.name for node in first}
         yield from (node for node in first if admits is None or admits(node))
         for free_gpus in self._buckets.irange(minimum=shape.gpus):
             for _, name in self._buckets[free_gpus].irange(minimum=(shape.milli_cpus, "")):
                 node = self.nodes[name]
-                if node.fits(shape) and node not in first and (admits is None or admits(node)):
+                if node.fits(shape) and name not in seen and (admits is None or admits(node)):
                     yield node
 
     def _with_part(self, shape: Shape) -> list[Node]:
@@ -362,6 +375,10 @@ class Fleet:
     def could_fit(self, shape: Shape) -> bool:
         """Whether any known node is large enough."""
         return any(node.is_known and node.could_fit(shape) for node in self.nodes.values())
+
+    def sharing(self) -> set[str]:
+        """Names of the open nodes of whose GPUs some have parts, for `check`."""
+        return set(self._sharing)
 
     def indexed(self) -> dict[str, tuple[int, int]]:
         """Where each node stands in the buckets, for `check`."""

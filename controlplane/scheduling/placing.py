@@ -312,10 +312,12 @@ class Placing:
             or (not head.is_unguarded and not contender.reserved_guarded)
             or (is_guaranteed and not contender.reserved_guaranteed)
         ):
+            self._reach.clear()
+            if plan.reserve(head.job) is None:
+                return False
             contender.reserved_guarded |= not head.is_unguarded
             contender.reserved_guaranteed |= is_guaranteed
-            self._reach.clear()
-            return plan.reserve(head.job) is not None
+            return True
         return shape in self._room and shortest_of(head.line.bucket) <= plan.window_s(shape)
 
     def _placed(self, contender: _Contender, choice: Choice) -> None:

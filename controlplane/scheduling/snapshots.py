@@ -25,7 +25,7 @@ from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
 
-VERSION: Final = 8
+VERSION: Final = 9
 
 
 class _Job(msgspec.Struct, array_like=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from controlplane.scheduling.packing import MILLI
 from controlplane.scheduling.queues import Queue
 from controlplane.scheduling.truth import Truth
 from events import messages as m
@@ -46,9 +47,14 @@ def _held(queues: Iterable[Queue]) -> dict[str, Any]:
     return {
         "waiting": sum(len(queue.waiting) for queue in mine),
         "running": sum(queue.account.held.running for queue in mine),
-        "gpus": sum(queue.account.held.milli_gpus for queue in mine) / 1000,
+        "gpus": _gpus(sum(queue.account.held.milli_gpus for queue in mine)),
         "cpus": sum(queue.account.held.milli_cpus for queue in mine) / 1000,
     }
+
+
+def _gpus(milli: int) -> float:
+    """A whole number where it is one: readers of an earlier release know no other."""
+    return milli // MILLI if milli % MILLI == 0 else milli / MILLI
 
 
 def _fields(settings: m.QueueSet | m.TeamSet) -> dict[str, Any]:

@@ -323,12 +323,12 @@ def _too_little_free(job: Job, open_nodes: list[Node]) -> m.Hindrance:
             f"{count(len(fitting), 'node')} of them free"
         )
         return no("resources", message, asked=float(shape.nodes), free=float(len(fitting)), nodes=_names(fitting))
-    best = max(open_nodes, key=lambda node: (node.free_gpus.bit_count(), node.free_milli_cpus, node.name))
-    free_gpus, free_cpus = best.free_gpus.bit_count(), best.free_milli_cpus / 1000
+    best = max(open_nodes, key=lambda node: (_free_gpus(node, shape), node.free_milli_cpus, node.name))
+    free_gpus, free_cpus = _free_gpus(best, shape), best.free_milli_cpus / 1000
     free = amounts(free_cpus, best.free_memory_bytes, free_gpus)
     one = "one such node" if shape.on else "one node"
     message = f"it asks for {_asks(job)}{_where(shape)}, and the most that {one} has free is {free}"
-    asked, has = (shape.gpus, free_gpus) if shape.gpus else (shape.milli_cpus / 1000, free_cpus)
+    asked, has = (shape.milli_gpus / 1000, free_gpus) if shape.gpus else (shape.milli_cpus / 1000, free_cpus)
     return no("resources", message, asked=float(asked), free=float(has), nodes=(best.name,))
 
 
@@ -416,6 +416,12 @@ def _ahead(jobs: int) -> str:
     if jobs <= 0:
         return "its turn comes next, or another queue's before it"
     return "one job of its queue comes first" if jobs == 1 else f"{jobs} jobs of its queue come first"
+
+
+def _free_gpus(node: Node, shape: Shape) -> float:
+    """Whole ones; for who wants a part, the most that is left of one that is shared, where none is whole."""
+    whole = node.free_gpus.bit_count()
+    return whole if whole or not shape.shares_gpu else max(node.shared.values(), default=0) / 1000
 
 
 def _where(shape: Shape) -> str:

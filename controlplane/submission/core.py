@@ -176,8 +176,12 @@ def _check_on(submit: m.Submit, config: Configuration, found: Findings) -> None:
     """Whether the job's own constraint leaves any of the nodes that its tier may be on."""
     tier = config.tier(submit.tier)
     if tier is not None and labels.alternatives(tier.on, submit.on) is None:
-        message = f"tier {quoted(tier.name)} is never on {quoted(labels.text([submit.on]))}"
-        found.problem("$.on", message, f"it is on {labels.text(tier.on)}; choose another tier, or leave `on` out")
+        asked = quoted(labels.text([submit.on]))
+        if tier.on and labels.alternatives((), submit.on) is not None:
+            hint = f"it is on {labels.text(tier.on)}; choose another tier, or leave `on` out"
+            found.problem("$.on", f"tier {quoted(tier.name)} is never on {asked}", hint)
+        else:
+            found.problem("$.on", f"no node can be {asked}", "leave out the values, or their `!`")
 
 
 def repeated(job: str, first: m.JobFact, sequence: int) -> m.Answer:

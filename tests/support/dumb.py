@@ -117,9 +117,9 @@ class Dumb:
                 return True
             first_guarded = self._is_guarded(job) and key not in self._guarded
             if len(self.kept) < self.depth or first_guarded:
-                if self._is_guarded(job):
+                is_kept = self._keep(job.spec)
+                if is_kept and self._is_guarded(job):
                     self._guarded.add(key)
-                self._keep(job.spec)
         return False
 
     # -- the order -----------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class Dumb:
                 return False
             gpus = sum(self._amount(each, 2) * each.resources.nodes for each in held)
             if gpus_max is not None and asked and gpus + asked > gpus_max:
-                if asked <= gpus_max:
+                if asked <= gpus_max and self._is_possible(spec):
                     self._blocked.add(scope)
                 return False
         return not asked or not any(scope in self._blocked for scope in scopes)
@@ -256,6 +256,15 @@ class Dumb:
                 free = [mine - its for mine, its in zip(free, kept.need, strict=True)]
         return (free[0], free[1], free[2], free[3])
 
+    def _is_possible(self, spec: m.Specification) -> bool:
+        """Whether an empty node would do."""
+        need = self._need(spec)
+        return any(
+            self._suits(name, spec.on)
+            and _covers((round(has.cpus * 1000), has.memory_bytes, has.gpus, 900 * 1024), need)
+            for name, has in self.nodes.items()
+        )
+
     def _left(self, node: str, at: float) -> dict[int, int]:
         """Thousandths of each GPU that are free at a moment."""
         left = dict.fromkeys(range(self.nodes[node].gpus), 1000)
@@ -273,6 +282,21 @@ class Dumb:
         return min(
             ((left, gpu) for gpu, left in self._left(node, self.now).items() if milli <= left < 1000), default=None
         )
+
+    def _beside(self, node: str, part: tuple[int, int] | None) -> int | None:
+        """Its GPU, if the last of those beside whom it would be there is bound to some time by its limit."""
+        if part is None:
+            return None
+        there = [
+            live for live in self.live.values() if node in live.nodes and part[1] in live.gpus[live.nodes.index(node)]
+        ]
+        last = max(map(self._end, there))
+        overdue = all(self._end(live) < last or self._is_overdue(live) for live in there)
+        return None if overdue else part[1]
+
+    def _is_overdue(self, live: Live) -> bool:
+        limit_s = live.spec.time_limit_s
+        return limit_s is not None and live.at + limit_s <= self.now
 
     def _chosen_gpus(self, node: str, spec: m.Specification) -> tuple[int, ...]:
         shared = self._shared(node, spec)
@@ -316,7 +340,7 @@ class Dumb:
             if _covers(live_only[name], (*need[:2], 0 if name in parts else need[2], need[3]))
             and (
                 not any(name in kept.nodes for kept in self.kept)
-                or self._lasts(name, need, self.now, until, parts[name][1] if name in parts else None)
+                or self._lasts(name, need, self.now, until, self._beside(name, parts.get(name)))
             )
         ]
         for alternative in [[each] for each in spec.on] + [list(spec.on)]:
@@ -340,8 +364,8 @@ class Dumb:
         self.kept = kept
         return free
 
-    def _keep(self, spec: m.Specification) -> None:
-        """Reserve the earliest that it can have."""
+    def _keep(self, spec: m.Specification) -> bool:
+        """Reserve the earliest that it can have. False: nothing, ever."""
         need, length_s, count = self._need(spec), self._length_s(spec), spec.resources.nodes
         for at in self._moments():
             suited = [node for node in self.nodes if self._suits(node, spec.on)]
@@ -349,7 +373,8 @@ class Dumb:
             if len(nodes) >= count:
                 best = sorted(nodes, key=lambda node: (self._lacking(node, need), node))[:count]
                 self.kept.append(Kept(tuple(best), at, at + length_s, need))
-                return
+                return True
+        return False
 
     def _lacking(self, node: str, need: Amount) -> tuple[int, ...]:
         free = self._really_free(node)

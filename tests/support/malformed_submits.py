@@ -129,6 +129,7 @@ MALFORMED = [
     _of("a constraint on a bad name", {'$.on["a b"]': "no name of a label"}, on={"a b": ["c"]}),
     _of("a constraint without values", {"$.on.gpu": "must name values"}, on={"gpu": []}),
     _of("a constraint on not nothing", {"$.on.gpu": "must name values"}, on={"gpu": "!"}),
+    _of("a constraint that excludes itself", {"$.on": "no node can be"}, on={"gpu": ["A100", "!A100"]}),
     _of("a constraint that is a number", {"$.on.gpu": "must be a list of texts"}, on={"gpu": 100}),
     _of("a constraint without end", {"$.on": "at most 4096"}, on={f"l{n}": ["x" * 250] * 2 for n in range(12)}),
     _of("too many constraints", {"$.on": "at most 16 are possible"}, on={f"l{n}": "a" for n in range(17)}),

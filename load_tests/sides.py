@@ -86,11 +86,16 @@ class Headrace:
     def waiting(self) -> int:
         return int(self._queue().get("waiting", 0))
 
-    def order_by(self, policy: str) -> None:
-        """Give the queue another policy, and see it in force."""
+    def set_queue(self, **settings: Any) -> None:
+        """Give the queue other settings, and see them in force."""
         queue = self._queue()
-        self._stack.patient("PATCH", f"/v1/queues/{queue['team']}/{queue['queue']}", {"policy": policy})
-        until(lambda: self._queue().get("policy", "slowdown") == policy, limit_s=30, what=policy)
+        self._stack.patient("PATCH", f"/v1/queues/{queue['team']}/{queue['queue']}", settings)
+        until(lambda: settings.items() <= self._settings().items(), limit_s=30, what=f"{settings}")
+
+    def _settings(self) -> dict[str, Any]:
+        """All of the queue's, also those at their defaults."""
+        view = msgspec.convert(self._queue(), m.QueueView)
+        return msgspec.structs.asdict(view)
 
     def _queue(self) -> dict[str, Any]:
         (queue,) = self._stack.patient("GET", "/v1/queues")["queues"]

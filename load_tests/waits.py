@@ -42,7 +42,7 @@ PARAMETERS: Final = {
     "throughput": slurm.PARAMETERS,
     "backfill": "bf_continue,bf_interval=1,bf_max_job_test=1000000",
 }
-"""Of Slurm's scheduler, always sched/backfill."""
+"""Of Slurm's scheduler, always sched/backfill. What serves throughput leaves backfill at its defaults."""
 
 STAMP: Final = '#!/bin/sh\ndate +%s.%N >"$1.new"\nmv "$1.new" "$1"\n'
 SLEEP: Final = '#!/bin/sh\nexec sleep "$1"\n'
@@ -72,10 +72,11 @@ class Bench(NamedTuple):
             "p99_ms": round(percentile(found, 0.99), 1),
         }
 
-    def hold(self, side: Side) -> None:
-        """Let half of the node be busy."""
+    def hold(self, side: Side) -> str:
+        """Let half of the node be busy; gives that job."""
         holder = side.submit(self.long, shape="half", limit_s=LONG_S)
         until(lambda: side.is_running(holder), limit_s=IDLE_S_MAX, what="the job that holds half of the node")
+        return holder
 
     def fill(self, side: Side, jobs: int) -> float:
         """Queue what cannot start, a call each, a few at once; calls a second."""
@@ -125,16 +126,21 @@ def headrace(bench: Bench) -> dict[str, Any]:
     with running(config=CONFIG) as stack:
         side = Headrace(stack)
         figures: dict[str, Any] = {"idle": bench.idle(side), "queued": queued}
-        bench.hold(side)
-        figures["calls_per_s"] = bench.fill(side, called)
-        if rest := queued - called:
-            took_s = side.publish(bench.long, shape="whole", limit_s=LONG_S, jobs=rest)
-            figures["published_per_s"] = round(rest / took_s, 1)
-        figures["behind"] = {}
-        for policy in POLICIES:
-            side.order_by(policy)
-            figures["behind"][policy] = bench.behind(side)
-            told("headrace", figures)
+        holder = bench.hold(side)
+        try:
+            figures["calls_per_s"] = bench.fill(side, called)
+            if rest := queued - called:
+                took_s = side.publish(bench.long, shape="whole", limit_s=LONG_S, jobs=rest)
+                figures["published_per_s"] = round(rest / took_s, 1)
+            figures["behind"] = {}
+            for policy in POLICIES:
+                side.set_queue(policy=policy)
+                figures["behind"][policy] = bench.behind(side)
+                told("headrace", figures)
+        finally:  # what runs outlives the runner; and nothing is to take its place
+            side.set_queue(paused=True)
+            side.cancel(holder)
+            until(lambda: side.is_over(holder), limit_s=IDLE_S_MAX, what="the end of the job that held half")
         return figures
 
 
@@ -147,10 +153,11 @@ def beside(bench: Bench, environ: dict[str, str]) -> dict[str, Any]:
         figures["idle"][name] = bench.idle(side)
     bench.hold(side)
     figures["calls_per_s"] = bench.fill(side, bench.options.queued)
-    for name, parameters in PARAMETERS.items():
+    for name, pause_s_max in (("backfill", PAUSE_S_MAX), ("defaults", BACKFILL_S)):
         told("slurm", figures)
-        side.schedule_by(parameters)
-        figures["behind"][name] = bench.behind(side, PAUSE_S_MAX if "bf_interval" in parameters else BACKFILL_S)
+        side.schedule_by(PARAMETERS[name])
+        figures["behind"][name] = bench.behind(side, pause_s_max)
+    told("slurm", figures)
     return figures
 
 

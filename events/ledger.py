@@ -19,6 +19,7 @@ import msgspec
 from events import subjects as s
 from events.bus import Bus, CaughtUp, Conflict, Delivery, Outgoing, Refused, Unknown
 from events.cloudevents import Envelope, to_headers
+from events.entries import Entry
 from events.messages import AnyFact, Fact
 from events.streams import LEDGER
 from events.wire import UNREADABLE
@@ -42,16 +43,6 @@ class Write(NamedTuple):
     """How long the ledger keeps it; 0: for good. Only for what says nothing once a later fact is there."""
     replaces: bool = False
     """It takes the place of every earlier fact on its subject, in the same moment. Only for what is kept elsewhere."""
-
-
-class Entry(NamedTuple):
-    """A fact in the ledger. `at` is the ledger's own timestamp, in seconds since the epoch."""
-
-    sequence: int
-    subject: str
-    fact: Fact
-    at: float
-    traceparent: str
 
 
 class UnknownFact(Exception):

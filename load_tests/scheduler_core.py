@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -26,6 +26,7 @@ from controlplane.scheduling.decisions import Round, Settings
 from controlplane.scheduling.replay import ALWAYS_HEARD
 from events import messages as m
 from events import subjects
+from events.entries import Entry
 from load_tests.drawing import Line, chart
 from load_tests.stack import percentile, report
 
@@ -47,14 +48,6 @@ LIMITS_S: Final = (600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 43_200.0, 86_400.0, 
 GOALS: Final = {"round_ms_p99": 5.0, "burst_placements_per_s": 20_000, "bytes_per_job": 512}
 
 _FACT: Final[msgspec.json.Decoder[m.Fact]] = msgspec.json.Decoder(m.AnyFact)
-
-
-class _Entry(NamedTuple):
-    sequence: int
-    subject: str
-    fact: m.Fact
-    at: float
-    traceparent: str = ""
 
 
 class World:
@@ -91,7 +84,7 @@ class World:
 
     def tell(self, subject: str, fact: m.Fact) -> None:
         self.sequence += 1
-        self.core.apply(_Entry(self.sequence, subject, fact, self.now), self.now)
+        self.core.apply(Entry(self.sequence, subject, fact, self.now), self.now)
 
     def submit(self) -> None:
         """One job more: as bytes, which are then read as the service reads them."""

@@ -1,19 +1,20 @@
 """Slurm beside us, if it is installed: a controller and a node daemon of our own, on this machine, in their own folder.
 
-Debian's `slurm-wlm` and `munge` bring all of it. Two figures: how fast `sbatch` takes jobs in, one call a job, and how
-fast a job array, its best case, gets through to its end.
+Debian's `slurm-wlm` and `munge` bring all of it. `measure` has two figures: how fast `sbatch` takes jobs in, one call a
+job, and how fast a job array, its best case, gets through to its end. `load_tests.waits` uses the same cluster.
 """
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,8 @@ LIMIT_S: Final = 120.0
 CALLERS: Final = 4
 SLOTS: Final = 64
 """CPUs that the node says it has: a `true` needs none for long."""
+PARAMETERS: Final = "batch_sched_delay=0,sched_min_interval=0,defer_batch"
+"""Of the scheduler, for throughput: it looks at once, but not at each submit."""
 
 _CONFIG: Final = """\
 ClusterName=bench
@@ -53,7 +56,7 @@ ReturnToService=2
 SchedulerType=sched/backfill
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,defer_batch
+SchedulerParameters={parameters}
 MaxArraySize=10001
 MaxJobCount=20000
 NodeName={host} NodeAddr=127.0.0.1 CPUs={slots} State=UNKNOWN
@@ -62,7 +65,15 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
 
 
 def measure(jobs: int) -> dict[str, Any]:
-    """What Slurm does with so many jobs; or why it could not be asked."""
+    """How fast Slurm is with so many jobs; or why it could not be asked."""
+    return beside(lambda environ: _rates(jobs, environ))
+
+
+def beside(asked: Callable[[dict[str, str]], dict[str, Any]], *, cpus: int = SLOTS) -> dict[str, Any]:
+    """What is measured on a cluster whose node has so many CPUs, as peer `slurm`; or why it could not be asked.
+
+    `asked` is given the environment of Slurm's commands.
+    """
     missing = [program for program in PROGRAMS if _path(program) is None]
     if missing:
         return {"slurm": {"skipped": f"not installed: {', '.join(missing)} (Debian: slurm-wlm, munge)"}}
@@ -70,8 +81,8 @@ def measure(jobs: int) -> dict[str, Any]:
         return {"slurm": {"skipped": "its daemons are started as root here"}}
     with tempfile.TemporaryDirectory(prefix="slurm-", dir="/var/tmp") as folder:
         try:
-            with a_cluster(Path(folder)) as environ:
-                return {"slurm": _rates(jobs, environ)}
+            with a_cluster(Path(folder), cpus=cpus) as environ:
+                return {"slurm": {"version": version(environ), **asked(environ)}}
         except (TimeoutError, subprocess.SubprocessError) as error:
             return {"slurm": {"skipped": f"it did not work here: {error}"}}
 
@@ -87,9 +98,7 @@ def _rates(jobs: int, environ: dict[str, str]) -> dict[str, Any]:
     _sbatch(environ, f"--array=1-{jobs}")
     _drained(environ)
     array = time.monotonic() - began
-    version = _output([str(_path("sbatch")), "--version"], environ)
     return {
-        "version": version.split()[-1],
         "jobs": jobs,
         "sbatch_per_s": round(jobs / submitted, 1),
         "jobs_per_s": round(jobs / ended, 1),
@@ -98,8 +107,27 @@ def _rates(jobs: int, environ: dict[str, str]) -> dict[str, Any]:
 
 
 def _sbatch(environ: dict[str, str], *more: str) -> None:
-    command = [str(_path("sbatch")), "--parsable", "--output=/dev/null", "--cpus-per-task=1", *more, "--wrap=true"]
-    subprocess.run(command, env=environ, check=True, capture_output=True, timeout=LIMIT_S)
+    called(environ, "sbatch", "--output=/dev/null", "--cpus-per-task=1", *more, "--wrap=true")
+
+
+def called(environ: dict[str, str], program: str, *words: str) -> str:
+    """What one of its commands says. Raises subprocess.SubprocessError."""
+    command = [str(_path(program)), *words]
+    done = subprocess.run(command, env=environ, check=True, capture_output=True, text=True, timeout=LIMIT_S)
+    return done.stdout.strip()
+
+
+def version(environ: dict[str, str]) -> str:
+    return called(environ, "sbatch", "--version").split()[-1]
+
+
+def reconfigure(environ: dict[str, str], parameters: str) -> None:
+    """Give the scheduler other parameters, while its jobs stay as they are. Empty: its defaults."""
+    config = Path(environ["SLURM_CONF"])
+    lines = [line for line in config.read_text().splitlines() if not line.startswith("SchedulerParameters=")]
+    lines += [f"SchedulerParameters={parameters}"] if parameters else []
+    config.write_text("\n".join(lines) + "\n")
+    called(environ, "scontrol", "reconfigure")
 
 
 def _drained(environ: dict[str, str]) -> None:
@@ -108,7 +136,7 @@ def _drained(environ: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def a_cluster(folder: Path) -> Iterator[dict[str, str]]:
+def a_cluster(folder: Path, *, cpus: int = SLOTS) -> Iterator[dict[str, str]]:
     """A controller and one node while inside; gives the environment of its commands."""
     folder.chmod(0o755)
     host = socket.gethostname().split(".")[0]
@@ -116,7 +144,7 @@ def a_cluster(folder: Path) -> Iterator[dict[str, str]]:
         (folder / name).mkdir()
     config = folder / "slurm.conf"
     ports = {"port": free_port(), "node_port": free_port()}
-    config.write_text(_CONFIG.format(host=host, folder=folder, slots=SLOTS, **ports))
+    config.write_text(_CONFIG.format(host=host, folder=folder, slots=cpus, parameters=PARAMETERS, **ports))
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
@@ -130,7 +158,11 @@ def a_cluster(folder: Path) -> Iterator[dict[str, str]]:
         stack.enter_context(_daemon(["slurmd", "-D", "-f", str(config), "-N", host], environ, folder))
         sinfo = [str(_path("sinfo")), "--noheader", "--format=%T"]
         _until(lambda: "idle" in _output(sinfo, environ), READY_S, "Slurm's node")
-        yield environ
+        try:
+            yield environ
+        finally:
+            called(environ, "scancel", f"--user={getpass.getuser()}")
+            _drained(environ)  # what runs outlives the daemons
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from controlplane.scheduling import arrays, checking, ends, explain, snapshots, standing, tenants
-from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, FactEntry, Round, Settings
+from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, Round, Settings
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
 from controlplane.scheduling.nodes import Node
@@ -25,6 +25,7 @@ from controlplane.scheduling.truth import Truth
 from controlplane.scheduling.waits import LOOK_S, Look
 from events import messages as m
 from events import subjects
+from events.entries import Entry
 from events.lifecycle import State
 
 RECORDED_MAX: Final = 1000
@@ -82,7 +83,7 @@ class Core:
     def is_leading(self) -> bool:
         return self._silence is not None
 
-    def apply(self, entry: FactEntry, now: float) -> None:
+    def apply(self, entry: Entry, now: float) -> None:
         """Take in the next fact of the ledger. Total. Where another term begins, this one does not lead any more."""
         self._look = None
         self._truth.apply(entry)

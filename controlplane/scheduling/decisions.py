@@ -1,12 +1,12 @@
-"""What goes into the core and what comes out of it, as data. Pure.
+"""What comes out of the core, as data; what goes in is `events.entries.Entry`. Pure.
 
-The core reads facts and decides facts, but knows no bus: an `Entry` and a `Write` of `events.ledger` have exactly the
-fields named here, so the shell passes the one in and makes the other of a decision.
+The core decides facts, but knows no bus: a `Write` of `events.ledger` has exactly the fields of a `Decision`, so the
+shell makes the one of the other.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -14,21 +14,6 @@ from events import messages as m
 
 ROUND_MAX: Final = 500
 """Decisions in one round: an atomic batch takes 1,000 messages, and a shorter one is sooner on its way."""
-
-
-class FactEntry(Protocol):
-    """A fact in the ledger, as `events.ledger.Entry` has it."""
-
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def subject(self) -> str: ...
-    @property
-    def fact(self) -> m.Fact: ...
-    @property
-    def at(self) -> float: ...
-    @property
-    def traceparent(self) -> str: ...
 
 
 class Decision(NamedTuple):

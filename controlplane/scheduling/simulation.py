@@ -15,19 +15,10 @@ from controlplane.scheduling import ends
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.jobs import Job
 from events import messages as m
+from events.entries import Entry
 
 ALWAYS_HEARD: Final = {"suspect_s": math.inf, "lease_s": 0.0}
 """Settings of a core whose nodes are simulated."""
-
-
-class Entry(NamedTuple):
-    """As `decisions.FactEntry`."""
-
-    sequence: int
-    subject: str
-    fact: m.Fact
-    at: float
-    traceparent: str = ""
 
 
 class Change(NamedTuple):

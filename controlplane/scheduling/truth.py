@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from controlplane.scheduling.arrays import array_of, task_of
-from controlplane.scheduling.decisions import Counts, FactEntry, Settings
+from controlplane.scheduling.decisions import Counts, Settings
 from controlplane.scheduling.dependencies import unmet
 from controlplane.scheduling.holdings import hexadecimal
 from controlplane.scheduling.jobs import Array, Job, Shape, backoff_s, shape_of
@@ -24,6 +24,7 @@ from controlplane.scheduling.queues import QueueKey
 from controlplane.scheduling.waiting import CLAIM_S, Claim, Waiting
 from events import messages as m
 from events import subjects
+from events.entries import Entry
 from events.lifecycle import Life, Outcome, State, advance
 
 ENDED_MAX: Final = 1_000_000
@@ -67,7 +68,7 @@ class Truth(Waiting):
 
     # -- the ledger speaks -----------------------------------------------------------------------------------------
 
-    def apply(self, entry: FactEntry) -> None:
+    def apply(self, entry: Entry) -> None:
         """Take in the next fact of the ledger. Total: nothing that may stand there raises."""
         if entry.sequence <= self.sequence:
             self.counts.repeated += 1
@@ -93,7 +94,7 @@ class Truth(Waiting):
         else:
             self.counts.forbidden += 1
 
-    def _apply_to_term(self, entry: FactEntry, fact: m.TermFact) -> None:
+    def _apply_to_term(self, entry: Entry, fact: m.TermFact) -> None:
         self.term_sequence = entry.sequence
         if isinstance(fact, m.Led):
             self.term = entry.sequence
@@ -103,7 +104,7 @@ class Truth(Waiting):
         else:
             self.counts.stale += 1
 
-    def _apply_to_queue(self, entry: FactEntry, fact: m.QueueFact) -> None:
+    def _apply_to_queue(self, entry: Entry, fact: m.QueueFact) -> None:
         _, team, name = subjects.tokens(entry.subject)
         queue = self.queue(team, name)
         self.settings_changes += 1
@@ -113,13 +114,13 @@ class Truth(Waiting):
             queue.remove_settings(entry.sequence)
         self.counts.applied += 1
 
-    def _apply_to_team(self, entry: FactEntry, fact: m.TeamSet) -> None:
+    def _apply_to_team(self, entry: Entry, fact: m.TeamSet) -> None:
         self.settings_changes += 1
         team = self.team(subjects.tokens(entry.subject)[1])
         team.set(fact, entry.sequence)
         self.counts.applied += 1
 
-    def _apply_to_environment(self, entry: FactEntry, fact: m.EnvironmentFact) -> None:
+    def _apply_to_environment(self, entry: Entry, fact: m.EnvironmentFact) -> None:
         environment = self.environment(subjects.tokens(entry.subject)[1])
         self.counts.applied += 1
         if isinstance(fact, m.EnvironmentReady):
@@ -131,7 +132,7 @@ class Truth(Waiting):
         for job in list(environment.jobs.values()):
             self.settle(job)
 
-    def _apply_to_node(self, entry: FactEntry, fact: m.NodeFact) -> None:
+    def _apply_to_node(self, entry: Entry, fact: m.NodeFact) -> None:
         node = self.fleet.node(subjects.tokens(entry.subject)[1])
         node.decided = None
         node.sequence = entry.sequence
@@ -170,7 +171,7 @@ class Truth(Waiting):
 
     # -- jobs ------------------------------------------------------------------------------------------------------
 
-    def _apply_to_job(self, entry: FactEntry, fact: m.JobFact) -> None:
+    def _apply_to_job(self, entry: Entry, fact: m.JobFact) -> None:
         job = self.jobs.get(entry.subject)
         decided = None
         if job is not None:
@@ -199,7 +200,7 @@ class Truth(Waiting):
             job.life = self._shared(after)
             _EFFECTS[type(fact)](self, job, fact, entry)
 
-    def _begin(self, entry: FactEntry, fact: m.JobFact, life: Life) -> None:
+    def _begin(self, entry: Entry, fact: m.JobFact, life: Life) -> None:
         if not isinstance(fact, m.Accepted):
             self._remember(entry.subject, life)
             return
@@ -230,7 +231,7 @@ class Truth(Waiting):
 
     def _begin_task(
         self,
-        entry: FactEntry,
+        entry: Entry,
         fact: m.Placed | m.CancelRequested,
         task: m.Task,
         life: Life,
@@ -305,7 +306,7 @@ class Truth(Waiting):
             self.backlog.run(job.shape, job.placed_at, job.estimate_s)
         self._set_timers(job)
 
-    def on_cancel_requested(self, job: Job, fact: m.CancelRequested, entry: FactEntry) -> None:
+    def on_cancel_requested(self, job: Job, fact: m.CancelRequested, entry: Entry) -> None:
         if job.life.state is State.CANCELLED:
             self._end(job, entry.at)
             return
@@ -327,12 +328,12 @@ class Truth(Waiting):
             self.settle(task)
         self.due[job.key] = job
 
-    def on_unfolded(self, job: Job, fact: m.Unfolded, entry: FactEntry) -> None:
+    def on_unfolded(self, job: Job, fact: m.Unfolded, entry: Entry) -> None:
         self.dependencies.leave(job)
         job.unmet, job.early = "", False
         self.settle(job)
 
-    def on_stop_requested(self, job: Job, fact: m.StopRequested, entry: FactEntry) -> None:
+    def on_stop_requested(self, job: Job, fact: m.StopRequested, entry: Entry) -> None:
         job.stop_why, job.stop_final = fact.why, fact.final
         self._stopping(job, entry.at)
         if fact.preemptor is not None:
@@ -348,15 +349,15 @@ class Truth(Waiting):
         self._touch_nodes(job)
         self.changed.update(dict.fromkeys(job.nodes, True))
 
-    def on_hold_changed(self, job: Job, fact: m.Held | m.Released, entry: FactEntry) -> None:
+    def on_hold_changed(self, job: Job, fact: m.Held | m.Released, entry: Entry) -> None:
         self.claims.pop(job.key, None)
         self.settle(job)
 
-    def on_reprioritised(self, job: Job, fact: m.Reprioritised, entry: FactEntry) -> None:
+    def on_reprioritised(self, job: Job, fact: m.Reprioritised, entry: Entry) -> None:
         with self._reordered(job):
             job.priority = fact.priority
 
-    def on_moved(self, job: Job, fact: m.Moved, entry: FactEntry) -> None:
+    def on_moved(self, job: Job, fact: m.Moved, entry: Entry) -> None:
         beside = fact.before or fact.after
         other = self.by_key.get((job.specification.team, beside)) if beside else None
         queue = self.queue_of(job)
@@ -385,7 +386,7 @@ class Truth(Waiting):
             queue.add(job)
         self.settle(job)
 
-    def on_placed(self, job: Job, fact: m.Placed, entry: FactEntry) -> None:
+    def on_placed(self, job: Job, fact: m.Placed, entry: Entry) -> None:
         if job.waits:  # a task of an array begins with this
             self._take_from_queue(job)
         self.claims.pop(job.key, None)
@@ -403,7 +404,7 @@ class Truth(Waiting):
             self.due[job.key] = job
         self._look_at_drained(job)
 
-    def on_started(self, job: Job, fact: m.Started, entry: FactEntry) -> None:
+    def on_started(self, job: Job, fact: m.Started, entry: Entry) -> None:
         job.started_at, job.running_at = fact.started_at, entry.at
         self._touch_nodes(job)
         self._look_at_drained(job)
@@ -415,7 +416,7 @@ class Truth(Waiting):
             if node.stops:
                 self.nodes_due[name] = node
 
-    def on_broken_off(self, job: Job, fact: m.Requeued | m.Lost, entry: FactEntry) -> None:
+    def on_broken_off(self, job: Job, fact: m.Requeued | m.Lost, entry: Entry) -> None:
         self._give_back(job, entry.at)
         job.started_at = job.running_at = job.launches = job.parts = None
         has_failed = isinstance(fact, m.Requeued) and fact.failures > 0
@@ -428,7 +429,7 @@ class Truth(Waiting):
         self._add_to_queue(job)
         self.settle(job)
 
-    def on_finished(self, job: Job, fact: m.Finished, entry: FactEntry) -> None:
+    def on_finished(self, job: Job, fact: m.Finished, entry: Entry) -> None:
         if fact.outcome == "succeeded" and job.array is None:
             self.history.learn(job.specification, entry.at - job.held_from)
         self._end(job, entry.at)
@@ -459,7 +460,7 @@ class Truth(Waiting):
         for dependant in self.dependencies.end(subject, state, at):
             self.settle(dependant)
 
-    def _forget_archived(self, entry: FactEntry, fact: m.Archived) -> None:
+    def _forget_archived(self, entry: Entry, fact: m.Archived) -> None:
         """The job is over, whatever was heard of it before: what came in between is not in the ledger any more."""
         self.counts.applied += 1
         job = self.jobs.get(entry.subject)
@@ -537,7 +538,7 @@ def _counted(counts: Counts, outcome: Outcome) -> Counts:
     return counts
 
 
-_EFFECTS: Final[dict[type[m.JobFact], Callable[[Truth, Job, Any, FactEntry], None]]] = {
+_EFFECTS: Final[dict[type[m.JobFact], Callable[[Truth, Job, Any, Entry], None]]] = {
     m.CancelRequested: Truth.on_cancel_requested,
     m.Held: Truth.on_hold_changed,
     m.Released: Truth.on_hold_changed,

@@ -6,12 +6,13 @@ Such a request is judged by the facts about that node alone, and its fact is gua
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from controlplane.submission import reading
 from controlplane.submission.reading import Findings, quoted
 from events import messages as m
 from events import subjects
+from events.entries import Entry
 
 WHY_CHARACTERS_MAX: Final = 500
 AHEAD_S_MAX: Final = 10 * 366 * 86_400.0
@@ -29,15 +30,6 @@ class MachineOrder(NamedTuple):
     def subject(self) -> str:
         """Raises BadName."""
         return subjects.node(self.node)
-
-
-class Told(Protocol):
-    """A fact about the node, as `events.ledger.Entry`."""
-
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def fact(self) -> m.Fact: ...
 
 
 class MachineChange(NamedTuple):
@@ -76,7 +68,7 @@ def read(order: MachineOrder) -> tuple[m.NodeChange | None, Findings]:
 
 
 def decide(
-    order: MachineOrder, change: m.NodeChange, history: Sequence[Told], now: float, found: Findings
+    order: MachineOrder, change: m.NodeChange, history: Sequence[Entry], now: float, found: Findings
 ) -> MachineChange | m.Answer:
     """By the facts about the node."""
     machine = _machine(history)
@@ -99,7 +91,7 @@ def refused(found: Findings) -> m.Answer:
     return m.Answer(verdict="refused", problems=found.problems, warnings=found.warnings)
 
 
-def _machine(history: Sequence[Told]) -> Machine:
+def _machine(history: Sequence[Entry]) -> Machine:
     machine = Machine()
     for told in history:
         match told.fact:

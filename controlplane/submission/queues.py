@@ -7,25 +7,15 @@ submission keeps of the ledger beside the archive's ids: some hundred bytes a qu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from controlplane.config import Configuration
 from events import messages as m
 from events import subjects
+from events.entries import Entry
 
 FOLLOWED: Final = (subjects.QUEUES, subjects.TEAMS, subjects.CONFIGURATION)
 """The subjects whose facts `Queues` takes in."""
-
-
-class Entry(Protocol):
-    """As `events.ledger.Entry`."""
-
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def subject(self) -> str: ...
-    @property
-    def fact(self) -> m.Fact: ...
 
 
 class Known(NamedTuple):

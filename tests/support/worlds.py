@@ -6,14 +6,13 @@ the core and, after each step, lets the core check itself.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
 from controlplane.scheduling.core import Core
 from controlplane.scheduling.decisions import Round, Settings
 from events import arrays, subjects
 from events import messages as m
+from events.entries import Entry
 from events.identity import task_id
 
 GIB = 1024**3
@@ -32,16 +31,6 @@ TIERS = {
 QUIET_ROUNDS = 2
 """What a node started it tells in its next exchange; what it misses, in the one after that."""
 SETTINGS = Settings(heartbeat_s=5, suspect_s=20, lease_s=100, margin_s=10, preempt_min_run_s=60)
-
-
-class Entry(NamedTuple):
-    """As `events.ledger.Entry`."""
-
-    sequence: int
-    subject: str
-    fact: m.Fact
-    at: float
-    traceparent: str = ""
 
 
 class GuardFailed(AssertionError):

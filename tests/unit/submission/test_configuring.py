@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,15 +16,10 @@ from controlplane.submission.configuring import Change, Jobs, Order, There
 from controlplane.submission.queues import Queues
 from events import messages as m
 from events import subjects
+from events.entries import Entry
 from tests.support.malformed_changes import MALFORMED_CHANGES, Malformed
 from tests.support.structs import values
 from tests.support.submitting import CONFIG
-
-
-class Entry(NamedTuple):
-    sequence: int
-    subject: str
-    fact: m.Fact
 
 
 def a_capacity(gpus: int) -> m.Capacity:
@@ -45,7 +40,7 @@ class World:
 
     def write(self, subject: str, fact: m.Fact) -> None:
         self.sequence += 1
-        self.queues.apply(Entry(self.sequence, subject, fact))
+        self.queues.apply(Entry(self.sequence, subject, fact, at=1000.0))
 
     def ask(
         self, kind: str, queue: str = "night", *, team: str = "vision", jobs: Jobs | None = None, **fields: Any

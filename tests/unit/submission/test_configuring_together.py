@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,16 +14,11 @@ from controlplane.submission.configuring import Change, Order, There
 from controlplane.submission.queues import Queues
 from events import messages as m
 from events import subjects
+from events.entries import Entry
 
 CONFIG = Configuration(teams={"red": Team(queues=("a", "b")), "blue": Team(queues=("a",))})
 CAPACITY = m.Capacity(cpus=8.0, memory_bytes=1, gpus=8)
 INSTANCES = 3
-
-
-class Entry(NamedTuple):
-    sequence: int
-    subject: str
-    fact: m.Fact
 
 
 class Ledger:
@@ -38,7 +33,7 @@ class Ledger:
         if any(self.last.get(subject, 0) != expect for subject, _, expect in facts):
             return False
         for subject, fact, _ in facts:
-            self.entries.append(Entry(len(self.entries) + 1, subject, fact))
+            self.entries.append(Entry(len(self.entries) + 1, subject, fact, at=1000.0))
             self.last[subject] = len(self.entries)
         return True
 

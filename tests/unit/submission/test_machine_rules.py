@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from controlplane.submission import machine_rules
 from controlplane.submission.machine_rules import MachineChange, MachineOrder
 from events import messages as m
+from events import subjects
+from events.entries import Entry
 
 NOW = 1_000_000.0
+NODE = subjects.node("n1")
 JOINED = m.NodeJoined(boot="b", capacity=m.Capacity(cpus=8, memory_bytes=1))
-
-
-class Told(NamedTuple):
-    sequence: int
-    fact: m.Fact
 
 
 class World:
     """One machine, and what was said of it."""
 
     def __init__(self, *facts: m.Fact) -> None:
-        self.history = [Told(number, fact) for number, fact in enumerate(facts or (JOINED,), start=1)]
+        self.history = [Entry(number, NODE, fact, NOW) for number, fact in enumerate(facts or (JOINED,), start=1)]
 
     def ask(self, kind: str, **fields: Any) -> m.NodeFact | str:
         """The fact, which is written; or the verdict, with the path and the words of the first problem."""
@@ -35,7 +33,7 @@ class World:
         )
         if isinstance(decision, MachineChange):
             assert decision.expect == self.history[-1].sequence
-            self.history.append(Told(decision.expect + 1, decision.fact))
+            self.history.append(Entry(decision.expect + 1, NODE, decision.fact, NOW))
             return decision.fact
         problems = [f" {problem.path} {problem.message} | {problem.hint}" for problem in decision.problems]
         return decision.verdict + "".join(problems[:1])
@@ -86,7 +84,7 @@ def test_a_machine_that_is_gone_takes_nothing_until_it_joins_again() -> None:
     world = World(JOINED, m.NodeGone(why="silent", term=1))
     assert str(world.ask("cordon_node")).startswith("refused $ node `n1` is gone: silent")
     assert world.ask("give_up_node") == "repeated"
-    world.history.append(Told(3, JOINED))
+    world.history.append(Entry(3, NODE, JOINED, NOW))
     assert world.ask("cordon_node") == m.NodeCordoned(by="ops")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 import pytest
 from hypothesis import given
@@ -13,21 +11,16 @@ from controlplane.submission import core
 from controlplane.submission.queues import Queues
 from events import messages as m
 from events import subjects
+from events.entries import Entry
 from tests.support.structs import values
 from tests.support.submitting import CONFIG, accepted, incoming, rejected, told
-
-
-class Entry(NamedTuple):
-    sequence: int
-    subject: str
-    fact: m.Fact
 
 
 def a_world(*, team: str = "vision", **queues: m.QueueFact) -> Queues:
     """The configured queues, of which some were set since."""
     known = Queues.configured(CONFIG)
     for sequence, (name, fact) in enumerate(queues.items(), start=10):
-        known.apply(Entry(sequence, subjects.queue(team, name), fact))
+        known.apply(Entry(sequence, subjects.queue(team, name), fact, at=1000.0))
     return known
 
 
@@ -112,7 +105,7 @@ def test_the_settings_of_another_team_s_queue_of_the_same_name_do_not_count() ->
 
 
 def test_the_newest_fact_of_a_queue_counts_in_whatever_order_they_are_heard() -> None:
-    facts = [Entry(n, subjects.queue("vision", "big"), a_queue(weight=float(n))) for n in (30, 20, 40, 30)]
+    facts = [Entry(n, subjects.queue("vision", "big"), a_queue(weight=float(n)), at=1000.0) for n in (30, 20, 40, 30)]
     queues = Queues.configured(CONFIG)
     for each in facts:
         queues.apply(each)

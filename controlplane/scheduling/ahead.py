@@ -105,10 +105,10 @@ class Forecast:
         self._seen = -1
         """How much of the changes of the fleet is in the offers; −1: nothing."""
 
-    def first(self, fleet: Fleet, now: float, *, count: int, without: set[str]) -> list[Offer]:
+    def first(self, fleet: Fleet, now: float, *, count: int, without: set[str]) -> tuple[list[Offer], list[Offer]]:
         """The best offers in order: `count` of them, and, of several, all others of the same time as the last one.
 
-        Fewer: there are no more nodes.
+        Fewer: there are no more nodes. And those that sort before the last one, of nodes that do not count.
         """
         self._catch_up(fleet, now)
         found: list[Offer] = []
@@ -128,7 +128,7 @@ class Forecast:
                 break  # it sorts as a job would choose: no other of the same time is better
         for offer in (*found, *aside):
             heapq.heappush(self._offers, offer)
-        return found
+        return found, aside
 
     def _catch_up(self, fleet: Fleet, now: float) -> None:
         changed = fleet.changed_since(self._seen)

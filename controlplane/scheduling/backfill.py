@@ -122,10 +122,10 @@ class Plan:
         special = self._special()
         if special and shape.nodes > 1:
             return self._earliest_of(job, [node for node in fleet.nodes.values() if node.is_open])
-        offers = forecast(fleet, shape).first(fleet, now, count=shape.nodes, without=special)
+        offers, aside = forecast(fleet, shape).first(fleet, now, count=shape.nodes, without=special)
         found = [(_moment(offer.at, now), offer.lacking, offer.name) for offer in offers]
-        if special:
-            only = self._earliest_of(job, [fleet.nodes[name] for name in special if fleet.nodes[name].is_open])
+        if aside:  # what is ahead can only make it later there: no other special node is better than the best offer
+            only = self._earliest_of(job, [fleet.nodes[offer.name] for offer in aside])
             if only is not None:
                 found.append((only.at, lacking(fleet.nodes[only.nodes[0]], shape), only.nodes[0]))
             found = sorted(found)[:1]

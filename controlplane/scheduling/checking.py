@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from controlplane.scheduling.backfill import length_s
 from controlplane.scheduling.dependencies import awaited
 from controlplane.scheduling.jobs import Job, Key
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, bits, held_by
@@ -205,6 +206,7 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
     by_shape = {key: line for lines in queue.shapes.values() for key, line in lines.items()}
     if by_shape.keys() != queue.lines.keys() or any(by_shape[key] is not line for key, line in queue.lines.items()):
         yield f"queue {queue.key} has other lines by shape"
+    yield from _lines(queue)
     oldest = min((line[0][-1].order_at for line in by_shape.values()), default=math.inf)
     if queue.oldest not in (None, oldest):
         yield f"queue {queue.key} has its oldest head wrong"
@@ -218,6 +220,23 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
     for user, jobs in users.items():
         if _sum(jobs) != queue.users.get(user):
             yield f"queue {queue.key} counts what {user} holds wrong"
+
+
+def _lines(queue: Queue) -> Iterator[str]:
+    """What is known of them beside who stands there."""
+    lengths = {key: Counter(length_s(entry[-1]) for entry in line) for key, line in queue.lines.items()}
+    shortest = {
+        shape: min((takes_s for key in lines for takes_s in lengths.get(key, ())), default=None)
+        for shape, lines in queue.shapes.items()
+    }
+    if lengths != queue.lengths or not queue.shortest.items() <= shortest.items():
+        yield f"queue {queue.key} counts wrong how long its jobs may take"
+    by_priority = {key: priority for priority, lines in queue.priorities.items() for key in lines}
+    if by_priority != {key: key.priority for key in queue.lines}:
+        yield f"queue {queue.key} has other lines by priority"
+    standing = [entry[-1] for line in queue.lines.values() for entry in line]
+    if queue.unlike != sum(job.order_s != job.estimate_s for job in standing):
+        yield f"queue {queue.key} counts wrong who stands by another estimate than its own"
 
 
 def _account(who: str, account: Account, holding: list[Job]) -> Iterator[str]:

@@ -50,6 +50,11 @@ class Limits:
             team.settings.running_max, team.account.held
         )
 
+    def may_mark(self, queue: Queue) -> bool:
+        """Whether there is any limit on GPUs for jobs of the queue."""
+        of_queue, of_team = queue.settings, self._truth.team(queue.team).settings
+        return any(limit is not None for limit in (of_queue.gpus_max, of_queue.user_gpus_max, of_team.gpus_max))
+
     def marks(self, queue: Queue) -> bool:
         """Whether a limit on GPUs may hold back a job of the queue, and with it all later ones under that limit."""
         team = self._truth.team(queue.team)

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -128,6 +129,8 @@ class Placing:
         """Shapes that open nodes have room for."""
         self._reach: dict[Shape, float] = {}
         """How long jobs of each of these may take at the most; for some of them, as of now."""
+        self._windows: dict[Shape, float] = {}
+        """The same on nodes with something ahead (`Plan.window_s`)."""
 
     @property
     def wake_at(self) -> float | None:
@@ -148,7 +151,7 @@ class Placing:
         while order and (self._room or self._whole or self._may_preempt):
             turn, key = heapq.heappop(order)
             if isinstance(key, str):
-                for queue in self._in_team[key]:
+                for queue in filter(self._may_matter, self._in_team[key]):
                     heapq.heappush(order, (self._turn(queue), queue.key))
                 continue
             queue = self._truth.queues[key]
@@ -184,9 +187,22 @@ class Placing:
         contender = self._contenders.get(queue.key)
         if contender is None:
             reach = None if self._matters_wholly(queue) else self._reaches()
-            above = queue.lowest_preemptible() if self._may_preempt else None
-            contender = self._contenders[queue.key] = _Contender(queue, queue.heads(self._moment, reach, above))
+            contender = self._contenders[queue.key] = _Contender(
+                queue, queue.heads(self._moment, reach, self._above(queue))
+            )
         return contender
+
+    def _may_matter(self, queue: Queue) -> bool:
+        """False: nothing of it could be placed, end others, or hold others back, also when its turn comes later."""
+        return (
+            self._matters_wholly(queue)
+            or self.limits.may_mark(queue)
+            or queue.has_heads(self._reaches(), self._above(queue))
+        )
+
+    def _above(self, queue: Queue) -> int | None:
+        """Jobs of a priority above this may end others of their queue; None: nobody may."""
+        return queue.lowest_preemptible() if self._may_preempt else None
 
     def _matters_wholly(self, queue: Queue) -> bool:
         """Whether any job of it that cannot be placed now may have a reservation, end others, or hold others back.
@@ -257,22 +273,53 @@ class Placing:
                 victims = self._victims(queue, head.job)
                 if victims is not None:
                     self.plan.pin(head.job, tuple(node.name for node in victims.nodes))
-                    self._reach.clear()
+                    self._plan_changed()
                     self._drop(contender, head)
                     return Preempt(head.job, victims.nodes, victims.jobs, victims.why)
                 if self._hold_back(contender, head):
-                    self._drop(contender, head)
+                    self._drop(contender, head, self._within_s(contender, head))
                     continue
             heapq.heappop(contender.heads)
         return None
 
-    def _drop(self, contender: _Contender, head: Head) -> None:
-        """This head stays where it is: look at the one behind it in its line."""
-        behind = contender.queue.behind(head, self._moment)
+    def _drop(self, contender: _Contender, head: Head, within_s: float = math.inf) -> None:
+        """This head stays where it is: look at the one behind it in its line that may take no longer than this."""
+        behind = contender.queue.behind(head, self._moment, within_s)
         if behind is None:
             heapq.heappop(contender.heads)
         else:
             heapq.heapreplace(contender.heads, behind)
+
+    def _within_s(self, contender: _Contender, head: Head) -> float:
+        """How long those behind a head that was held back may take at the most, for anything to come of them.
+
+        Wherever it cannot be told without a look at each of them: any time.
+        """
+        shape, queue = head.job.shape, contender.queue
+        may_be_reserved = len(self.plan.reservations) < self._settings.backfill_depth or not (
+            contender.reserved_guarded or (head.is_unguarded and not head.job.front)
+        )
+        is_guaranteed = self.limits.is_guaranteed(queue, shape)
+        may_search = is_guaranteed or queue.may_preempt_own(head.job.priority)
+        if (
+            self._whole
+            or may_be_reserved
+            or (is_guaranteed and not contender.reserved_guaranteed)
+            or (may_search and (self._truth.claims or self._fleet.closing))
+        ):
+            return math.inf
+        return self._window_s(shape) if shape in self._room else -math.inf
+
+    def _window_s(self, shape: Shape) -> float:
+        """As `Plan.window_s`, looked up once until something changes."""
+        known = self._windows.get(shape)
+        if known is None:
+            known = self._windows[shape] = self.plan.window_s(shape)
+        return known
+
+    def _plan_changed(self) -> None:
+        self._reach.clear()
+        self._windows.clear()
 
     def nodes_for(self, job: Job) -> tuple[Node, ...] | None:
         """Where a job can start now, delays no reservation, and ends before any maintenance."""
@@ -288,7 +335,8 @@ class Placing:
 
     @property
     def _may_preempt(self) -> bool:
-        return bool(self._truth.preemptible)
+        """Whether one more search could be made in this round."""
+        return bool(self._truth.preemptible) and not self._is_crowded
 
     def _victims(self, queue: Queue, job: Job) -> Victims | None:
         within_guarantee = self.limits.is_guaranteed(queue, job.shape)
@@ -312,13 +360,13 @@ class Placing:
             or (not head.is_unguarded and not contender.reserved_guarded)
             or (is_guaranteed and not contender.reserved_guaranteed)
         ):
-            self._reach.clear()
+            self._plan_changed()
             if plan.reserve(head.job) is None:
                 return False
             contender.reserved_guarded |= not head.is_unguarded
             contender.reserved_guaranteed |= is_guaranteed
             return True
-        return shape in self._room and shortest_of(head.line.bucket) <= plan.window_s(shape)
+        return shape in self._room and shortest_of(head.line.bucket) <= self._window_s(shape)
 
     def _placed(self, contender: _Contender, choice: Choice) -> None:
         """The job left its line: another one stands there now. And there may be room for less than before."""
@@ -328,7 +376,7 @@ class Placing:
         else:
             heapq.heapreplace(contender.heads, after)
         self._got(contender.queue)
-        self._reach.clear()
+        self._plan_changed()
         for node in choice.nodes:
             self.plan.changed(node.name)
         if not self.room_for(choice.job.shape):

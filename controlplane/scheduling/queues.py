@@ -12,18 +12,22 @@ import heapq
 import math
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from sortedcontainers import SortedList
 
 from controlplane.scheduling import order
+from controlplane.scheduling.backfill import length_s
 from controlplane.scheduling.jobs import Job, Key, Rank, Shape
 from controlplane.scheduling.nodes import Totals
 from controlplane.scheduling.shares import Account, Guarantee, Held
 from events import messages as m
 
 QueueKey = tuple[str, str]
+
+SPARE_S: Final = 0.001
+"""A job that is longer than a window by less than this is looked at: sums of times are rounded."""
 
 
 class LineKey(NamedTuple):
@@ -101,6 +105,14 @@ class Queue(msgspec.Struct, eq=False):
     """`Standing` of each of those that can; no line is empty."""
     shapes: dict[Shape, dict[LineKey, Any]] = msgspec.field(default_factory=dict)
     """The same lines by their shapes."""
+    priorities: dict[int, dict[LineKey, Any]] = msgspec.field(default_factory=dict)
+    """The same lines by their priorities, negative as in their keys."""
+    lengths: dict[LineKey, dict[float, int]] = msgspec.field(default_factory=dict)
+    """Of each line, how many of its jobs may take so long (`backfill.length_s`)."""
+    shortest: dict[Shape, float] = msgspec.field(default_factory=dict)
+    """The least of these of each shape; where it is not known, it is to be looked up."""
+    unlike: int = 0
+    """How many jobs in its lines have their places by another estimate than their own."""
     preemptible: dict[Key, Job] = msgspec.field(default_factory=dict)
     """Its jobs that hold resources, by the ledger, and may be preempted."""
     guarantee: Guarantee = Guarantee()
@@ -187,7 +199,10 @@ class Queue(msgspec.Struct, eq=False):
         if line is None:
             line = self.lines[key] = SortedList()
             self.shapes.setdefault(key.shape, {})[key] = line
+            self.priorities.setdefault(key.priority, {})[key] = line
+            self.lengths[key] = {}
         line.add(self._standing(job))
+        self._count(key, job, 1)
         job.in_line, self.oldest = True, None
 
     def leave(self, job: Job) -> None:
@@ -195,11 +210,36 @@ class Queue(msgspec.Struct, eq=False):
         key = self.line_key(job)
         line = self.lines[key]
         line.remove(self._standing(job))
+        self._count(key, job, -1)
         if not line:
-            del self.lines[key], self.shapes[key.shape][key]
-            if not self.shapes[key.shape]:
-                del self.shapes[key.shape]
+            self._close(key)
         job.in_line, self.oldest = False, None
+
+    def _count(self, key: LineKey, job: Job, sign: int) -> None:
+        """It stands in this line from now on; with −1 it does not any more."""
+        self.unlike += sign * _is_unlike(job)
+        takes_s, lengths = length_s(job), self.lengths[key]
+        lengths[takes_s] = lengths.get(takes_s, 0) + sign
+        if not lengths[takes_s]:
+            del lengths[takes_s]
+        if takes_s <= self.shortest.get(key.shape, math.inf):
+            self.shortest.pop(key.shape, None)
+
+    def _close(self, key: LineKey) -> None:
+        """Nobody stands in this line any more."""
+        of_shape, of_priority = self.shapes[key.shape], self.priorities[key.priority]
+        del self.lines[key], self.lengths[key], of_shape[key], of_priority[key]
+        if not of_shape:
+            del self.shapes[key.shape]
+        if not of_priority:
+            del self.priorities[key.priority]
+
+    def _shortest_of(self, shape: Shape) -> float:
+        """How long the shortest of its jobs of this shape may take."""
+        known = self.shortest.get(shape)
+        if known is None:
+            known = self.shortest[shape] = min(min(self.lengths[key]) for key in self.shapes[shape])
+        return known
 
     def _standing(self, job: Job) -> Standing:
         first = order.within_line(self.settings.policy, job.order_s)
@@ -230,27 +270,50 @@ class Queue(msgspec.Struct, eq=False):
         """The head of each line; with `reach` only of those shapes, and of jobs that take no longer than it says, and
         those of a priority above this.
         """
-        if reach is None and self.settings.policy == "slowdown":
-            return self._heads_by_slowdown(moment)
-        if reach is None:
-            return [self._head(line[0][-1], key, 0, moment) for key, line in self.lines.items()]
-        heads = []
-        for shape, lines in self.shapes.items():
-            longest_s = reach.get(shape, -math.inf)
-            for key, line in lines.items() if shape in reach or above is not None else ():
-                job = line[0][-1]
-                is_short = order.shortest_of(key.bucket) <= longest_s or job.order_s != job.estimate_s
-                if (is_short and shape in reach) or (above is not None and -key.priority > above):
-                    heads.append(self._head(job, key, 0, moment))
-        return heads
+        lines = self.lines if reach is None else self._lines_within(reach) | self._lines_above(above)
+        if self.settings.policy == "slowdown":
+            return self._heads_by_slowdown(lines, moment)
+        return [self._head(_first(line), key, 0, moment) for key, line in lines.items()]
 
-    def _heads_by_slowdown(self, moment: Moment) -> list[Head]:
+    def has_heads(self, reach: Mapping[Shape, float], above: int | None) -> bool:
+        """Whether there may be any of these, at a glance."""
+        if above is not None and any(-priority > above for priority in self.priorities):
+            return True
+        return any(
+            self._shortest_of(shape) <= longest_s + SPARE_S
+            for shape, longest_s in reach.items()
+            if shape in self.shapes
+        )
+
+    def _lines_within(self, reach: Mapping[Shape, float]) -> dict[LineKey, Any]:
+        found: dict[LineKey, Any] = {}
+        for shape, longest_s in reach.items():
+            if shape not in self.shapes or self._shortest_of(shape) > longest_s + SPARE_S:
+                continue
+            lines = self.shapes[shape]
+            if longest_s == math.inf:
+                found |= lines
+                continue
+            for key, line in lines.items():
+                is_short = order.shortest_of(key.bucket) <= longest_s or (self.unlike and _is_unlike(_first(line)))
+                if is_short and min(self.lengths[key]) <= longest_s + SPARE_S:
+                    found[key] = line
+        return found
+
+    def _lines_above(self, above: int | None) -> dict[LineKey, Any]:
+        found: dict[LineKey, Any] = {}
+        for priority, lines in self.priorities.items() if above is not None else ():
+            if above is not None and -priority > above:
+                found |= lines
+        return found
+
+    def _heads_by_slowdown(self, lines: Mapping[LineKey, Any], moment: Moment) -> list[Head]:
         """The same as `_head` says of each line: most of what is looked at is looked at here."""
         now, heads = moment.now, []
         guard = self.settings.guard
         guard_s = math.inf if guard is None else order.guard_s(guard, moment.turn_s)
-        for key, line in self.lines.items():
-            job = line[0][-1]
+        for key, line in lines.items():
+            job = _first(line)
             since = job.order_at
             wait_s = max(0.0, now - since)
             is_unguarded = wait_s < guard_s
@@ -261,7 +324,7 @@ class Queue(msgspec.Struct, eq=False):
     def may_be_guarded(self, moment: Moment) -> bool:
         """Whether the starvation guard puts any head of its lines in front."""
         if self.oldest is None:
-            self.oldest = min((line[0][-1].order_at for line in self.lines.values()), default=math.inf)
+            self.oldest = min((_first(line).order_at for line in self.lines.values()), default=math.inf)
         wait_s = max(0.0, moment.now - self.oldest)
         return order.is_guarded(self.settings.policy, self.settings.guard, wait_s=wait_s, turn_s=moment.turn_s)
 
@@ -273,10 +336,15 @@ class Queue(msgspec.Struct, eq=False):
         """Whether a job of this priority comes before one of its own that may be preempted."""
         return any(job.priority < priority for job in self.preemptible.values())
 
-    def behind(self, head: Head, moment: Moment) -> Head | None:
-        """The next one in the line of a head that stays where it is."""
-        line, place = self.lines[head.line], head.place + 1
-        return self._head(line[place][-1], head.line, place, moment) if place < len(line) else None
+    def behind(self, head: Head, moment: Moment, within_s: float = math.inf) -> Head | None:
+        """The next one in the line of a head that stays where it is, of those that may take no longer than this."""
+        line = self.lines[head.line]
+        if min(self.lengths[head.line]) > within_s + SPARE_S:
+            return None
+        for place, entry in enumerate(line.islice(head.place + 1), head.place + 1):
+            if length_s(entry[-1]) <= within_s + SPARE_S:
+                return self._head(entry[-1], head.line, place, moment)
+        return None
 
     def after_leaving(self, head: Head, moment: Moment) -> Head | None:
         """Who stands now where a head stood that has left its line."""
@@ -311,6 +379,17 @@ class Queue(msgspec.Struct, eq=False):
         held.take(job.shape, preemptible=preemptible, sign=sign)
         if not held.running:
             del self.users[user]
+
+
+def _first(line: Any) -> Job:
+    """Who is at the head of a line."""
+    job: Job = next(iter(line))[-1]
+    return job
+
+
+def _is_unlike(job: Job) -> bool:
+    """Whether its place goes by another estimate than its own: a prediction, or that of a job it was moved beside."""
+    return job.order_s != job.estimate_s
 
 
 def guarantee_of(settings: m.QueueSet | m.TeamSet) -> Guarantee:

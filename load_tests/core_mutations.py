@@ -35,6 +35,24 @@ class Mutation(NamedTuple):
 
 MUTATIONS: Final = (
     Mutation(
+        "passing over: a queue whose jobs are short enough",
+        "queues.py",
+        "            self._shortest_of(shape) <= longest_s + SPARE_S\n            for shape",
+        "            self._shortest_of(shape) < longest_s / 2\n            for shape",
+    ),
+    Mutation(
+        "passing over: those behind a head that may have a reservation",
+        "placing.py",
+        "            return math.inf\n        return self._window_s(shape) if",
+        "            pass\n        return self._window_s(shape) if",
+    ),
+    Mutation(
+        "passing over: a line whose shortest job left is not looked at anew",
+        "queues.py",
+        "            self.shortest.pop(key.shape, None)\n",
+        "            pass\n",
+    ),
+    Mutation(
         "shared GPUs: one more than there is room for",
         "nodes.py",
         "for index, left in self.shared.items() if left >= shape.gpu_milli]",

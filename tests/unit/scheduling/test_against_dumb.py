@@ -82,7 +82,7 @@ class Small:
             user=pick(("ada", "bob")),
             tier=pick(("cpu", "cpu", "gpu1", "gpu2", "gpu8", "two", "half", "third")),
             priority=pick((0, 0, 0, 1)),
-            time_limit_s=pick((None, 60.0, 65.0, 600.0, 7200.0)),
+            time_limit_s=pick((None, 60.0, 64.0, 68.0, 72.0, 76.0, 80.0, 600.0, 640.0, 7200.0)),
             on=pick(ON),
         )
         self.waiting[name] = team
@@ -95,7 +95,7 @@ class Small:
             self.world.about(name, fact, team=self.live.pop(name))
 
     def _time(self) -> None:
-        self.world.now += self._pick((1.0, 30.0, 61.0, 4000.0, 100_000.0))
+        self.world.now += self._pick((1.0, 4.0, 4.0, 30.0, 61.0, 4000.0, 100_000.0))
 
     def _other(self) -> None:
         pick = self._pick

@@ -16,11 +16,9 @@ from typing import Any, Final, Literal
 import msgspec
 
 from events import streams
-from events.messages import Resources, Tier
+from events.messages import GPU_MILLI, Resources, Tier
 
 GIB: Final = 1024**3
-GPU_MILLI: Final = 1000
-"""Thousandths of a whole GPU."""
 ALTERNATIVES_MAX: Final = 8
 """Of the nodes that a tier may be on: each is in every job's specification."""
 STREAM_BYTES_MIN: Final = 2 * 1024**2

@@ -39,6 +39,11 @@ def is_met(constraint: Pairs, node: str, capacity: m.Capacity) -> bool:
     return True
 
 
+def is_any_met(alternatives: Sequence[Pairs], node: str, capacity: m.Capacity) -> bool:
+    """Whether the node will do; without alternatives any does."""
+    return not alternatives or any(is_met(each, node, capacity) for each in alternatives)
+
+
 def both(first: m.Constraint, second: m.Constraint) -> m.Constraint | None:
     """What meets both; None: nothing can."""
     merged = {}

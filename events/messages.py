@@ -15,7 +15,7 @@ One file although it is long: a programmer in another language reads exactly thi
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -23,6 +23,10 @@ from msgspec import UNSET, UnsetType
 # --------------------------------------------------------------------------------------------------------------------
 # The words that messages share
 # --------------------------------------------------------------------------------------------------------------------
+
+
+GPU_MILLI: Final = 1000
+"""Thousandths of a whole GPU."""
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,7 +40,7 @@ class Resources(Value, frozen=True, kw_only=True):
     memory_bytes: int
     gpus: int = 0
     nodes: int = 1
-    gpu_milli: int = 1000
+    gpu_milli: int = GPU_MILLI
     """Thousandths of its GPU that an attempt has; fewer than all of them only with one GPU of one node."""
 
 
@@ -61,7 +65,7 @@ class Allocation(Value, frozen=True, kw_only=True):
     cpus: float
     memory_bytes: int
     gpus: tuple[int, ...] = ()
-    gpu_milli: int = 1000
+    gpu_milli: int = GPU_MILLI
     """Thousandths of each of these."""
 
 

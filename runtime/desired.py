@@ -14,14 +14,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
-from typing import Final
 
 import msgspec
 
-from events.messages import AttemptRef, Desired, Launch
-
-GPU_MILLI: Final = 1000
-"""Thousandths of a whole GPU."""
+from events.messages import GPU_MILLI, AttemptRef, Desired, Launch
 
 
 class Phase(Enum):

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Request, Response, get
 
-from controlplane.config import GPU_MILLI, Configuration, Identity
+from controlplane.config import Configuration, Identity
 from controlplane.gateway.context import Gateway, Here
 from controlplane.gateway.failures import Failure
 from events import labels, streams
@@ -134,9 +134,7 @@ def fits(tier: m.Tier, view: m.NodesView | None) -> int | None:
     able = [
         node
         for node in view.nodes
-        if node.state == "ready"
-        and not node.capacity.cannot_start
-        and (not on or any(labels.is_met(each, node.node, node.capacity) for each in on))
+        if node.state == "ready" and not node.capacity.cannot_start and labels.is_any_met(on, node.node, node.capacity)
     ]
     places = [_fits_on(wanted, node) for node in able]
     if wanted.nodes <= 1:
@@ -168,8 +166,8 @@ def version() -> str:
 
 def _fits_on(wanted: m.Resources, node: m.NodeView) -> int:
     free, gpus = node.free, len(node.free.gpus)
-    if wanted.gpu_milli < GPU_MILLI:
-        gpus = gpus * (GPU_MILLI // wanted.gpu_milli) + sum(left // wanted.gpu_milli for left in node.shared.values())
+    if wanted.gpu_milli < m.GPU_MILLI:
+        gpus = gpus * (m.GPU_MILLI // wanted.gpu_milli) + sum(left // wanted.gpu_milli for left in node.shared.values())
     counts = [
         int(has // needs)
         for has, needs in (

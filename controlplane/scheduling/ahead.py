@@ -20,6 +20,7 @@ FAR_S: Final = 3e9
 """Somewhere behind all limits: when a job without one ends."""
 OVERDUE_S: Final = 60.0
 """A job that has outlived its limit is being stopped: it is taken to hold what it has for so much longer."""
+_NOTHING: Final = Shape(milli_cpus=0, memory_bytes=0, gpus=0, nodes=1, launch_bytes=0)
 SHAPES_MAX: Final = 64
 """Of which answers are kept, about 300 bytes a node each; the one that was asked for the longest ago is forgotten."""
 
@@ -193,6 +194,3 @@ def _offer(node: Node, shape: Shape, now: float) -> Offer:
 
 def _at(end: tuple[float, Shape, int]) -> float:
     return end[0]
-
-
-_NOTHING: Final = Shape(milli_cpus=0, memory_bytes=0, gpus=0, nodes=1, launch_bytes=0)

@@ -41,13 +41,13 @@ class Shape(NamedTuple):
     """How much of a node's message it takes, rounded up to a power of two."""
     on: tuple[labels.Pairs, ...] = ()
     """Which nodes will do, in order of preference. Empty: any."""
-    gpu_milli: int = 1000
+    gpu_milli: int = m.GPU_MILLI
     """Thousandths of each GPU; fewer only of one."""
 
     @property
     def shares_gpu(self) -> bool:
         """Whether it has a part of a GPU, beside others."""
-        return self.gpus > 0 and self.gpu_milli < 1000
+        return self.gpus > 0 and self.gpu_milli < m.GPU_MILLI
 
     @property
     def milli_gpus(self) -> int:

@@ -127,7 +127,7 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
         if known is None:
             if len(self.suited) >= SUITED_MAX:
                 self.suited.clear()
-            known = self.suited[shape.on] = any(self.meets(constraint) for constraint in shape.on)
+            known = self.suited[shape.on] = labels.is_any_met(shape.on, self.name, self.capacity)
         return known
 
     def meets(self, constraint: labels.Pairs) -> bool:

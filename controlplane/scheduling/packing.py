@@ -17,8 +17,9 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-MILLI: Final = 1000
-"""Of a whole GPU."""
+from events.messages import GPU_MILLI
+
+MILLI: Final = GPU_MILLI
 SCORES: Final = 100
 """Steps of the scores: a sigmoid of the growth in GPUs, times this, rounded down."""
 MEMO_MAX: Final = 200_000

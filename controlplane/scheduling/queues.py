@@ -301,11 +301,10 @@ class Queue(msgspec.Struct, eq=False):
         return found
 
     def _lines_above(self, above: int | None) -> dict[LineKey, Any]:
-        found: dict[LineKey, Any] = {}
-        for priority, lines in self.priorities.items() if above is not None else ():
-            if above is not None and -priority > above:
-                found |= lines
-        return found
+        if above is None:
+            return {}
+        found = (lines for priority, lines in self.priorities.items() if -priority > above)
+        return {key: line for lines in found for key, line in lines.items()}
 
     def _heads_by_slowdown(self, lines: Mapping[LineKey, Any], moment: Moment) -> list[Head]:
         """The same as `_head` says of each line: most of what is looked at is looked at here."""

@@ -33,7 +33,7 @@ LABELS_CHARACTERS_MAX: Final = 16 * 1024
 ON_MAX: Final = 16
 VALUES_MAX: Final = 64
 """Of one label in a constraint."""
-VALUES_CHARACTERS: Final = 4096
+VALUES_CHARACTERS_MAX: Final = 4096
 """Of all labels together."""
 ID_CHARACTERS_MAX: Final = 256
 FOLDER_CHARACTERS_MAX: Final = 1024
@@ -271,10 +271,14 @@ def _labels(given: dict[str, Any], found: Findings) -> dict[str, str]:
         total_max=LABELS_CHARACTERS_MAX,
     )
     for name in labels:
-        if not _LABEL_NAME.fullmatch(name):
-            hint = "letters, digits and `._/-`, at most 128, a letter or digit first"
-            found.problem(reading.join("$.labels", name), f"{quoted(name)} is no name of a label", hint)
+        _check_label(name, reading.join("$.labels", name), found)
     return labels
+
+
+def _check_label(name: str, path: str, found: Findings) -> None:
+    if not _LABEL_NAME.fullmatch(name):
+        hint = "letters, digits and `._/-`, at most 128, a letter or digit first"
+        found.problem(path, f"{quoted(name)} is no name of a label", hint)
 
 
 def _on(given: dict[str, Any], found: Findings) -> m.Constraint:
@@ -290,19 +294,22 @@ def _on(given: dict[str, Any], found: Findings) -> m.Constraint:
     constraint = {}
     for name, values in raw.items():
         path = reading.join("$.on", name)
-        if not _LABEL_NAME.fullmatch(name):
-            hint = "letters, digits and `._/-`, at most 128, a letter or digit first"
-            found.problem(path, f"{quoted(name)} is no name of a label", hint)
+        _check_label(name, path, found)
         several = [values] if isinstance(values, str) else values
         read = reading.texts(
-            several, path, found, items_max=VALUES_MAX, characters_max=LABEL_CHARACTERS_MAX, total_max=VALUES_CHARACTERS
+            several,
+            path,
+            found,
+            items_max=VALUES_MAX,
+            characters_max=LABEL_CHARACTERS_MAX,
+            total_max=VALUES_CHARACTERS_MAX,
         )
         if several == [] or any(not value.removeprefix("!") for value in read):
             found.problem(path, "must name values", "such as `A100`; `!A100` is one that will not do")
         constraint[name] = read
     total = sum(len(value) for values in constraint.values() for value in values)
-    if total > VALUES_CHARACTERS:
-        found.problem("$.on", f"{total} characters together; at most {VALUES_CHARACTERS} are possible")
+    if total > VALUES_CHARACTERS_MAX:
+        found.problem("$.on", f"{total} characters together; at most {VALUES_CHARACTERS_MAX} are possible")
         return {}
     return constraint
 

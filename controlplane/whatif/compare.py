@@ -120,7 +120,7 @@ def _figures(
     counted: defaultdict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         resources, team = outcome.arrival.specification.resources, outcome.arrival.specification.team
-        gpus = resources.gpus * resources.gpu_milli / 1000
+        gpus = resources.gpus * resources.gpu_milli / m.GPU_MILLI
         amount = (gpus if size[1] else resources.cpus) * resources.nodes
         inside_s = max(0.0, min(outcome.ended_at, until) - max(outcome.started_at, since))
         for name in (team, ALL):

@@ -203,6 +203,11 @@ class Connection:
     def is_up(self) -> bool:
         return self._up.is_set()
 
+    @property
+    def is_clustered(self) -> bool:
+        """Whether the server that we are connected to is one of several: then its INFO names their cluster."""
+        return bool(self._client._server_info.get("cluster"))
+
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def inbox(self) -> str:

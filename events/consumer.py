@@ -95,6 +95,7 @@ class Consumer:
             window=window,
             on_message=self._arrived,
             on_lost=lambda _: self._trouble.set(),
+            drains=True,
         )
         self.handled = 0
         self.retried = 0
@@ -121,11 +122,7 @@ class Consumer:
         self._keepers += [spawn(self._keep_pulling()), spawn(self._keep_in_progress())]
 
     async def drain(self) -> None:
-        """Take nothing in any more, finish and acknowledge what is being handled, hand the rest back.
-
-        In a cluster a message may be on its way from the consumer's server to ours when the interest ends there: that
-        one is nobody's until `ack_wait_s` has passed.
-        """
+        """Take nothing in any more, finish and acknowledge what is being handled, hand the rest back."""
         if self._draining:
             return
         self._draining = True

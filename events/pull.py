@@ -4,6 +4,11 @@ Equivalent to fetching a batch again and again, but it asks for the next one whe
 server always has a request to serve. Pull requests vanish without a word when a server restarts or a leader moves:
 each asks for heartbeats, and silence means that it is lost. If it was not lost after all, there may for once be two
 windows of messages here.
+
+To end it without losing sight of a message takes some care. One server stops sending when the interest in the inbox
+ends, and what it sent before comes before its answer to a ping. Of several servers, the consumer's may be another than
+ours: what it sends before it hears of the end meets nobody here, and is nobody's until its ack_wait has passed. There,
+who means to `drain` asks for a second at a time, and a drain lets the requests run out before the interest ends.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from events.replies import Message
 from events.wire import BusError
 
 EXPIRES_S: Final = 30.0
+EXPIRES_CLUSTER_S: Final = 1.0
+"""Of the requests of who means to drain, where there are several servers: so long may a drain take."""
 HEARTBEAT_S: Final = 3.0
 SILENCE_S: Final = 2.5 * HEARTBEAT_S
 """Without a message or a heartbeat for this long, a pull request is taken for lost."""
@@ -35,7 +42,8 @@ class Pull:
     """Pulls from one consumer until closed. The owner calls `release` for each message that it is done with.
 
     `on_message` gets each message; `on_lost` is told, once, that no messages will come any more (the consumer is gone,
-    its server is silent): the owner makes the consumer exist again and calls `restart`, or drops this pull.
+    its server is silent): the owner makes the consumer exist again and calls `restart`, or drops this pull. An owner
+    that cares what becomes of messages on their way here says that it `drains`.
     """
 
     def __init__(
@@ -47,16 +55,21 @@ class Pull:
         window: int,
         on_message: Callable[[Message], None],
         on_lost: Callable[[str], None],
+        drains: bool = False,
     ) -> None:
         self._connection = connection
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._window = window
         self._on_message = on_message
         self._on_lost = on_lost
+        self._drains = drains
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._wanted = 0
         """Asked for and not yet come."""
+        self._run_out = asyncio.Event()
+        """Nothing that was asked for may come any more."""
+        self._run_out.set()
         self._held = 0
         """Come and not yet released."""
         self._heard_at = 0.0
@@ -75,7 +88,7 @@ class Pull:
         if self._closed:
             return
         self._lost = False
-        self._wanted = 0
+        self._want(0)
         self._heard_at = asyncio.get_running_loop().time()
         if self._watch is None:
             self._watch = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._check)
@@ -87,8 +100,14 @@ class Pull:
             await self._subscription.close()
 
     async def drain(self) -> None:
-        """Close, after what is on its way here has arrived."""
+        """Close, after what is on its way here has arrived: at most a few seconds."""
         self._stop()
+        if self._connection.is_clustered and self._connection.is_up:
+            try:
+                async with asyncio.timeout(2 * EXPIRES_CLUSTER_S):
+                    await self._run_out.wait()
+            except TimeoutError:
+                LOG.info("pull request to %s has not ended in time", self._next)
         if self._subscription is not None:
             await self._subscription.drain()
 
@@ -109,7 +128,7 @@ class Pull:
         if headers and _STATUS in headers and not message.reply:
             self._on_status(headers)
             return
-        self._wanted = max(0, self._wanted - 1)
+        self._want(self._wanted - 1)
         self._held += 1
         self._on_message(message)
 
@@ -122,13 +141,19 @@ class Pull:
         if gone and "No Messages" not in description:
             self._lose(f"{status} {description}")
             return
-        self._wanted = max(0, self._wanted - int(headers.get(_PENDING, "0")))
-        if _PENDING not in headers:  # an end that does not say what it leaves: ask anew for all
-            self._wanted = 0
+        # an end that does not say what it leaves: ask anew for all
+        self._want(self._wanted - int(headers[_PENDING]) if _PENDING in headers else 0)
         if status == "408" or "Size" in description or "Batch" in description:
             self._refill()
         else:  # refused, such as when too many wait already: asking at once would be refused at once
             asyncio.get_running_loop().call_later(REFUSED_S, self._refill)
+
+    def _want(self, count: int) -> None:
+        self._wanted = max(0, count)
+        if self._wanted:
+            self._run_out.clear()
+        else:
+            self._run_out.set()
 
     def _refill(self) -> None:
         if self._lost or self._asking or self._wanted + self._held > self._window // 2:
@@ -141,13 +166,12 @@ class Pull:
         self._asking = False
         if count <= 0 or self._lost or not self._connection.is_up:
             return
-        self._wanted += count
-        request = {
-            "batch": count,
-            "expires": int(EXPIRES_S * 1e9),
-            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
-            "max_bytes": BYTES_MAX,
-        }
+        self._want(self._wanted + count)
+        request = {"batch": count, "max_bytes": BYTES_MAX}
+        if self._drains and self._connection.is_clustered:
+            request |= {"expires": int(EXPIRES_CLUSTER_S * 1e9)}  # its end is as good as a heartbeat
+        else:
+            request |= {"expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
         try:
             await self._connection.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
         except BusError as error:

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ LIVENESS_S: Final = 150.0
 SHIPPED_S: Final = 60.0
 """After that: output and points are complete, and nothing of an attempt is left."""
 LOOK_S: Final = 0.5
+THREADS: Final = 64
+"""More than clients can block: a disk whose power is off must not wait for those who wait for its server."""
 
 
 class Verdict:
@@ -47,6 +50,7 @@ class Verdict:
 async def run(verdict: Verdict, folder: Path, *, tree: Path, previous: Path | None = None, quiet: bool = False) -> None:
     """Play a seed in a folder that does not exist yet. Raises TimeoutError if the world does not even begin."""
     draw = verdict.draw
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     async with World(
         folder,
         servers=draw.servers,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +21,8 @@ class Disk:
         self.path = path
         self._size = size
         self.is_mounted = False
+        self.switch = asyncio.Lock()
+        """Held by who needs it to stay as it is. While its power is off, the folder is the machine's own disk."""
 
     def mount(self) -> None:
         self.path.mkdir()
@@ -35,12 +36,14 @@ class Disk:
 
     @contextlib.asynccontextmanager
     async def full(self) -> AsyncIterator[None]:
-        """No byte is free inside of this."""
+        """No byte is free inside of this. Raises OSError where this is only a folder of the machine's disk."""
         try:
-            await asyncio.to_thread(_fill_up, self._ballast, shutil.disk_usage(self.path).free)
+            async with self.switch:
+                await asyncio.to_thread(_fill_up, self.path, self._ballast.name)
             yield
         finally:
-            self.make_room()
+            async with self.switch:
+                self.make_room()
 
     def make_room(self) -> None:
         self._ballast.unlink(missing_ok=True)
@@ -61,8 +64,6 @@ class PoweredDisk(Disk):
         super().__init__(path, size)
         self._platter = Disk(path.with_name(f"{path.name}-platter"), 3 * size)
         self._images = 0
-        self.switch = asyncio.Lock()
-        """Held while its power is off: a second cut comes after the first."""
 
     def mount(self) -> None:
         self._platter.mount()
@@ -107,10 +108,18 @@ def _copy_sparse(source: Path, target: Path) -> None:
     subprocess.run(["cp", "--sparse=always", "--reflink=never", str(source), str(target)], check=True)
 
 
-def _fill_up(file: Path, free: int) -> None:
-    """Take all that is free, whoever else takes some meanwhile."""
-    with file.open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
-        os.posix_fallocate(ballast.fileno(), 0, max(free - 65536, 1))
+def _fill_up(mounted: Path, name: str) -> None:
+    """Take all that is free on what is mounted there, whoever else takes some meanwhile."""
+    folder = os.open(mounted, os.O_DIRECTORY)
+    try:
+        if os.fstat(folder).st_dev == mounted.parent.stat().st_dev:
+            raise OSError(f"{mounted} is not mounted: the machine's own disk would be filled")
+        space = os.fstatvfs(folder)
+        ballast = os.open(name, os.O_RDWR | os.O_CREAT, 0o600, dir_fd=folder)
+    finally:
+        os.close(folder)
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        os.posix_fallocate(ballast, 0, max(space.f_bavail * space.f_frsize - 65536, 1))
         while True:
-            ballast.seek(0, os.SEEK_END)
-            ballast.write(bytes(4096))
+            file.seek(0, os.SEEK_END)
+            file.write(bytes(4096))

@@ -172,16 +172,17 @@ async def _upgrade(world: World, fault: Fault) -> bool:
 
 
 async def _limit(world: World, fault: Fault) -> bool:
-    """A stream takes next to nothing any more."""
-    before = await _set_limit(world, fault.target, 0)
-    if not before:
-        return False
-    try:
-        await asyncio.sleep(fault.for_s)
-    finally:
-        while not await _set_limit(world, fault.target, before):  # noqa: ASYNC110 (nobody tells when NATS is back)
-            await asyncio.sleep(ASK_S)
-    return True
+    """A stream takes next to nothing any more. A second one comes after the first, or would restore what that set."""
+    async with world.limits[fault.target]:
+        before = await _set_limit(world, fault.target, 0)
+        if not before:
+            return False
+        try:
+            await asyncio.sleep(fault.for_s)
+        finally:
+            while not await _set_limit(world, fault.target, before):  # noqa: ASYNC110 (nobody tells when NATS is back)
+                await asyncio.sleep(ASK_S)
+        return True
 
 
 async def _set_limit(world: World, stream: str, bytes_max: int) -> int:

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -84,6 +85,8 @@ class World:
         self.processes: dict[str, Process] = {}
         self.lines: dict[str, list[Proxy]] = {}
         self.disks: dict[str, Disk] = {}
+        self.limits: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Of streams; held by who changes one for a while."""
         self._tasks: list[asyncio.Task[None]] = []
         self.unexpected: list[str] = []
         """Deaths that nobody asked for."""

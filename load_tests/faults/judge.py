@@ -31,6 +31,8 @@ RECORD_S: Final = 1.0
 READ_S: Final = 4.0
 AFTERWARDS: Final = frozenset({"cancel_requested", "archived"})
 """What may follow on a job's end: a cancel that was on its way, and the mark of the archive."""
+CODES: Final = frozenset({0, 3})
+"""Exit codes of a job's program that came to its end."""
 LIVE_ENDS: Final = frozenset({"finished", "lost", "requeued"})
 """Facts by which an attempt is over."""
 
@@ -134,6 +136,7 @@ def judge(
         *_acknowledged(jobs, submitted),
         *(problem for job, history in jobs.items() for problem in _life(job, history)),
         *(problem for job, notes in records.items() for problem in _witnessed(job, jobs.get(job, []), notes)),
+        *(problem for job, history in jobs.items() for problem in _ends(job, history, records.get(job, []))),
         *_gpus(facts),
         *_terms(facts),
         *_cancels(jobs, cancelled),
@@ -194,6 +197,24 @@ def _witnessed(job: str, history: list[Fact], notes: list[Note]) -> list[str]:
         if attempt in over and lived[-1].wall > over[attempt].at + CLOCK_S:
             late = lived[-1].wall - over[attempt].at
             problems.append(f"{job}: attempt {attempt} lived {late:.2f} s after `{over[attempt].type}`")
+    return problems
+
+
+def _ends(job: str, history: list[Fact], notes: list[Note]) -> list[str]:
+    """An end is that of its own attempt: no report stands for two, and what ended with its own code said so before."""
+    problems = []
+    said = {note.attempt for note in notes if note.word == "end"}
+    attempts: dict[tuple[float, float | None], int] = {}
+    for fact in history:
+        end = fact.body.get("end")
+        if fact.type not in LIVE_ENDS or end is None:
+            continue
+        attempt = fact.body["attempt"]
+        first = attempts.setdefault((end["ended_at"], end.get("started_at")), attempt)
+        if first != attempt:
+            problems.append(f"{job}: attempt {attempt} ended as attempt {first} did: {end}")
+        if end["cause"] == "exited" and end.get("exit_code") in CODES and attempt not in said:
+            problems.append(f"{job}: attempt {attempt} is said to have exited, and never came to its end: {end}")
     return problems
 
 

@@ -14,7 +14,7 @@ from controlplane.scheduling import order
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.replay import ALWAYS_HEARD, Arrival, Replay
 from events import messages as m
-from tests.support.worlds import TEAM, a_job
+from tests.support.worlds import SETTINGS, TEAM, a_job, a_world
 
 PROCESSORS = 8
 
@@ -113,3 +113,21 @@ def test_with_a_reservation_for_each_no_job_waits_longer_because_of_a_later_one(
     depth = len(tasks)
     all_of_them, without_the_last = replayed(tasks, "fcfs", depth=depth), replayed(earlier, "fcfs", depth=depth)
     assert all(all_of_them[name] <= at for name, at in without_the_last.items())
+
+
+@pytest.mark.parametrize(("depth", "state"), [(1, "running"), (2, "queued")])
+def test_the_second_of_a_line_of_equal_jobs_has_a_reservation_where_two_may(depth: int, state: str) -> None:
+    """The first is promised the node that is free first, the second the other one, where `small` could begin."""
+    world = a_world(nodes=2, gpus=4, settings=msgspec.structs.replace(SETTINGS, backfill_depth=depth))
+    world.queue(policy="fcfs", guard=None)
+    for name, gpus, limit_s in (("first", 4, 200.0), ("second", 3, 300.0)):
+        world.submit(a_job(name, resources=gpus_of(gpus), time_limit_s=limit_s))
+        world.settle()
+    world.submit(*(a_job(f"wide{number}", resources=gpus_of(4), time_limit_s=1000.0) for number in range(2)))
+    world.submit(a_job("small", tier="gpu1", time_limit_s=1000.0))
+    world.settle()
+    assert [world.state(name) for name in ("wide0", "wide1", "small")] == ["queued", "queued", state]
+
+
+def gpus_of(count: int) -> m.Resources:
+    return m.Resources(cpus=1.0, memory_bytes=0, gpus=count)

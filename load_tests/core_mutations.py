@@ -53,6 +53,24 @@ MUTATIONS: Final = (
         "            pass\n",
     ),
     Mutation(
+        "passing over: a quiet queue that somebody has entered",
+        "placing.py",
+        "truth.settings_changes, queue.moves)",
+        "truth.settings_changes, 0)",
+    ),
+    Mutation(
+        "passing over: a quiet queue in which somebody has run for long enough",
+        "placing.py",
+        "or self._moment.now >= known.until:",
+        "or False:",
+    ),
+    Mutation(
+        "passing over: a quiet queue, though somebody has ended",
+        "placing.py",
+        "(self._fleet.changes, truth.counted,",
+        "(0, 0,",
+    ),
+    Mutation(
         "shared GPUs: one more than there is room for",
         "nodes.py",
         "for index, left in self.shared.items() if left >= shape.gpu_milli]",

@@ -109,6 +109,7 @@ class Soak:
         """Real jobs, and the kind of each."""
         self._running: set[str] = set()
         self.memory: dict[str, list[float]] = defaultdict(list)
+        self._cache_mib = 0.0
         self._nodes = [self._node(number) for number in range(-(-at_once // SLOTS))]
 
     def _node(self, number: int) -> SimulatedNode:
@@ -269,7 +270,7 @@ class Soak:
     async def _monitoring(self) -> dict[str, Any]:
         answer = await self._bus.ask(subjects.ask("monitoring", "status"), timeout_s=30)
         status: dict[str, Any] = json.loads(answer)
-        self.memory[CACHE].append(status["cache_mib"])
+        self._cache_mib = status["cache_mib"]
         return status
 
     async def _say(self) -> None:
@@ -305,6 +306,7 @@ class Soak:
         for name, pid in self._pids().items():
             with contextlib.suppress(OSError):
                 self.memory[name].append(rss_mib(pid))
+        self.memory[CACHE].append(self._cache_mib)
 
     def _pids(self) -> dict[str, int]:
         children = self.stack.children()
@@ -368,7 +370,7 @@ class Soak:
                 continue
             grown = seen[-1] - seen[len(seen) // 2]
             if name == "monitoring":
-                cached = self.memory[CACHE]
+                cached = self.memory[CACHE][-len(seen) :]  # of the same moments
                 grown -= cached[-1] - cached[len(cached) // 2]
             if grown > growth_mib_max:
                 self.wrong.append(f"{name} grew by {grown:.0f} MiB in the second half")

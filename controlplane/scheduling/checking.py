@@ -17,7 +17,7 @@ from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, bits, held_b
 from controlplane.scheduling.order import ESTIMATE_S_MIN
 from controlplane.scheduling.packing import MILLI
 from controlplane.scheduling.predictions import KEYS_MAX, RUNS
-from controlplane.scheduling.queues import Queue, guarantee_of
+from controlplane.scheduling.queues import Queue, guarantee_of, is_limited
 from controlplane.scheduling.shares import Account, Held
 from controlplane.scheduling.truth import Truth
 from events import messages as m
@@ -213,6 +213,8 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
     preemptible = {job.key for job in holding if job.is_live and job.specification.preemptible}
     if preemptible != queue.preemptible.keys() or queue.guarantee != guarantee_of(queue.settings):
         yield f"queue {queue.key} has its preemptible jobs wrong, or its guarantee"
+    if queue.is_promised != bool(queue.guarantee) or queue.is_limited != is_limited(queue.settings):
+        yield f"queue {queue.key} has it wrong whether it has a guarantee or limits"
     yield from _account(f"queue {queue.key}", queue.account, holding)
     users = _grouped(holding, lambda job: job.specification.user)
     if set(users) != set(queue.users):

@@ -38,10 +38,7 @@ class Limits:
         self._could_fit: dict[Shape, bool] = {}
         self._firm: dict[bool, tuple[int, int]] = {}
         """Of GPUs, and of CPUs: as of which count, and the sum."""
-        self._guarantees = _guarantees(truth)
-        self._all = Guarantee()
-        for guarantee in self._guarantees.values():
-            self._all = self._all.plus(guarantee)
+        self._guarantees, self._all = _promised(truth)
 
     def is_full(self, queue: Queue) -> bool:
         """Whether no job at all may start from this queue now."""
@@ -52,12 +49,17 @@ class Limits:
 
     def may_mark(self, queue: Queue) -> bool:
         """Whether there is any limit on GPUs for jobs of the queue."""
-        of_queue, of_team = queue.settings, self._truth.team(queue.team).settings
+        team = self._truth.team(queue.team)
+        if not queue.is_limited and not team.is_limited:
+            return False
+        of_queue, of_team = queue.settings, team.settings
         return any(limit is not None for limit in (of_queue.gpus_max, of_queue.user_gpus_max, of_team.gpus_max))
 
     def marks(self, queue: Queue) -> bool:
         """Whether a limit on GPUs may hold back a job of the queue, and with it all later ones under that limit."""
         team = self._truth.team(queue.team)
+        if not queue.is_limited and not team.is_limited:
+            return False
         if queue.settings.user_gpus_max is not None:
             return True
         for limit, held in (
@@ -103,6 +105,8 @@ class Limits:
         team, user = self._truth.team(queue.team), job.specification.user
         of_queue, of_team = queue.settings, team.settings
         of_user = queue.users.get(user) or Held()
+        if not queue.is_limited and not team.is_limited:
+            return self._beyond_guarantees(queue, job), ()
         for scope, who, held, running_max, gpus_max in (
             (_of_queue(queue), f"queue {queue.name}", queue.account.held, of_queue.running_max, of_queue.gpus_max),
             (
@@ -127,12 +131,19 @@ class Limits:
     def is_guaranteed(self, queue: Queue, shape: Shape) -> bool:
         """Whether one more job of this shape is within what the queue or its team can always have."""
         team = self._truth.team(queue.team)
-        return queue.guarantee.covers(queue.account.held, shape) or team.guarantee.covers(team.account.held, shape)
+        return (queue.is_promised and queue.guarantee.covers(queue.account.held, shape)) or (
+            team.is_promised and team.guarantee.covers(team.account.held, shape)
+        )
+
+    def is_any_guaranteed(self, queue: Queue) -> bool:
+        """Whether this is so of anything that waits in the queue."""
+        if not queue.is_promised and not self._truth.team(queue.team).is_promised:
+            return False
+        return any(self.is_guaranteed(queue, shape) for shape in queue.shapes)
 
     def comes_first(self, holder: Queue | Team, queue: Queue) -> bool:
         """Whether something that waits in this queue is within what the queue, or its team, can always have."""
-        guarantee = holder.guarantee
-        return bool(guarantee) and any(guarantee.covers(holder.account.held, shape) for shape in queue.shapes)
+        return holder.is_promised and any(holder.guarantee.covers(holder.account.held, shape) for shape in queue.shapes)
 
     def _beyond_guarantees(self, queue: Queue, job: Job) -> Refusal | None:
         """Jobs that cannot be preempted must leave what is guaranteed to others."""
@@ -176,15 +187,18 @@ class Limits:
         return max(0, over - (whole - promised))
 
 
-def _guarantees(truth: Truth) -> dict[str, Guarantee]:
-    """What each team can always have: its own, or all that of its queues, where that is more."""
+def _promised(truth: Truth) -> tuple[dict[str, Guarantee], Guarantee]:
+    """What each team can always have: its own, or all that of its queues, where that is more; and all together."""
     found: dict[str, Guarantee] = {}
+    everybody = Guarantee()
     for team in truth.teams.values():
         of_queues = Guarantee()
         for queue in team.queues:
-            of_queues = of_queues.plus(queue.guarantee)
-        found[team.name] = of_queues.larger(team.guarantee)
-    return found
+            if queue.is_promised:
+                of_queues = of_queues.plus(queue.guarantee)
+        found[team.name] = of_queues.larger(team.guarantee) if team.is_promised else of_queues
+        everybody = everybody.plus(found[team.name])
+    return found, everybody
 
 
 def _is_full(running_max: int | None, held: Held) -> bool:

@@ -29,7 +29,7 @@ from controlplane.scheduling.nodes import Node, allocate
 from controlplane.scheduling.order import shortest_of
 from controlplane.scheduling.preemption import Search, Victims
 from controlplane.scheduling.queues import Head, Moment, Queue, QueueKey, Team
-from controlplane.scheduling.truth import Truth
+from controlplane.scheduling.truth import Quiet, Truth
 from events import labels
 from events import messages as m
 from events.lifecycle import State
@@ -87,9 +87,11 @@ TeamTurn = tuple[bool, float, str]
 class _Contender:
     """A queue with what is left to try of it in this round."""
 
-    def __init__(self, queue: Queue, heads: list[Head]) -> None:
+    def __init__(self, queue: Queue, heads: list[Head], changes: tuple[int, int, int, int] | None = None) -> None:
+        """`changes`: what there was when it was found that it could only preempt among its own."""
         self.queue = queue
         self.heads = heads
+        self.changes = changes
         heapq.heapify(self.heads)
         self.reserved_guarded = False
         self.reserved_guaranteed = False
@@ -159,9 +161,13 @@ class Placing:
             if now > turn:  # its team or itself got something meanwhile
                 heapq.heappush(order, (now, key))
                 continue
+            if not self._may_matter(queue):
+                continue
             contender = self._contender(queue)
+            self._search.until = math.inf
             choice = self._next(contender)
             if choice is None:
+                self._note_quiet(contender)
                 continue
             yield choice
             if isinstance(choice, Choice):
@@ -187,17 +193,37 @@ class Placing:
         contender = self._contenders.get(queue.key)
         if contender is None:
             reach = None if self._matters_wholly(queue) else self._reaches()
-            contender = self._contenders[queue.key] = _Contender(
-                queue, queue.heads(self._moment, reach, self._above(queue))
-            )
+            is_small = reach is not None and not self.limits.may_mark(queue) and not queue.has_within(reach)
+            heads = queue.heads(self._moment, reach, self._above(queue))
+            contender = _Contender(queue, heads, self._changes(queue) if is_small else None)
+            self._contenders[queue.key] = contender
         return contender
+
+    def _changes(self, queue: Queue) -> tuple[int, int, int, int]:
+        truth = self._truth
+        return (self._fleet.changes, truth.counted, truth.settings_changes, queue.moves)
+
+    def _note_quiet(self, contender: _Contender) -> None:
+        """Nothing came of this queue, from its first head to its last. Nothing will, until something changes."""
+        queue, until = contender.queue, self._search.until
+        if contender.changes == self._changes(queue) and until > self._moment.now:
+            self._truth.quiet[queue.key] = Quiet(contender.changes, until)
+
+    def _is_quiet(self, queue: Queue) -> bool:
+        known = self._truth.quiet.get(queue.key)
+        if known is None or known.changes != self._changes(queue) or self._moment.now >= known.until:
+            return False
+        self._search.wake_later([known.until])
+        return True
 
     def _may_matter(self, queue: Queue) -> bool:
         """False: nothing of it could be placed, end others, or hold others back, also when its turn comes later."""
         return (
-            self._matters_wholly(queue)
+            queue.key in self._contenders
+            or self._matters_wholly(queue)
             or self.limits.may_mark(queue)
-            or queue.has_heads(self._reaches(), self._above(queue))
+            or queue.has_within(self._reaches())
+            or (queue.has_above(self._above(queue)) and not self._is_quiet(queue))
         )
 
     def _above(self, queue: Queue) -> int | None:
@@ -213,7 +239,7 @@ class Placing:
             self._whole
             or len(self.plan.reservations) < self._settings.backfill_depth
             or queue.may_be_guarded(self._moment)
-            or any(self.limits.is_guaranteed(queue, shape) for shape in queue.shapes)
+            or self.limits.is_any_guaranteed(queue)
             or self.limits.marks(queue)
         )
 
@@ -345,6 +371,7 @@ class Placing:
         if self._searches >= SEARCHES_MAX:
             self._truth.crowded_at = self._moment.now
             self._is_crowded = True
+            self._search.until = self._moment.now
             return None
         self._searches += 1
         return self._search.victims(queue, job, within_guarantee=within_guarantee)

@@ -50,6 +50,8 @@ class Search:
         self._plan = plan
         self._moment = moment
         self._min_run_s = min_run_s
+        self.until = math.inf
+        """When what was asked of it may get another answer, though nothing changes; for who asks to begin anew."""
         self._later: list[float] = []
         """When more will be possible than now, of the newest search."""
         self.wake_at: float | None = None
@@ -65,10 +67,13 @@ class Search:
         if failed is None:
             return False
         if (failed.changes, failed.settings) == (truth.fleet.changes, truth.settings_changes) and now < failed.until:
-            self._wake_later([failed.until])
+            self.until = min(self.until, failed.until)
+            self.wake_later([failed.until])
             return True
-        if now < min(truth.crowded_at, failed.at) + PAUSE_S:
-            self._wake_later([failed.at + PAUSE_S])
+        paused_until = min(truth.crowded_at, failed.at) + PAUSE_S
+        if now < paused_until:
+            self.until = min(self.until, paused_until)
+            self.wake_later([failed.at + PAUSE_S])
             return True
         return False
 
@@ -78,6 +83,7 @@ class Search:
             return False
         claim = self._truth.claims.get(job.key)
         if claim is not None and claim.until >= self._moment.now:
+            self.until = min(self.until, claim.until)
             return False
         return bool(self._truth.preemptible) and not self._is_known_to_fail(self._key(queue, job))
 
@@ -115,7 +121,7 @@ class Search:
                     offer = (sum(map(self._cost, more)), len(more), node.name, node, more)
                     best = offer if best is None or offer[:3] < best[:3] else best
             if best is None:
-                self._wake_later(self._later)
+                self.wake_later(self._later)
                 return None
             *_, node, more = best
             chosen.append(node)
@@ -129,6 +135,7 @@ class Search:
         if len(truth.fruitless) >= FRUITLESS_MAX:
             truth.fruitless.clear()
         until = min(self._later, default=math.inf)
+        self.until = min(self.until, until)
         truth.fruitless[key] = Fruitless(truth.fleet.changes, truth.settings_changes, until, self._moment.now)
 
     def _key(self, queue: Queue, job: Job) -> FruitlessKey:
@@ -145,7 +152,7 @@ class Search:
                 found |= {allocation.node: fleet.nodes[allocation.node] for allocation in job.allocations}
         return [node for _, node in sorted(found.items())]
 
-    def _wake_later(self, later: list[float]) -> None:
+    def wake_later(self, later: list[float]) -> None:
         if later:
             self.wake_at = min(later) if self.wake_at is None else min(self.wake_at, min(later))
 

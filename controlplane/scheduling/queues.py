@@ -83,10 +83,14 @@ class Team(msgspec.Struct, eq=False):
     account: Account = msgspec.field(default_factory=Account)
     queues: list[Queue] = msgspec.field(default_factory=list)
     guarantee: Guarantee = Guarantee()
+    is_promised: bool = False
+    """Whether there is a guarantee. This and the next are asked of each queue in each round."""
+    is_limited: bool = False
 
     def set(self, settings: m.TeamSet, sequence: int) -> None:
         """Another configuration."""
         self.settings, self.sequence, self.guarantee = settings, sequence, guarantee_of(settings)
+        self.is_promised, self.is_limited = bool(self.guarantee), is_limited(settings)
 
 
 class Queue(msgspec.Struct, eq=False):
@@ -116,6 +120,11 @@ class Queue(msgspec.Struct, eq=False):
     preemptible: dict[Key, Job] = msgspec.field(default_factory=dict)
     """Its jobs that hold resources, by the ledger, and may be preempted."""
     guarantee: Guarantee = Guarantee()
+    is_promised: bool = False
+    """Whether there is a guarantee. This and the next are asked of each queue in each round."""
+    is_limited: bool = False
+    moves: int = 0
+    """How often somebody has entered one of its lines, or left it."""
     oldest: float | None = None
     """The earliest moment from which on the wait of a head of its lines counts; None: to be looked up."""
     account: Account = msgspec.field(default_factory=Account)
@@ -204,6 +213,7 @@ class Queue(msgspec.Struct, eq=False):
         line.add(self._standing(job))
         self._count(key, job, 1)
         job.in_line, self.oldest = True, None
+        self.moves += 1
 
     def leave(self, job: Job) -> None:
         """It may not, for now."""
@@ -214,6 +224,7 @@ class Queue(msgspec.Struct, eq=False):
         if not line:
             self._close(key)
         job.in_line, self.oldest = False, None
+        self.moves += 1
 
     def _count(self, key: LineKey, job: Job, sign: int) -> None:
         """It stands in this line from now on; with −1 it does not any more."""
@@ -253,6 +264,7 @@ class Queue(msgspec.Struct, eq=False):
             self.leave(job)
         self.settings, self.sequence, self.removed = settings, sequence, False
         self.guarantee = guarantee_of(settings)
+        self.is_promised, self.is_limited = bool(self.guarantee), is_limited(settings)
         for job in standing if is_other else ():
             self.enter(job)
 
@@ -275,10 +287,12 @@ class Queue(msgspec.Struct, eq=False):
             return self._heads_by_slowdown(lines, moment)
         return [self._head(_first(line), key, 0, moment) for key, line in lines.items()]
 
-    def has_heads(self, reach: Mapping[Shape, float], above: int | None) -> bool:
-        """Whether there may be any of these, at a glance."""
-        if above is not None and any(-priority > above for priority in self.priorities):
-            return True
+    def has_above(self, above: int | None) -> bool:
+        """Whether there are any of a priority above this, at a glance."""
+        return above is not None and any(-priority > above for priority in self.priorities)
+
+    def has_within(self, reach: Mapping[Shape, float]) -> bool:
+        """Whether there may be any of those shapes that take no longer than it says, at a glance."""
         return any(
             self._shortest_of(shape) <= longest_s + SPARE_S
             for shape, longest_s in reach.items()
@@ -393,6 +407,14 @@ def _is_unlike(job: Job) -> bool:
 
 def guarantee_of(settings: m.QueueSet | m.TeamSet) -> Guarantee:
     return Guarantee(settings.guaranteed_gpus, round(settings.guaranteed_cpus * 1000))
+
+
+def is_limited(settings: m.QueueSet | m.TeamSet) -> bool:
+    """Whether there is any limit on what it or its users may hold."""
+    limits: tuple[int | None, ...] = (settings.running_max, settings.gpus_max)
+    if isinstance(settings, m.QueueSet):
+        limits += (settings.user_running_max, settings.user_gpus_max)
+    return any(limit is not None for limit in limits)
 
 
 def _counts_users(settings: m.QueueSet) -> bool:

@@ -46,6 +46,15 @@ class Fruitless(NamedTuple):
     at: float
 
 
+class Quiet(NamedTuple):
+    """A queue of which nothing came in a round, and what that went by."""
+
+    changes: tuple[int, int, int, int]
+    """Of the fleet, of what is held, of queues and teams, of its own lines."""
+    until: float
+    """Then something may come of it all the same."""
+
+
 class Truth(Waiting):
     """See the top of this file."""
 
@@ -61,6 +70,8 @@ class Truth(Waiting):
         self.history = History()
         self.fruitless: dict[FruitlessKey, Fruitless] = {}
         """Not in the ledger: may be forgotten at any time, and is found again."""
+        self.quiet: dict[QueueKey, Quiet] = {}
+        """The same of whole queues, of which nothing could come but by preemption among their own."""
         self.crowded_at = -math.inf
         """When a round had more searches to make than it may, the last time. Not in the ledger."""
         self.settings_changes = 0

@@ -2,8 +2,9 @@
 
 Equivalent to fetching a batch again and again, but it asks for the next one when half of the window is free, so the
 server always has a request to serve. Pull requests vanish without a word when a server restarts or a leader moves:
-each asks for heartbeats, and silence means that it is lost. If it was not lost after all, there may for once be two
-windows of messages here.
+long ones ask for heartbeats, short ones end soon, and silence means that they are lost. If they were not lost after
+all, there may for once be two windows of messages here. Each restart gives its requests an inbox of their own: what
+the server says of older ones is not about these.
 
 To end it without losing sight of a message takes some care. One server stops sending when the interest in the inbox
 ends, and what it sent before comes before its answer to a ping. Of several servers, the consumer's may be another than
@@ -24,7 +25,7 @@ from events.wire import BusError
 
 EXPIRES_S: Final = 30.0
 EXPIRES_CLUSTER_S: Final = 1.0
-"""Of the requests of who means to drain, where there are several servers: so long may a drain take."""
+"""Of the requests of who means to drain, where there are several servers: a drain takes as long, or a little longer."""
 HEARTBEAT_S: Final = 3.0
 SILENCE_S: Final = 2.5 * HEARTBEAT_S
 """Without a message or a heartbeat for this long, a pull request is taken for lost."""
@@ -65,6 +66,8 @@ class Pull:
         self._drains = drains
         self._subscription: Subscription | None = None
         self._inbox = ""
+        self._restarts = 0
+        self._restarted_at = 0.0
         self._wanted = 0
         """Asked for and not yet come."""
         self._run_out = asyncio.Event()
@@ -80,7 +83,7 @@ class Pull:
 
     async def start(self) -> None:
         self._inbox = self._connection.inbox()
-        self._subscription = await self._connection.subscribe(self._inbox, self._arrived, confirm=False)
+        self._subscription = await self._connection.subscribe(f"{self._inbox}.*", self._arrived, confirm=False)
         self.restart()
 
     def restart(self) -> None:
@@ -89,7 +92,8 @@ class Pull:
             return
         self._lost = False
         self._want(0)
-        self._heard_at = asyncio.get_running_loop().time()
+        self._restarts += 1
+        self._heard_at = self._restarted_at = asyncio.get_running_loop().time()
         if self._watch is None:
             self._watch = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._check)
         self._refill()
@@ -102,7 +106,9 @@ class Pull:
     async def drain(self) -> None:
         """Close, after what is on its way here has arrived: at most a few seconds."""
         self._stop()
-        if self._connection.is_clustered and self._connection.is_up:
+        if self._drains and self._connection.is_clustered and self._connection.is_up:
+            older_s = self._restarted_at + EXPIRES_CLUSTER_S - asyncio.get_running_loop().time()
+            await asyncio.sleep(older_s)  # of those before a restart nothing is known but how long they last
             try:
                 async with asyncio.timeout(2 * EXPIRES_CLUSTER_S):
                     await self._run_out.wait()
@@ -126,11 +132,17 @@ class Pull:
         self._heard_at = asyncio.get_running_loop().time()
         headers = message.headers
         if headers and _STATUS in headers and not message.reply:
-            self._on_status(headers)
+            if message.subject == self._reply:
+                self._on_status(headers)
             return
         self._want(self._wanted - 1)
         self._held += 1
         self._on_message(message)
+
+    @property
+    def _reply(self) -> str:
+        """Where what the server says of the newest requests goes."""
+        return f"{self._inbox}.{self._restarts}"
 
     def _on_status(self, headers: dict[str, str]) -> None:
         """What the server says about a pull request: a heartbeat, or its end and why."""
@@ -139,6 +151,7 @@ class Pull:
             return
         gone = status in ("503", "404") or (status == "409" and "Deleted" in description)
         if gone and "No Messages" not in description:
+            self._want(0)
             self._lose(f"{status} {description}")
             return
         # an end that does not say what it leaves: ask anew for all
@@ -173,8 +186,9 @@ class Pull:
         else:
             request |= {"expires": int(EXPIRES_S * 1e9), "idle_heartbeat": int(HEARTBEAT_S * 1e9)}
         try:
-            await self._connection.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+            await self._connection.publish(self._next, json.dumps(request).encode(), reply=self._reply)
         except BusError as error:
+            self._want(self._wanted - count)
             self._lose(str(error))
 
     def _check(self) -> None:

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from controlplane.scheduling import attained
 from controlplane.scheduling.backfill import length_s
 from controlplane.scheduling.dependencies import awaited
 from controlplane.scheduling.jobs import Job, Key
@@ -50,6 +51,9 @@ def problems(truth: Truth) -> list[str]:
         found += _account(f"team {team.name}", team.account, holding_of_team[team.name])
         if {queue.key for queue in team.queues} != {key for key in truth.queues if key[0] == team.name}:
             found.append(f"team {team.name} has its queues wrong")
+        said = (team.guarantee, team.is_promised, team.is_limited)
+        if said != (guarantee_of(team.settings), bool(team.guarantee), is_limited(team.settings)):
+            found.append(f"team {team.name} has its guarantee wrong, or whether it has one, or limits")
     preemptible = {job.key for job in truth.jobs.values() if job.is_live and job.specification.preemptible}
     if preemptible != set(truth.preemptible):
         found.append(f"who may be preempted is wrong: {sorted(preemptible ^ set(truth.preemptible))}")
@@ -213,6 +217,9 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
     preemptible = {job.key for job in holding if job.is_live and job.specification.preemptible}
     if preemptible != queue.preemptible.keys() or queue.guarantee != guarantee_of(queue.settings):
         yield f"queue {queue.key} has its preemptible jobs wrong, or its guarantee"
+    unknown = {job.key for job in holding if job.is_live and attained.is_unknown(job.specification, job.predicted_s)}
+    if unknown != queue.unknown.keys():
+        yield f"queue {queue.key} has it wrong of which jobs nobody can tell how long they run"
     if queue.is_promised != bool(queue.guarantee) or queue.is_limited != is_limited(queue.settings):
         yield f"queue {queue.key} has it wrong whether it has a guarantee or limits"
     yield from _account(f"queue {queue.key}", queue.account, holding)

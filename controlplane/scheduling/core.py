@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from controlplane.scheduling import arrays, checking, ends, explain, snapshots, standing, tenants
+from controlplane.scheduling import arrays, attained, checking, ends, explain, snapshots, standing, tenants
 from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, Round, Settings
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
@@ -133,6 +133,7 @@ class Core:
             self._truth.forget(job)
             job.parts = None
         self._truth.fruitless.clear()
+        self._truth.quiet.clear()
         for node in self._truth.fleet.nodes.values():
             node.decided = node.claims = node.timer_at = None
             node.heard_at = 0.0
@@ -170,8 +171,12 @@ class Core:
     def _on_reported(self, job: Job, node: Node, live: m.LiveAttempt) -> None:
         part = job.part(node.name)
         part.missing, part.gone_why = 0, ""
+        before = part.reported
         if part.end is None:  # an end is never taken back
             part.reported = live
+        has_saved = live.checkpoint_at is not None and (before is None or before.checkpoint_at != live.checkpoint_at)
+        if has_saved and attained.is_unknown(job.specification, job.predicted_s):
+            self._truth.fleet.touch(node)  # it may give way: a search that found nobody is made again
         if live.state == "ended":
             self._is_over(job, node, part)
         elif live.state == "running" and job.life.state is not State.RUNNING:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from controlplane.scheduling import attained
 from controlplane.scheduling.backlog import Backlog
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.jobs import Array, Job, Key
@@ -126,8 +127,11 @@ class Holdings:
             account.average.hold(job.shape, sign)
         if job.specification.preemptible and sign > 0:
             self.preemptible[job.key] = queue.preemptible[job.key] = job
+            if attained.is_unknown(job.specification, job.predicted_s):
+                queue.unknown[job.key] = job
         elif job.specification.preemptible:
             del self.preemptible[job.key], queue.preemptible[job.key]
+            queue.unknown.pop(job.key, None)
 
     def _give_back(self, job: Job, at: float) -> None:
         self._release(job, job.allocations)

@@ -137,6 +137,8 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     """From when its wait counts in the order of its queue: its own, or that of the job it was moved beside."""
     order_s: float = 0.0
     """The estimate that counts there."""
+    attained_s: float = 0.0
+    """What its attempts that are over have had (`attained`)."""
     predicted_s: float | None = None
     """How long it will probably run (`predictions`); None: nobody could tell when it came."""
     running_at: float | None = None
@@ -232,6 +234,13 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     def held_from(self) -> float:
         """When its newest attempt began, by the ledger's clock alone."""
         return self.running_at if self.running_at is not None else self.placed_at
+
+    @property
+    def saved_at(self) -> float | None:
+        """When all parts of its attempt had last saved their work, as they say themselves; None: one never has."""
+        said = [part.reported.checkpoint_at for part in (self.parts or {}).values() if part.reported is not None]
+        times = [at for at in said if at is not None]
+        return min(times) if times and len(times) == len(self.allocations) else None
 
     @property
     def tries(self) -> int:

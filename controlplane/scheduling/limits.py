@@ -47,8 +47,8 @@ class Limits:
             team.settings.running_max, team.account.held
         )
 
-    def may_mark(self, queue: Queue) -> bool:
-        """Whether there is any limit on GPUs for jobs of the queue."""
+    def has_gpu_limit(self, queue: Queue) -> bool:
+        """Whether a limit on GPUs may come to hold back a job of the queue in this round, and with it later ones."""
         team = self._truth.team(queue.team)
         if not queue.is_limited and not team.is_limited:
             return False

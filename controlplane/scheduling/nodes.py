@@ -265,6 +265,7 @@ class Fleet:
             self.closing[node.name] = node
         else:
             self.closing.pop(node.name, None)
+        self.touch(node)
 
     def opens_at(self, now: float) -> float | None:
         """When the next maintenance is over."""

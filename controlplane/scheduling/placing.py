@@ -29,7 +29,7 @@ from controlplane.scheduling.nodes import Node, allocate
 from controlplane.scheduling.order import shortest_of
 from controlplane.scheduling.preemption import Search, Victims
 from controlplane.scheduling.queues import Head, Moment, Queue, QueueKey, Team
-from controlplane.scheduling.truth import Quiet, Truth
+from controlplane.scheduling.truth import Changes, Quiet, Truth
 from events import labels
 from events import messages as m
 from events.lifecycle import State
@@ -87,11 +87,13 @@ TeamTurn = tuple[bool, float, str]
 class _Contender:
     """A queue with what is left to try of it in this round."""
 
-    def __init__(self, queue: Queue, heads: list[Head], changes: tuple[int, int, int, int] | None = None) -> None:
-        """`changes`: what there was when it was found that it could only preempt among its own."""
+    def __init__(self, queue: Queue, heads: list[Head], *, is_whole: bool) -> None:
+        """`is_whole`: all heads of it take part."""
         self.queue = queue
         self.heads = heads
-        self.changes = changes
+        self.is_whole = is_whole
+        self.changes: Changes | None = None
+        """What there was when it was found that it can only preempt among its own."""
         heapq.heapify(self.heads)
         self.reserved_guarded = False
         self.reserved_guaranteed = False
@@ -139,7 +141,7 @@ class Placing:
         """When an attempt will have run for long enough to be preempted for a job that found too few, or something is
         kept no more; None: never.
         """
-        times = [claim.until for claim in self._truth.claims.values() if claim.until >= self._moment.now]
+        times = [claim.until for claim in self._truth.claims.values() if claim.until > self._moment.now]
         if self._search.wake_at is not None:
             times.append(self._search.wake_at)
         if self._is_crowded:
@@ -191,27 +193,26 @@ class Placing:
 
     def _contender(self, queue: Queue) -> _Contender:
         contender = self._contenders.get(queue.key)
-        if contender is None:
-            reach = None if self._matters_wholly(queue) else self._reaches()
-            is_small = reach is not None and not self.limits.may_mark(queue) and not queue.has_within(reach)
+        if contender is None or (not contender.is_whole and self._matters_wholly(queue)):
+            is_whole = self._matters_wholly(queue)
+            reach = None if is_whole else self._reaches()
             heads = queue.heads(self._moment, reach, self._above(queue))
-            contender = _Contender(queue, heads, self._changes(queue) if is_small else None)
-            self._contenders[queue.key] = contender
+            contender = self._contenders[queue.key] = _Contender(queue, heads, is_whole=is_whole)
+            if reach is not None and not self.limits.has_gpu_limit(queue) and not queue.has_within(reach):
+                contender.changes = self._truth.changes
         return contender
-
-    def _changes(self, queue: Queue) -> tuple[int, int, int, int]:
-        truth = self._truth
-        return (self._fleet.changes, truth.counted, truth.settings_changes, queue.moves)
 
     def _note_quiet(self, contender: _Contender) -> None:
         """Nothing came of this queue, from its first head to its last. Nothing will, until something changes."""
-        queue, until = contender.queue, self._search.until
-        if contender.changes == self._changes(queue) and until > self._moment.now:
-            self._truth.quiet[queue.key] = Quiet(contender.changes, until)
+        queue, until, changes = contender.queue, self._search.until, self._truth.changes
+        if contender.changes == changes and until > self._moment.now:
+            self._truth.quiet[queue.key] = Quiet(changes, queue.moves, until)
 
     def _is_quiet(self, queue: Queue) -> bool:
         known = self._truth.quiet.get(queue.key)
-        if known is None or known.changes != self._changes(queue) or self._moment.now >= known.until:
+        if known is None or (known.changes, known.moves) != (self._truth.changes, queue.moves):
+            return False
+        if self._moment.now >= known.until:
             return False
         self._search.wake_later([known.until])
         return True
@@ -221,7 +222,7 @@ class Placing:
         return (
             queue.key in self._contenders
             or self._matters_wholly(queue)
-            or self.limits.may_mark(queue)
+            or self.limits.has_gpu_limit(queue)
             or queue.has_within(self._reaches())
             or (queue.has_above(self._above(queue)) and not self._is_quiet(queue))
         )
@@ -240,6 +241,7 @@ class Placing:
             or len(self.plan.reservations) < self._settings.backfill_depth
             or queue.may_be_guarded(self._moment)
             or self.limits.is_any_guaranteed(queue)
+            or self._search.gives_way(queue)
             or self.limits.marks(queue)
         )
 
@@ -272,7 +274,7 @@ class Placing:
         """What was freed for a job by preemption is placed, or kept for it until all of it is free."""
         for key, claim in list(self._truth.claims.items()):
             job = self._truth.by_key.get(key)
-            if job is None or not job.in_line or claim.until < self._moment.now:
+            if job is None or not job.in_line or claim.until <= self._moment.now:
                 continue
             queue = self._truth.queue_of(job)
             nodes = tuple(self._fleet.nodes[name] for name in claim.nodes if name in self._fleet.nodes)
@@ -332,6 +334,8 @@ class Placing:
             or may_be_reserved
             or (is_guaranteed and not contender.reserved_guaranteed)
             or (may_search and (self._truth.claims or self._fleet.closing))
+            or self._search.gives_way(queue)
+            or self.limits.has_gpu_limit(queue)
         ):
             return math.inf
         return self._window_s(shape) if shape in self._room else -math.inf

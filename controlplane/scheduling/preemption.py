@@ -1,9 +1,11 @@
 """Whose attempts end so that another job can start: the cheapest set, found before anyone is touched. Pure.
 
 Two rights, as Kueue has them (https://kueue.sigs.k8s.io/docs/concepts/preemption/): a job within the guarantee of its
-queue or team reclaims what others borrowed, that is hold beyond their own guarantees; and a job may end those of lower
-priority in its own queue. Only attempts of preemptible jobs that have run for `min_run_s` end. Neither right leads in a
-circle: what reclaims is within its guarantee and cannot be reclaimed, and priorities only fall.
+queue or team reclaims what others borrowed, that is hold beyond their own guarantees; and a job may end those of
+lower priority in its own queue. A third is that of `attained`: where nobody can tell how long jobs run, and their
+priorities are even, those that have had much give way to those that have had little. Only attempts of preemptible
+jobs that have run for `min_run_s` end. No right leads in a circle: what reclaims is within its guarantee and cannot
+be reclaimed, priorities only fall, and what a job has had only grows.
 
 The cost of a victim is what it loses: its share of the machines, times the time since it last said that it had saved
 its work. A node is chosen by the cheapest set that frees enough of it; one that is kept for another job is left alone.
@@ -18,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from controlplane.scheduling import attained
 from controlplane.scheduling.backfill import Plan, free_of, length_s, need_of
 from controlplane.scheduling.jobs import Job, Key, Shape
 from controlplane.scheduling.nodes import Node, held_by, indices
@@ -54,6 +57,8 @@ class Search:
         """When what was asked of it may get another answer, though nothing changes; for who asks to begin anew."""
         self._later: list[float] = []
         """When more will be possible than now, of the newest search."""
+        self._gives_way: dict[QueueKey, bool] = {}
+        """Looked up once in a round."""
         self.wake_at: float | None = None
         """When somebody will have run for long enough, where that was what was missing."""
 
@@ -66,7 +71,7 @@ class Search:
         failed = truth.fruitless.get(key)
         if failed is None:
             return False
-        if (failed.changes, failed.settings) == (truth.fleet.changes, truth.settings_changes) and now < failed.until:
+        if failed.changes == truth.changes and now < failed.until:
             self.until = min(self.until, failed.until)
             self.wake_later([failed.until])
             return True
@@ -79,22 +84,37 @@ class Search:
 
     def is_worth_it(self, queue: Queue, job: Job, *, within_guarantee: bool) -> bool:
         """Whether there is anybody who could end for this job, at a glance."""
-        if not within_guarantee and not queue.may_preempt_own(job.priority):
+        if not within_guarantee and not queue.may_preempt_own(job.priority) and not self._may_outlast(queue, job):
             return False
         claim = self._truth.claims.get(job.key)
-        if claim is not None and claim.until >= self._moment.now:
+        if claim is not None and claim.until > self._moment.now:
             self.until = min(self.until, claim.until)
             return False
         return bool(self._truth.preemptible) and not self._is_known_to_fail(self._key(queue, job))
 
+    def gives_way(self, queue: Queue) -> bool:
+        """Whether something that runs in it should end for a job of it that has had less (`attained`)."""
+        known = self._gives_way.get(queue.key)
+        if known is None:
+            now = self._moment.now
+            known = any(attained.gives_way(job, now) for job in queue.unknown.values())
+            self._gives_way[queue.key] = known
+        return known
+
+    def _may_outlast(self, queue: Queue, job: Job) -> bool:
+        return attained.has_had_little(job) and self.gives_way(queue)
+
     def victims(self, queue: Queue, job: Job, *, within_guarantee: bool) -> Victims | None:
         """Who should end so that this job can start; None: there are too few who may."""
-        found = self._found(_Rights(self._truth, queue, job, within_guarantee=within_guarantee), job)
+        rights = _Rights(self._truth, queue, job, self._moment.now, within_guarantee=within_guarantee)
+        found = self._found(rights, job)
         if found is None:
-            self._note_failure(self._key(queue, job))
+            self._note_failure(queue, job)
             return None
         nodes, victims = found
         reason = "within what is guaranteed to it" if within_guarantee else f"of priority {job.priority}"
+        if not within_guarantee and all(victim.priority >= job.priority for victim in victims):
+            reason = "which has had less, just after it had saved its work"
         why = f"preempted for job {job.id} of queue {queue.team}/{queue.name}, {reason}"
         return Victims(nodes, victims, why)
 
@@ -110,7 +130,10 @@ class Search:
         ]
         chosen: list[Node] = []
         victims: dict[Key, Job] = {}
-        self._later = [claim.until for claim in self._truth.claims.values() if claim.until > self._moment.now]
+        now = self._moment.now
+        self._later = [claim.until for claim in self._truth.claims.values() if claim.until > now]
+        opens_at = self._truth.fleet.opens_at(now)
+        self._later += [] if opens_at is None else [opens_at]
         for _ in range(shape.nodes):
             best: tuple[float, int, str, Node, list[Job]] | None = None
             for node in open_nodes:
@@ -130,18 +153,21 @@ class Search:
                 rights.remove(victim)
         return (tuple(chosen), tuple(victims.values())) if 0 < len(victims) <= VICTIMS_MAX else None
 
-    def _note_failure(self, key: FruitlessKey) -> None:
-        truth = self._truth
+    def _note_failure(self, queue: Queue, job: Job) -> None:
+        truth, key = self._truth, self._key(queue, job)
+        if job.shape.nodes > 1 and self._plan.restricts:
+            self.until = self._moment.now  # for want of a node that is free, and reserved: nobody tells when it is not
+            return
         if len(truth.fruitless) >= FRUITLESS_MAX:
             truth.fruitless.clear()
         until = min(self._later, default=math.inf)
         self.until = min(self.until, until)
-        truth.fruitless[key] = Fruitless(truth.fleet.changes, truth.settings_changes, until, self._moment.now)
+        truth.fruitless[key] = Fruitless(truth.changes, until, self._moment.now)
 
     def _key(self, queue: Queue, job: Job) -> FruitlessKey:
         """What searches have in common that find the same."""
         takes_s = length_s(job) if self._truth.fleet.closing else 0.0
-        return (queue.key, job.shape, job.priority, takes_s)
+        return (queue.key, job.shape, job.priority, takes_s, attained.has_had_little(job))
 
     def _worth_looking(self, rights: _Rights, shape: Shape) -> list[Node]:
         """The nodes that have room already, or somebody who may end, by name: no other can be made to have room."""
@@ -194,9 +220,7 @@ class Search:
         return more
 
     def _cost(self, job: Job) -> float:
-        live = (part.reported for part in (job.parts or {}).values())
-        saved_at = [each.checkpoint_at for each in live if each is not None and each.checkpoint_at is not None]
-        since = max(job.begun_at, min(saved_at, default=0.0))
+        since = max(job.begun_at, job.saved_at or 0.0)
         return max(0.0, self._moment.now - since) * self._moment.totals.share(job.shape) * job.shape.nodes
 
 
@@ -227,10 +251,12 @@ class _Cleared:
 class _Rights:
     """Whom a job may end, given who has been chosen already."""
 
-    def __init__(self, truth: Truth, queue: Queue, job: Job, *, within_guarantee: bool) -> None:
+    def __init__(self, truth: Truth, queue: Queue, job: Job, now: float, *, within_guarantee: bool) -> None:
         self._truth = truth
         self._queue = queue
         self._job = job
+        self._now = now
+        self._has_had_little = attained.has_had_little(job)
         self._reclaims = within_guarantee
         self._own_guarantee = queue.guarantee.covers(queue.account.held, job.shape)
         """Then also from the other queues of its team."""
@@ -248,7 +274,8 @@ class _Rights:
     def may_end(self, victim: Job) -> bool:
         queue = self._truth.queue_of(victim)
         if queue is self._queue:
-            return victim.priority < self._job.priority
+            is_even = self._has_had_little and victim.priority == self._job.priority
+            return victim.priority < self._job.priority or (is_even and attained.gives_way(victim, self._now))
         if not self._reclaims or not queue.guarantee.is_exceeded(self._of(queue), victim.shape):
             return False
         if queue.team == self._queue.team:

@@ -119,6 +119,8 @@ class Queue(msgspec.Struct, eq=False):
     """How many jobs in its lines have their places by another estimate than their own."""
     preemptible: dict[Key, Job] = msgspec.field(default_factory=dict)
     """Its jobs that hold resources, by the ledger, and may be preempted."""
+    unknown: dict[Key, Job] = msgspec.field(default_factory=dict)
+    """Those of them of which nobody can tell how long they run."""
     guarantee: Guarantee = Guarantee()
     is_promised: bool = False
     """Whether there is a guarantee. This and the next are asked of each queue in each round."""

@@ -25,7 +25,7 @@ from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
 
-VERSION: Final = 9
+VERSION: Final = 10
 
 
 class _Job(msgspec.Struct, array_like=True):
@@ -43,6 +43,7 @@ class _Job(msgspec.Struct, array_like=True):
     front: int
     order_at: float
     order_s: float
+    attained_s: float
     predicted_s: float | None
     running_at: float | None
     traceparent: str
@@ -178,7 +179,7 @@ def decode(content: bytes, settings: Settings) -> Truth:
     for subject, state, attempt, held in snapshot.ended:
         truth.ended[subject] = Life(State(state), attempt, held)
     for team, job, nodes, until in snapshot.claims:
-        truth.claims[(team, job)] = Claim(nodes, until)
+        truth.keep((team, job), Claim(nodes, until))
     truth.history.restore(snapshot.history)
     return truth
 
@@ -208,6 +209,7 @@ def _from_job(truth: Truth, job: Job) -> _Job:
         front=job.front,
         order_at=job.order_at,
         order_s=job.order_s,
+        attained_s=job.attained_s,
         predicted_s=job.predicted_s,
         running_at=job.running_at,
         traceparent=job.traceparent,
@@ -259,6 +261,7 @@ def _to_job(record: _Job) -> Job:
         front=record.front,
         order_at=record.order_at,
         order_s=record.order_s,
+        attained_s=record.attained_s,
         predicted_s=record.predicted_s,
         running_at=record.running_at,
         traceparent=record.traceparent,

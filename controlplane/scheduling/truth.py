@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
+from controlplane.scheduling import attained
 from controlplane.scheduling.arrays import array_of, task_of
 from controlplane.scheduling.decisions import Counts, Settings
 from controlplane.scheduling.dependencies import unmet
 from controlplane.scheduling.holdings import hexadecimal
 from controlplane.scheduling.jobs import Array, Job, Shape, backoff_s, shape_of
 from controlplane.scheduling.nodes import Node
-from controlplane.scheduling.order import estimate_s
 from controlplane.scheduling.predictions import History
 from controlplane.scheduling.queues import QueueKey
 from controlplane.scheduling.waiting import CLAIM_S, Claim, Waiting
@@ -30,27 +30,27 @@ from events.lifecycle import Life, Outcome, State, advance
 ENDED_MAX: Final = 1_000_000
 """Ended jobs that are remembered, about 200 bytes each; what is told of older ones is taken as stale."""
 
-FruitlessKey = tuple[QueueKey, Shape, int, float]
-"""Queue, shape and priority of a job, and how long it may take where that matters."""
+Changes = tuple[int, int, int, int]
+"""How often nodes, what is held, queues and teams, and claims have changed: whom a job may end goes by these alone."""
+FruitlessKey = tuple[QueueKey, Shape, int, float, bool]
+"""Queue, shape and priority of a job, how long it may take where that matters, and whether it has had little."""
 
 
 class Fruitless(NamedTuple):
     """A search for somebody to preempt that found too few, and what it went by."""
 
-    changes: int
-    """Of the fleet."""
-    settings: int
-    """Changes of queues and teams."""
+    changes: Changes
     until: float
-    """Then somebody will have run for long enough."""
+    """Then something may be possible that is not now: somebody has run for long enough, a maintenance is over."""
     at: float
 
 
 class Quiet(NamedTuple):
     """A queue of which nothing came in a round, and what that went by."""
 
-    changes: tuple[int, int, int, int]
-    """Of the fleet, of what is held, of queues and teams, of its own lines."""
+    changes: Changes
+    moves: int
+    """Of its own lines."""
     until: float
     """Then something may come of it all the same."""
 
@@ -76,6 +76,10 @@ class Truth(Waiting):
         """When a round had more searches to make than it may, the last time. Not in the ledger."""
         self.settings_changes = 0
         self._lives: dict[Life, Life] = {}
+
+    @property
+    def changes(self) -> Changes:
+        return (self.fleet.changes, self.counted, self.settings_changes, self.claims_changes)
 
     # -- the ledger speaks -----------------------------------------------------------------------------------------
 
@@ -230,7 +234,7 @@ class Truth(Waiting):
             priority=specification.priority,
             queued_at=entry.at,
             order_at=max(entry.at, begin_at),
-            order_s=estimate_s(predicted_s if is_predicted and predicted_s else specification.time_limit_s),
+            order_s=attained.order_s(specification, predicted_s, predictions=is_predicted),
             predicted_s=predicted_s,
             traceparent=entry.traceparent,
             not_before=begin_at,
@@ -268,7 +272,7 @@ class Truth(Waiting):
             job = task_of(of, task.index, decided)
             job.sequence = job.accepted = entry.sequence
             job.cancelled_by, job.cancel_why = of.cancelled_by, of.cancel_why
-            self.claims.pop(of.key, None)
+            self.let_go(of.key)
             self._enlist(job, array)
             job.life = self._shared(life)
             self.on_placed(job, fact, entry)
@@ -349,9 +353,9 @@ class Truth(Waiting):
         self._stopping(job, entry.at)
         if fact.preemptor is not None:
             key, until = (fact.preemptor.team, fact.preemptor.job), entry.at + job.specification.grace_s + CLAIM_S
-            older = self.claims.pop(key, None)
+            older = self.let_go(key)
             if key in self.by_key:
-                self.claims[key] = Claim(fact.preemptor.nodes, max(until, older.until if older else 0.0))
+                self.keep(key, Claim(fact.preemptor.nodes, max(until, older.until if older else 0.0)))
 
     def _stopping(self, job: Job, at: float) -> None:
         for part in (job.parts or {}).values():
@@ -361,7 +365,7 @@ class Truth(Waiting):
         self.changed.update(dict.fromkeys(job.nodes, True))
 
     def on_hold_changed(self, job: Job, fact: m.Held | m.Released, entry: Entry) -> None:
-        self.claims.pop(job.key, None)
+        self.let_go(job.key)
         self.settle(job)
 
     def on_reprioritised(self, job: Job, fact: m.Reprioritised, entry: Entry) -> None:
@@ -400,7 +404,7 @@ class Truth(Waiting):
     def on_placed(self, job: Job, fact: m.Placed, entry: Entry) -> None:
         if job.waits:  # a task of an array begins with this
             self._take_from_queue(job)
-        self.claims.pop(job.key, None)
+        self.let_go(job.key)
         self.dependencies.leave(job)
         job.allocations, job.placed_at, job.started_at = fact.allocations, entry.at, None
         job.running_at = None
@@ -429,6 +433,7 @@ class Truth(Waiting):
 
     def on_broken_off(self, job: Job, fact: m.Requeued | m.Lost, entry: Entry) -> None:
         self._give_back(job, entry.at)
+        attained.note(job, entry.at)
         job.started_at = job.running_at = job.launches = job.parts = None
         has_failed = isinstance(fact, m.Requeued) and fact.failures > 0
         is_excused = bool(job.stop_why) and not has_failed
@@ -446,7 +451,7 @@ class Truth(Waiting):
         self._end(job, entry.at)
 
     def _end(self, job: Job, at: float) -> None:
-        self.claims.pop(job.key, None)
+        self.let_go(job.key)
         self.dependencies.leave(job)
         if job.waits:
             self._take_from_queue(job)
@@ -529,8 +534,8 @@ class Truth(Waiting):
         if isinstance(fact, m.Placed):
             self._release(job, fact.allocations)
             job.launches = None
-        elif isinstance(fact, m.StopRequested):
-            self._touch_nodes(job)
+        else:
+            self._touch_nodes(job)  # it may be ended for another again
         job.decided, job.landed = None, False
         if job.sequence:
             self.settle(job)

@@ -44,6 +44,7 @@ class Waiting(Holdings):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.claims: dict[Key, Claim] = {}
+        self.claims_changes = 0
         """By the job that preempted, the oldest first."""
         self.dependencies = Dependencies()
         self.timers: list[tuple[float, int, str]] = []
@@ -98,6 +99,17 @@ class Waiting(Holdings):
 
     # -- in and out of the queue ---------------------------------------------------------------------------------------
 
+    def keep(self, key: Key, claim: Claim) -> None:
+        """From now on this is kept for the job."""
+        self.claims[key] = claim
+        self.claims_changes += 1
+
+    def let_go(self, key: Key) -> Claim | None:
+        """Nothing is kept for the job any more. Gives what was."""
+        claim = self.claims.pop(key, None)
+        self.claims_changes += claim is not None
+        return claim
+
     def _add_to_queue(self, job: Job) -> None:
         self.queue_of(job).add(job)
         self.backlog.wait(job.shape, job.estimate_s, job.waiting)
@@ -107,7 +119,7 @@ class Waiting(Holdings):
         if job.in_line:
             queue.leave(job)
         queue.remove(job)
-        self.claims.pop(job.key, None)
+        self.let_go(job.key)
         self.backlog.wait(job.shape, job.estimate_s, -job.waiting)
 
     # -- time ----------------------------------------------------------------------------------------------------------

@@ -14,14 +14,13 @@ from typing import Final
 
 import msgspec
 
-from controlplane.scheduling import parked
+from controlplane.scheduling import attained, parked
 from controlplane.scheduling.ahead import FAR_S, ends_at
 from controlplane.scheduling.backfill import Reservation, length_s
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.jobs import Job, Shape, shape_of
 from controlplane.scheduling.limits import Refusal
 from controlplane.scheduling.nodes import LAUNCHES_BYTES_MAX, Node, held_by
-from controlplane.scheduling.order import estimate_s
 from controlplane.scheduling.placing import Choice, Placing
 from controlplane.scheduling.predictions import capped
 from controlplane.scheduling.queues import Queue
@@ -157,7 +156,7 @@ class Look:
             few = "no node" if not open_ones else f"only {len(open_ones)} of the {shape.nodes} nodes that it needs"
             return [no("node", f"{few} of its size takes jobs now: {states}")]
         found = [_too_little_free(job, open_ones)]
-        if (claim := self._truth.claims.get(job.key)) is not None and claim.until >= self.now:
+        if (claim := self._truth.claims.get(job.key)) is not None and claim.until > self.now:
             found.append(self._made_room(claim))
         elif (reserved := placing.plan.reserved(job)) is not None:
             found.append(self._reservation(reserved))
@@ -363,7 +362,7 @@ def _other(job: Job, *, predictions: bool, **changes: object) -> Job:
         specification=specification,
         shape=shape_of(specification),
         predicted_s=predicted_s,
-        order_s=estimate_s(predicted_s if predictions and predicted_s else specification.time_limit_s),
+        order_s=attained.order_s(specification, predicted_s, predictions=predictions),
         in_line=False,
         array=None,
         life=Life(State.QUEUED, job.life.attempt),

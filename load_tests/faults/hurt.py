@@ -174,19 +174,22 @@ async def _upgrade(world: World, fault: Fault) -> bool:
 async def _limit(world: World, fault: Fault) -> bool:
     """A stream takes next to nothing any more. A second one comes after the first, or would restore what that set."""
     async with world.limits[fault.target]:
-        before = await _set_limit(world, fault.target, 0)
+        before = await _limit_of(world, fault.target)
         if not before:
             return False
         try:
+            hurt = await _limit_of(world, fault.target, ROOM)
             await asyncio.sleep(fault.for_s)
-        finally:
-            while not await _set_limit(world, fault.target, before):  # noqa: ASYNC110 (nobody tells when NATS is back)
+        finally:  # also where nobody answered: it may have been set
+            while not await _limit_of(world, fault.target, before=before):  # noqa: ASYNC110 (nobody tells of NATS)
                 await asyncio.sleep(ASK_S)
-        return True
+        return bool(hurt)
 
 
-async def _set_limit(world: World, stream: str, bytes_max: int) -> int:
-    """Gives the limit of before; `bytes_max` 0: what it holds now and a little room. 0: nobody answered."""
+async def _limit_of(world: World, stream: str, room: int = 0, *, before: int = 0) -> int:
+    """Bytes that the stream may hold; 0: nobody answered. With `room`, from now on what it holds and so much more; with
+    `before`, so much.
+    """
     try:
         connection = await nats.connect(
             world.nats_url.split(","),
@@ -199,11 +202,12 @@ async def _set_limit(world: World, stream: str, bytes_max: int) -> int:
         try:
             found = json.loads((await connection.request(f"$JS.API.STREAM.INFO.{stream}", timeout=ASK_S)).data)
             config = found["config"]  # as it is: nats-py's own type forgets what it does not know
-            before = int(config["max_bytes"])
-            config["max_bytes"] = bytes_max or found["state"]["bytes"] + ROOM
+            if not room and not before:
+                return int(config["max_bytes"])
+            config["max_bytes"] = before or found["state"]["bytes"] + room
             update = json.dumps(config).encode()
             answer = await connection.request(f"$JS.API.STREAM.UPDATE.{stream}", update, timeout=ASK_S)
-            return 0 if "error" in json.loads(answer.data) else before
+            return 0 if "error" in json.loads(answer.data) else int(config["max_bytes"])
         finally:
             await connection.close()
     except (nats.errors.Error, OSError, TimeoutError, KeyError):

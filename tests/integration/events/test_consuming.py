@@ -316,6 +316,29 @@ async def test_of_several_servers_a_drain_still_takes_what_its_requests_bring_an
     assert seen == [b"late"]
 
 
+@pytest.mark.parametrize("stage", ["three"], indirect=True)
+async def test_a_drain_lets_run_out_what_was_asked_for_before_trouble_too(stage: Stage) -> None:
+    """A pull that was restarted knows nothing of its older requests, which may live on."""
+    consumer = await consume(stage.bus, ignore)
+    await eventually(lambda: consumer._pull._wanted)
+    consumer._pull.restart()
+    drained, left = consumer._pull._subscription, []
+
+    async def drain() -> None:
+        info = await jetstream.api(stage.bus._connection, f"CONSUMER.INFO.{REQUESTS}.submission")
+        left.append(info["num_waiting"])
+        await close()
+
+    assert drained is not None
+    close, drained.drain = drained.drain, drain  # type: ignore[method-assign]
+    await consumer.drain()
+    assert left == [0]
+
+
+async def ignore(_: Delivery) -> None:
+    """Whatever comes."""
+
+
 async def test_batches_hold_what_has_come_in_order_and_are_acknowledged_whole(bus: Bus) -> None:
     batches: list[list[bytes]] = []
 

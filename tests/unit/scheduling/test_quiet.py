@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from controlplane.scheduling.placing import Placing
+from controlplane.scheduling.preemption import Search
 from controlplane.scheduling.waiting import CLAIM_S
 from events import messages as m
-from tests.support.worlds import SETTINGS, World, a_job, a_world, an_end
+from events import subjects
+from tests.support.worlds import SETTINGS, TEAM, World, a_job, a_world, an_end
 
 QUEUES = ("default", "night", "sure")
 STEPS = 60
@@ -87,6 +89,7 @@ class Twice:
         facts = [self._settled(self.worlds[0])]
         with self._monkeypatch.context() as patch:
             patch.setattr(Placing, "_is_quiet", lambda *_: False)
+            patch.setattr(Search, "_is_known_to_fail", lambda *_: False)
             facts.append(self._settled(self.worlds[1]))
         assert facts[0] == facts[1]
         self.decided += len(facts[0])
@@ -126,3 +129,108 @@ def test_who_has_others_ended_is_looked_at_again_when_that_came_to_nothing() -> 
     world.now += CLAIM_S + 100
     stopped += [fact for fact in world.decide() if isinstance(fact, m.StopRequested)]
     assert len(stopped) == 2
+
+
+# -- what it must be woken by: worlds in which nothing else happens ----------------------------------------------------
+
+
+NOW = msgspec.structs.replace(SETTINGS, backfill_depth=0, preempt_min_run_s=0.0)
+
+
+def gpus(count: int, nodes: int = 1) -> m.Resources:
+    return m.Resources(cpus=1.0, memory_bytes=0, gpus=count, nodes=nodes)
+
+
+def on(*nodes: str) -> tuple[m.Constraint, ...]:
+    return ({"node": nodes},)
+
+
+@pytest.mark.parametrize("is_lifted", [True, False])
+def test_a_maintenance_that_is_lifted_or_over(is_lifted: bool) -> None:
+    world = a_world(nodes=1, gpus=1, settings=NOW)
+    world.submit(a_job("low", tier="gpu1", preemptible=True, time_limit_s=36_000.0))
+    world.settle()
+    world.now += 10
+    begins_at = world.now + 100
+    world.write(subjects.node("n1"), m.NodeMaintenance(by="ada", begins_at=begins_at, ends_at=begins_at + 400, why=""))
+    world.submit(a_job("high", tier="gpu1", priority=1, time_limit_s=3600.0))
+    world.settle()
+    assert world.state("high") == "queued"
+    if is_lifted:
+        world.write(subjects.node("n1"), m.NodeMaintenance(by="ada", begins_at=0, ends_at=0, why=""))
+    else:
+        world.now += 600
+        world.exchange("n1")
+    world.settle()
+    assert world.state("high") == "running"
+
+
+def test_a_reservation_that_was_in_the_way_of_a_gang_is_another_one_now() -> None:
+    """It wants a node that is free, and reserved, and one where somebody may end."""
+    world = a_world(nodes=3, gpus=2, settings=msgspec.structs.replace(NOW, backfill_depth=1))
+    for queue, weight in (("a", 1.0), ("z", 0.01), ("hold", 1.0)):
+        world.queue(queue, policy="fcfs", guard=None, weight=weight)
+    for job in (
+        a_job("victim", resources=gpus(2), queue="z", preemptible=True, on=on("n2"), time_limit_s=36_000.0),
+        a_job("half", resources=gpus(1), queue="hold", on=on("n1"), time_limit_s=1000.0),
+        a_job("whole", resources=gpus(2), queue="hold", on=on("n3"), time_limit_s=1000.0),
+        a_job("reserved", resources=gpus(2), queue="a", on=on("n1")),
+        a_job("next", resources=gpus(2), queue="a", on=on("n3")),
+        a_job("gang", resources=gpus(1, 2), queue="z", priority=1, on=on("n1", "n2"), time_limit_s=36_000.0),
+    ):
+        world.submit(job)
+        world.settle()
+        world.now += 5
+    assert world.state("gang") == "queued"
+    world.about("reserved", m.CancelRequested(by="ada"))
+    world.settle()
+    assert world.state("gang") == "running"
+
+
+def test_a_decision_that_is_forgotten() -> None:
+    """Whoever is about to be said to run cannot end; whoever is not, can."""
+    world = a_world(nodes=1, gpus=1, settings=NOW)
+    world.submit(a_job("victim", tier="gpu1", preemptible=True))
+    world.decide()
+    world.push("n1")
+    world.submit(a_job("high", tier="gpu1", priority=1))
+    world.exchange("n1")
+    assert [type(decision.fact) for decision in world.core.decide(world.now).decisions] == [m.Started]
+    world.core.end_term()
+    world.core.begin_term(world.now)
+    assert [type(decision.fact) for decision in world.core.decide(world.now).decisions] == [m.StopRequested]
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_what_is_kept_for_another_is_not_any_more(is_cancelled: bool) -> None:
+    """Cancelled, or over at this very moment."""
+    world = a_world(nodes=1, gpus=2, settings=NOW)
+    for name, queue in (("a", "night"), ("b", "default")):
+        world.submit(a_job(name, tier="gpu1", queue=queue, preemptible=True))
+        world.settle()
+        world.now += 10
+    world.submit(a_job("first", tier="gpu1", queue="night", priority=1))
+    world.decide()
+    if is_cancelled:
+        world.submit(a_job("second", tier="gpu1", priority=1))
+        assert not world.decide()
+        world.about("first", m.CancelRequested(by="ada"))
+    else:
+        world.now = world.core._truth.claims[TEAM, "first"].until
+        world.exchange("n1")
+        world.submit(a_job("second", tier="gpu1", priority=1))
+    assert m.StopRequested in map(type, world.decide())
+
+
+def test_a_limit_that_begins_to_hold_back_within_a_round() -> None:
+    """A is placed; the limit holds B back from then on, and C, which is behind B and would fit, with it."""
+    world = a_world(nodes=2, gpus=4, settings=NOW)
+    world.queue("other", policy="fcfs", guard=None)
+    for node in ("n1", "n2"):
+        world.submit(a_job(f"on-{node}", resources=gpus(2), queue="other", on=on(node)))
+        world.settle()
+    world.queue(policy="fcfs", guard=None, gpus_max=4)
+    world.submit(*(a_job(name, resources=gpus(count)) for name, count in (("a", 2), ("b", 3), ("c", 1))))
+    world.settle()
+    assert [world.state(name) for name in "abc"] == ["running", "queued", "queued"]
+    assert world.summary("c") == "job b comes first: queue default holds 2 of at most 4 GPUs, it asks for 3"

@@ -174,8 +174,8 @@ def test_who_has_less_than_is_guaranteed_comes_first() -> None:
 def test_what_cannot_be_preempted_leaves_what_is_guaranteed_to_others() -> None:
     world = a_world()
     world.queue("sure", guaranteed_gpus=4)
-    world.submit(*(a_job(f"f{n}", tier="gpu1") for n in range(6)))
-    world.submit(*(a_job(f"p{n}", tier="gpu1", preemptible=True) for n in range(6)))
+    world.submit(*(a_job(f"f{n}", tier="gpu1", time_limit_s=600.0) for n in range(6)))
+    world.submit(*(a_job(f"p{n}", tier="gpu1", time_limit_s=600.0, preemptible=True) for n in range(6)))
     order = placed(world.decide(), world)
     assert sorted(order) == ["f0", "f1", "f2", "f3", "p0", "p1", "p2", "p3"]
     world.submit(a_job("s0", tier="gpu1", queue="sure"))

@@ -2,7 +2,8 @@
 
 A node is cleared by an answered exchange or, while nobody answers, by reading on its own subject in the ledger that it
 is not suspected. Supervisors read what is noted here and end their attempts when it is older than the lease: that holds
-when the runner is dead, too.
+when the runner is dead, too. Nothing is started when it is over: a runner that was frozen for longer finds orders that
+were given before, and their jobs may run elsewhere by now.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class Lease:
         self._lease_s = lease_s
         self._cleared_at = 0.0
         self._looked_at = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether attempts may be started. Without leases they always may."""
+        return not self._lease_s or exit_record.boot_clock() < self._cleared_at + self._lease_s
 
     def cleared(self, asked_at: float) -> None:
         """An exchange that was begun then was answered."""

@@ -162,8 +162,7 @@ class Runner:
             LOG.info("nobody took the exchange: %s", error)
             await self._lease.look(self._bus)
             return False
-        if self._heed(wanted):
-            self._lease.cleared(asked_at)
+        self._heed(wanted, asked_at=asked_at)
         return True
 
     def _cannot_start(self) -> str:
@@ -178,19 +177,20 @@ class Runner:
         except UNREADABLE as error:
             LOG.warning("a message cannot be read: %s", error)
 
-    def _heed(self, wanted: Desired) -> bool:
-        """Whether it was new enough to be carried out."""
+    def _heed(self, wanted: Desired, *, asked_at: float | None = None) -> None:
+        """Carry it out, if it is new enough. `asked_at`: it answers an exchange that was begun then."""
         seen = desired.heed(wanted, node=self._settings.node, seen=self._seen)
         if seen is None:
             LOG.info("ignored what term %d wants: term %d was seen", wanted.term, self._seen.term)
-            return False
+            return
+        if asked_at is not None:
+            self._lease.cleared(asked_at)
         if seen.term != self._kept_term:
             self._keep_seen(seen)
         self._seen = seen
         self._desired = wanted
         self._heartbeat_s = wanted.heartbeat_s
         self._carry_out(wanted)
-        return True
 
     def _keep_seen(self, seen: Seen) -> None:
         try:
@@ -205,6 +205,8 @@ class Runner:
         actual |= {ref: attempt.actual for ref, attempt in self._attempts.items()}
         for instruction in desired.decide(wanted, actual):
             match instruction:
+                case Start(launch) if not self._lease.holds:
+                    LOG.info("not started: %s of %s, until this node is cleared", launch.ref.attempt, launch.ref.job)
                 case Start(launch):
                     self._live(Attempt(launch, self._tools))
                     self._changed.set()

@@ -68,6 +68,9 @@ class Supervisor:
         self._connections: dict[socket.socket, bytearray] = {}
         self._streams: dict[str, Stream] = {}
         self._lease_until = boot_clock() + spec.lease_s
+        cleared_at = lease_cleared_at(spec.lease_file) if spec.lease_s else None
+        if cleared_at is not None:  # it began then: the order to start may have lain somewhere since
+            self._lease_until = min(self._lease_until, cleared_at + spec.lease_s)
         self._pid = 0
         self._verdict = -1
         self._failure: processes.Failure | None = None
@@ -87,6 +90,9 @@ class Supervisor:
 
     def run(self, first: socket.socket | None) -> None:
         self._listen(first)
+        if self._lease_left_s() <= 0:
+            self._finish(Record("fenced", time.time(), message=f"its node was cut off for {self._spec.lease_s:g} s"))
+            return
         try:
             self._begin()
         except OSError as error:

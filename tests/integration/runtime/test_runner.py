@@ -287,6 +287,33 @@ async def test_a_node_that_is_not_suspected_goes_on_without_a_leader(world: Runn
     assert (await world.leader.end_of(launch.ref)).cause == "fenced"
 
 
+async def test_what_was_wanted_before_the_lease_was_over_is_not_started_after_it(
+    world: RunnerWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found by the campaign, seed 3248: a runner that had been frozen started what had been lost meanwhile."""
+    await world.stop()
+    world.settings = msgspec.structs.replace(world.settings, lease_s=1.0)
+    world.layer.settings = world.settings
+    ledger = Ledger(world.leader.bus, source="test")
+    caplog.set_level("INFO", "headrace.runner")
+    await world.start()
+    first, late = a_launch("j-first", WAITS), a_launch("j-late", WAITS)
+    await world.leader.want(first)
+    await world.leader.until_running(first.ref)
+    pid = await world.pid_of(first)
+    await world.leader.fall_silent()
+    await ledger.append(Write(subjects.node("n1"), NodeSuspected(term=7, since_at=0.0), await _join(ledger)))
+    await gone(pid)
+    del world.leader.wanted[first.ref]
+    await world.leader.want(late)  # as if it had lain in a buffer since then
+    async with asyncio.timeout(20):
+        while "not started: 1 of j-late" not in caplog.text:  # noqa: ASYNC110  the leader hears nothing
+            await asyncio.sleep(0.02)
+    assert not world.folder.attempt(late.ref).exists()
+    await world.leader.listen()
+    await world.leader.until_running(late.ref)
+
+
 async def _join(ledger: Ledger) -> int:
     fact = NodeJoined(boot="b", capacity=Capacity(cpus=1, memory_bytes=1))
     return await ledger.append(Write(subjects.node("n1"), fact, 0))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import bounds, supervised
+from runtime import bounds, exit_record, supervised
 from runtime.supervised import LaunchFailed, Standing, SupervisorLost, standing
 from tests.support.attempts import Node, gone, line_in, lives, supervisor_of
 
@@ -170,6 +170,16 @@ async def test_without_a_clearance_for_its_lease_the_attempt_ends_itself(node: N
     job = await node.sh("sleep 1000", lease_s=0.2, lease_file=str(tmp_path / "lease"))
     record = await job.end()
     assert (record.cause, record.signal) == ("fenced", signal.SIGTERM)
+
+
+async def test_an_attempt_whose_lease_is_over_before_it_began_never_runs(node: Node, tmp_path: Path) -> None:
+    """Whoever was frozen between the order and this: runner, launcher, or the machine."""
+    lease = tmp_path / "lease"
+    exit_record.renew_lease(str(lease), exit_record.boot_clock() - 10)
+    job = await node.sh(f"touch {tmp_path}/ran", lease_s=5.0, lease_file=str(lease))
+    record = await job.end()
+    assert (record.cause, record.started_at, record.exit_code) == ("fenced", None, None)
+    assert not (tmp_path / "ran").exists()
 
 
 async def test_a_killed_supervisor_takes_the_entrypoint_along(node: Node) -> None:

@@ -306,7 +306,8 @@ class Soak:
     async def _sample(self) -> None:
         for name, pid in self._pids().items():
             with contextlib.suppress(OSError):
-                self.memory[name].append(rss_mib(pid))
+                used = rss_mib(pid)
+                self.memory[name].append(used)
         self.memory[CACHE].append(self._cache_mib)
 
     def _pids(self) -> dict[str, int]:
@@ -384,7 +385,7 @@ def _behind(status: dict[str, Any]) -> int:
 def level(seen: list[float], at: float) -> float:
     """The median of the fifth of all samples around there: one of them alone may be that of a large answer."""
     fifth = len(seen) // 10
-    middle = round(at * len(seen))
+    middle = min(round(at * len(seen)), len(seen) - 1)
     return statistics.median(seen[max(0, middle - fifth) : middle + fifth + 1])
 
 

@@ -36,6 +36,7 @@ class Limits:
         self._blocked: dict[tuple[str, ...], Job] = {}
         """Whom limits on GPUs hold back: nothing later passes under them in this round."""
         self._could_fit: dict[Shape, bool] = {}
+        self._idle: int | None = None
         self._firm: dict[bool, tuple[int, int]] = {}
         """Of GPUs, and of CPUs: as of which count, and the sum."""
         self._guarantees, self._all = _promised(truth)
@@ -52,8 +53,20 @@ class Limits:
         team = self._truth.team(queue.team)
         if not queue.is_limited and not team.is_limited:
             return False
-        of_queue, of_team = queue.settings, team.settings
-        return any(limit is not None for limit in (of_queue.gpus_max, of_queue.user_gpus_max, of_team.gpus_max))
+        if queue.settings.user_gpus_max is not None:
+            return True
+        limits = ((queue.settings.gpus_max, queue.account.held), (team.settings.gpus_max, team.account.held))
+        if all(limit is None for limit, _ in limits):
+            return False
+        more = self._idle_gpus() + max((shape.milli_gpus * shape.nodes for shape in queue.shapes), default=0)
+        return any(limit is not None and held.milli_gpus + more > limit * MILLI for limit, held in limits)
+
+    def _idle_gpus(self) -> int:
+        """Thousandths that nobody held when the round began: more is not placed in it."""
+        if self._idle is None:
+            held = sum(team.account.held.milli_gpus for team in self._truth.teams.values())
+            self._idle = max(0, self._moment.totals.gpus * MILLI - held)
+        return self._idle
 
     def marks(self, queue: Queue) -> bool:
         """Whether a limit on GPUs may hold back a job of the queue, and with it all later ones under that limit."""

@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import json
 import random
-import statistics
 import sys
 import time
 import urllib.parse
@@ -372,7 +371,7 @@ class Soak:
                 continue
             if name == "monitoring":  # samples of the same moments
                 seen = [whole - cache for whole, cache in zip(seen, self.memory[CACHE][-len(seen) :], strict=True)]
-            grown = level(seen, 0.9) - level(seen, 0.5)
+            grown = seen[-1] - seen[len(seen) // 2]
             if grown > growth_mib_max:
                 self.wrong.append(f"{name} grew by {grown:.0f} MiB in the second half")
 
@@ -382,18 +381,11 @@ def _behind(status: dict[str, Any]) -> int:
     return sum(status["places"][stream]["last"] - status["places"][stream]["read"] for stream in ("METRICS", "LOGS"))
 
 
-def level(seen: list[float], at: float) -> float:
-    """The median of the fifth of all samples around there: one of them alone may be that of a large answer."""
-    fifth = len(seen) // 10
-    middle = min(round(at * len(seen)), len(seen) - 1)
-    return statistics.median(seen[max(0, middle - fifth) : middle + fifth + 1])
-
-
 def levels(seen: list[float]) -> dict[str, int]:
     return {
         "start": round(seen[0]),
-        "middle": round(level(seen, 0.5)),
-        "end": round(level(seen, 0.9)),
+        "middle": round(seen[len(seen) // 2]),
+        "end": round(seen[-1]),
         "peak": round(max(seen)),
     }
 

@@ -50,40 +50,36 @@ class Limits:
 
     def has_gpu_limit(self, queue: Queue) -> bool:
         """Whether a limit on GPUs may come to hold back a job of the queue in this round, and with it later ones."""
-        team = self._truth.team(queue.team)
-        if not queue.is_limited and not team.is_limited:
-            return False
         if queue.settings.user_gpus_max is not None:
             return True
-        limits = ((queue.settings.gpus_max, queue.account.held), (team.settings.gpus_max, team.account.held))
-        if all(limit is None for limit, _ in limits):
+        limits = self._gpu_limits(queue)
+        if not limits:
             return False
         more = self._idle_gpus() + max((shape.milli_gpus * shape.nodes for shape in queue.shapes), default=0)
-        return any(limit is not None and held.milli_gpus + more > limit * MILLI for limit, held in limits)
+        return any(held.milli_gpus + more > limit * MILLI for limit, held in limits)
+
+    def marks(self, queue: Queue) -> bool:
+        """Whether a limit on GPUs may hold back a job of the queue, and with it all later ones under that limit."""
+        return queue.settings.user_gpus_max is not None or any(
+            held.milli_gpus + shape.milli_gpus * shape.nodes > limit * MILLI
+            for limit, held in self._gpu_limits(queue)
+            for shape in queue.shapes
+        )
+
+    def _gpu_limits(self, queue: Queue) -> list[tuple[int, Held]]:
+        """Those of the queue and of its team, each with what is held under it."""
+        team = self._truth.team(queue.team)
+        if not queue.is_limited and not team.is_limited:
+            return []
+        both = ((queue.settings.gpus_max, queue.account.held), (team.settings.gpus_max, team.account.held))
+        return [(limit, held) for limit, held in both if limit is not None]
 
     def _idle_gpus(self) -> int:
-        """Thousandths that nobody held when the round began: more is not placed in it."""
+        """Thousandths that nobody held at the first look: in what is left of the round no more is placed."""
         if self._idle is None:
             held = sum(team.account.held.milli_gpus for team in self._truth.teams.values())
             self._idle = max(0, self._moment.totals.gpus * MILLI - held)
         return self._idle
-
-    def marks(self, queue: Queue) -> bool:
-        """Whether a limit on GPUs may hold back a job of the queue, and with it all later ones under that limit."""
-        team = self._truth.team(queue.team)
-        if not queue.is_limited and not team.is_limited:
-            return False
-        if queue.settings.user_gpus_max is not None:
-            return True
-        for limit, held in (
-            (queue.settings.gpus_max, queue.account.held),
-            (team.settings.gpus_max, team.account.held),
-        ):
-            if limit is not None and any(
-                held.milli_gpus + shape.milli_gpus * shape.nodes > limit * MILLI for shape in queue.shapes
-            ):
-                return True
-        return False
 
     def may_try(self, queue: Queue, job: Job) -> bool:
         """Whether limits let the job start, and hold back none that was tried before it."""

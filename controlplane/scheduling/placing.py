@@ -193,8 +193,10 @@ class Placing:
 
     def _contender(self, queue: Queue) -> _Contender:
         contender = self._contenders.get(queue.key)
-        if contender is None or (not contender.is_whole and self._matters_wholly(queue)):
-            is_whole = self._matters_wholly(queue)
+        if contender is not None and contender.is_whole:
+            return contender
+        is_whole = self._matters_wholly(queue)
+        if contender is None or is_whole:
             reach = None if is_whole else self._reaches()
             heads = queue.heads(self._moment, reach, self._above(queue))
             contender = self._contenders[queue.key] = _Contender(queue, heads, is_whole=is_whole)

@@ -133,7 +133,8 @@ class Search:
         now = self._moment.now
         self._later = [claim.until for claim in self._truth.claims.values() if claim.until > now]
         opens_at = self._truth.fleet.opens_at(now)
-        self._later += [] if opens_at is None else [opens_at]
+        if opens_at is not None:
+            self._later.append(opens_at)
         for _ in range(shape.nodes):
             best: tuple[float, int, str, Node, list[Job]] | None = None
             for node in open_nodes:

@@ -44,8 +44,8 @@ class Waiting(Holdings):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.claims: dict[Key, Claim] = {}
-        self.claims_changes = 0
         """By the job that preempted, the oldest first."""
+        self.claims_changes = 0
         self.dependencies = Dependencies()
         self.timers: list[tuple[float, int, str]] = []
         """(when, sequence, subject): a heap of when to look at a job again. Some may be of no use any more."""

@@ -8,7 +8,7 @@ import json
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import nats
 import nats.errors
@@ -173,23 +173,25 @@ async def _upgrade(world: World, fault: Fault) -> bool:
 
 async def _limit(world: World, fault: Fault) -> bool:
     """A stream takes next to nothing any more. A second one comes after the first, or would restore what that set."""
-    async with world.limits[fault.target]:
-        before = await _limit_of(world, fault.target)
-        if not before:
+    stream = fault.target
+    async with world.limits[stream]:
+        found = await _asked(world, f"$JS.API.STREAM.INFO.{stream}")
+        if "config" not in found:
             return False
+        before = found["config"]  # as it is: nats-py's own type forgets what it does not know
+        small = before | {"max_bytes": found["state"]["bytes"] + ROOM}
         try:
-            hurt = await _limit_of(world, fault.target, ROOM)
+            answer = await _asked(world, f"$JS.API.STREAM.UPDATE.{stream}", small)
             await asyncio.sleep(fault.for_s)
         finally:  # also where nobody answered: it may have been set
-            while not await _limit_of(world, fault.target, before=before):  # noqa: ASYNC110 (nobody tells of NATS)
+            update = f"$JS.API.STREAM.UPDATE.{stream}"
+            while "config" not in await _asked(world, update, before):  # noqa: ASYNC110 (nobody tells of NATS)
                 await asyncio.sleep(ASK_S)
-        return bool(hurt)
+        return "config" in answer
 
 
-async def _limit_of(world: World, stream: str, room: int = 0, *, before: int = 0) -> int:
-    """Bytes that the stream may hold; 0: nobody answered. With `room`, from now on what it holds and so much more; with
-    `before`, so much.
-    """
+async def _asked(world: World, subject: str, body: object = None) -> dict[str, Any]:
+    """What JetStream answers, which may be an error; empty: nobody did."""
     try:
         connection = await nats.connect(
             world.nats_url.split(","),
@@ -200,18 +202,13 @@ async def _limit_of(world: World, stream: str, room: int = 0, *, before: int = 0
             error_cb=_quiet,
         )
         try:
-            found = json.loads((await connection.request(f"$JS.API.STREAM.INFO.{stream}", timeout=ASK_S)).data)
-            config = found["config"]  # as it is: nats-py's own type forgets what it does not know
-            if not room and not before:
-                return int(config["max_bytes"])
-            config["max_bytes"] = before or found["state"]["bytes"] + room
-            update = json.dumps(config).encode()
-            answer = await connection.request(f"$JS.API.STREAM.UPDATE.{stream}", update, timeout=ASK_S)
-            return 0 if "error" in json.loads(answer.data) else int(config["max_bytes"])
+            content = b"" if body is None else json.dumps(body).encode()
+            answer: dict[str, Any] = json.loads((await connection.request(subject, content, timeout=ASK_S)).data)
+            return answer
         finally:
             await connection.close()
-    except (nats.errors.Error, OSError, TimeoutError, KeyError):
-        return 0
+    except (nats.errors.Error, OSError, TimeoutError):
+        return {}
 
 
 async def _quiet(error: Exception) -> None:

@@ -113,6 +113,7 @@ class _Answers:
             "gaps": gaps,
             "cache_mib": round(await writer.owner.run(writer.store.cache_mib), 1),
             "jobs_open": len(writer.core.jobs),
+            "jobs_remembered": writer.store.remembered,
             "caught_up": all(follower.caught_up.is_set() for follower in self._following),
             "places": places,
             "otlp": f"http://{writer.tools.config.host}:{self._port}",

@@ -110,6 +110,13 @@ class Logs:
             with self._store.transaction():
                 self._remember(unknown)
 
+    def forget(self, team: str, job: str) -> None:
+        """What is remembered of a job's streams is not needed for now."""
+        for key in [key for key in self._outputs if key[:2] == (team, job)]:
+            del self._outputs[key]
+        for key in [key for key in self._files if key[:2] == (team, job)]:
+            os.close(self._files.pop(key))
+
     def _write(self, chunk: Chunk) -> bool:
         """Write what is new of a chunk; gives whether anything was."""
         output = self.output(chunk.key)

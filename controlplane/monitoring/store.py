@@ -27,6 +27,9 @@ BOOKS_MAX: Final = 4_096
 """Jobs whose series and spools are remembered; the others are read again when they speak."""
 MEMORY_LIMIT: Final = "512MB"
 """Of DuckDB, which keeps as much of its file in memory as it may."""
+_CONFIG: Final = {"memory_limit": MEMORY_LIMIT, "allocator_background_threads": True}
+"""Without threads of its own DuckDB's allocator gives freed pages back only while it is asked for others
+(https://duckdb.org/docs/stable/core_extensions/jemalloc): what many seals at once had needed stayed."""
 
 _ROLL: Final = (
     "series INTEGER, bucket BIGINT, points BIGINT, low DOUBLE, high DOUBLE, step BIGINT, ns BIGINT, value DOUBLE"
@@ -116,7 +119,7 @@ class Store:
 
     def __init__(self, file: Path, *, threads: int = 2) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.db: Any = duckdb.connect(str(file), config={"threads": threads, "memory_limit": MEMORY_LIMIT})
+        self.db: Any = duckdb.connect(str(file), config={"threads": threads, **_CONFIG})
         for statement in _SCHEMA:
             self.db.execute(statement)
         self._next_series = self._number("SELECT coalesce(max(id), -1) + 1 FROM series")
@@ -208,6 +211,11 @@ class Store:
     def forget(self, key: JobKey) -> None:
         """Its book is not needed for now."""
         self._books.pop(key, None)
+
+    @property
+    def remembered(self) -> int:
+        """Of how many jobs there is a book."""
+        return len(self._books)
 
     def _read_book(self, key: JobKey) -> Book:
         book, where = Book(), "WHERE team = ? AND job = ?"

@@ -191,7 +191,13 @@ class Writer:
             return
         record = self.core.on_sealed(key, self.tools.clock.now())
         await self.owner.run(records.save, self.store, {key: record})
+        await self.owner.run(self._forget, key)
         self.counts["sealed"] += 1
+
+    def _forget(self, key: JobKey) -> None:
+        """Nothing is expected of it any more; what comes late has it read again. In the store's thread."""
+        self.store.forget(key)
+        self.logs.forget(*key)
 
 
 async def _persist(tools: Tools, delivery: Delivery, stream: streams.Stream, reason: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import msgspec
@@ -51,6 +52,12 @@ async def test_a_jobs_numbers_and_output_are_answered_told_live_and_sealed(
             ("loss", 2, 1.0, 3),
         ]
 
+        async def is_written() -> bool:
+            return _open_below(tmp_path / "state" / "monitoring" / "logs") == ["1.stdout"]
+
+        await eventually(is_written)
+        assert (await world.status(bus))["jobs_remembered"] == 1
+
         await bus.publish(world.metrics_batch("j-1", 3, {}, end=True))
         await bus.publish(world.log_chunk("j-1", 6, b"", end=True))
         await bus.publish(world.log_chunk("j-1", 0, b"", stream="stderr", end=True))
@@ -60,6 +67,8 @@ async def test_a_jobs_numbers_and_output_are_answered_told_live_and_sealed(
             return bool((await world.status(bus))["sealed"])
 
         await eventually(sealed)
+        assert (await world.status(bus))["jobs_remembered"] == 0, "a job of which nothing is expected costs nothing"
+        assert not _open_below(tmp_path / "state" / "monitoring" / "logs")
         log = await ask(bus, "log", m.AskLog(team=TEAM, job="j-1"), m.LogAnswer)
         assert (log.data, log.complete, log.size_bytes) == (b"hello\n", True, 6)
         assert (await ask(bus, "series", m.AskSeries(team=TEAM, job="j-1"), m.SeriesAnswer)).complete
@@ -67,6 +76,12 @@ async def test_a_jobs_numbers_and_output_are_answered_told_live_and_sealed(
         assert any(change.metrics for change in told)
         assert any(change.logs == ("stdout",) for change in told)
         assert told[-1].complete
+
+
+def _open_below(folder: Path) -> list[str]:
+    """Names of the files in a folder that this process has open, in which the service runs as well."""
+    links = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return sorted(Path(link).name for link in links if Path(link).is_relative_to(folder.resolve()))
 
 
 async def test_renewals_of_the_term_are_no_lag_and_unread_facts_about_jobs_are(

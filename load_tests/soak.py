@@ -6,9 +6,10 @@ process of its own, and beside the simulated nodes one real node, whose runner s
 jobs: one that logs from the first to the last moment, and short ones after another. Meanwhile people look at lists,
 curves and states, follow output and numbers, and jobs that are over leave for the archive.
 
-Twenty, since a day of ten ends before DuckDB's queue of what it may evict has the size that it keeps: some 40 MiB, after
-20,000 joins. The memory of every process is read all the while. What was sent is then held against what the gateway answers. Exit
-code 1 if anything is missing, or if a process still grows in the second half by more than the allocator's slack.
+Twenty, since DuckDB's queue of what it may evict grows to some 40 MiB in its first 20,000 joins: ten hours end before
+it levels off. The memory of every process is read all the while. What was sent is then held against what the
+gateway answers. Exit code 1 if anything is missing, or if a process still grows in the second half by more than the
+allocator's slack.
 """
 
 from __future__ import annotations

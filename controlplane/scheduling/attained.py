@@ -11,6 +11,7 @@ pay to say nothing.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from controlplane.scheduling.jobs import Job, Shape
@@ -52,6 +53,11 @@ def note(job: Job, at: float) -> None:
 def has_had_little(job: Job) -> bool:
     """Whether others should give way to this job, which waits."""
     return is_unknown(job.specification, job.predicted_s) and job.attained_s < LITTLE_S
+
+
+def fresh_from(job: Job) -> float:
+    """From when on it is taken to have just saved its work, by the clock of its node; −∞: it never has."""
+    return -math.inf if job.saved_at is None else job.saved_at - FRESH_S
 
 
 def gives_way(job: Job, now: float) -> bool:

@@ -217,6 +217,8 @@ def _queue(truth: Truth, queue: Queue, mine: list[Job], holding: list[Job]) -> I
     preemptible = {job.key for job in holding if job.is_live and job.specification.preemptible}
     if preemptible != queue.preemptible.keys() or queue.guarantee != guarantee_of(queue.settings):
         yield f"queue {queue.key} has its preemptible jobs wrong, or its guarantee"
+    if Counter(job.priority for job in queue.preemptible.values()) != queue.preemptible_of:
+        yield f"queue {queue.key} counts its preemptible jobs of a priority wrong"
     unknown = {job.key for job in holding if job.is_live and attained.is_unknown(job.specification, job.predicted_s)}
     if unknown != queue.unknown.keys():
         yield f"queue {queue.key} has it wrong of which jobs nobody can tell how long they run"

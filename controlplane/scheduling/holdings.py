@@ -54,6 +54,8 @@ class Holdings:
         """Nodes that should be told their list again, in order: True at once, something must stop; False by and by."""
         self.broken = ""
         self._totals: Totals | None = None
+        self._disturbed_at = 0
+        """Up to which change of the fleet `Queue.disturbed` is right."""
 
     # -- finding -------------------------------------------------------------------------------------------------------
 
@@ -83,6 +85,19 @@ class Holdings:
 
     def queue_of(self, job: Job) -> Queue:
         return self.queue(job.specification.team, job.specification.queue)
+
+    def disturbed(self, queue: Queue) -> int:
+        """After this change of the fleet no node has changed on which something preemptible of the queue runs."""
+        fleet = self.fleet
+        if self._disturbed_at != fleet.changes:
+            names = fleet.changed_since(self._disturbed_at)
+            nodes = fleet.nodes.values() if names is None else [fleet.nodes[name] for name in set(names)]
+            for node in nodes:
+                for job in node.jobs.values():
+                    if job.specification.preemptible:
+                        self.queue_of(job).disturbed = fleet.changes
+            self._disturbed_at = fleet.changes
+        return queue.disturbed
 
     def array_of(self, job: Job) -> Iterator[tuple[Job, Array]]:
         """The array that a task is of; nothing for what is no task."""
@@ -126,11 +141,13 @@ class Holdings:
                 account.average.settle(at, self.settings.fair_half_life_s)
             account.average.hold(job.shape, sign)
         if job.specification.preemptible and sign > 0:
-            self.preemptible[job.key] = queue.preemptible[job.key] = job
+            self.preemptible[job.key] = job
+            queue.count_preemptible(job)
             if attained.is_unknown(job.specification, job.predicted_s):
                 queue.unknown[job.key] = job
         elif job.specification.preemptible:
-            del self.preemptible[job.key], queue.preemptible[job.key]
+            del self.preemptible[job.key]
+            queue.count_preemptible(job, -1)
             queue.unknown.pop(job.key, None)
 
     def _give_back(self, job: Job, at: float) -> None:

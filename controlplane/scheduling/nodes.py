@@ -297,7 +297,7 @@ class Fleet:
         node.indexed = where
 
     def touch(self, node: Node) -> None:
-        """Something has changed that its part in forecasts goes by."""
+        """Something has changed that its part in forecasts goes by, or whom a job may end there."""
         node.version += 1
         self.changes += 1
         if len(self._log) >= CHANGES_MAX:

@@ -29,7 +29,7 @@ from controlplane.scheduling.nodes import Node, allocate
 from controlplane.scheduling.order import shortest_of
 from controlplane.scheduling.preemption import Search, Victims
 from controlplane.scheduling.queues import Head, Moment, Queue, QueueKey, Team
-from controlplane.scheduling.truth import Changes, Quiet, Truth
+from controlplane.scheduling.truth import Basis, Changes, Quiet, Truth
 from events import labels
 from events import messages as m
 from events.lifecycle import State
@@ -94,6 +94,8 @@ class _Contender:
         self.is_whole = is_whole
         self.changes: Changes | None = None
         """What there was when it was found that it can only preempt among its own."""
+        self.is_limited = False
+        """Whether limits held back anything of it."""
         heapq.heapify(self.heads)
         self.reserved_guarded = False
         self.reserved_guaranteed = False
@@ -166,7 +168,7 @@ class Placing:
             if not self._may_matter(queue):
                 continue
             contender = self._contender(queue)
-            self._search.until = math.inf
+            self._search.begin()
             choice = self._next(contender)
             if choice is None:
                 self._note_quiet(contender)
@@ -208,13 +210,14 @@ class Placing:
         """Nothing came of this queue, from its first head to its last. Nothing will, until something changes."""
         queue, until, changes = contender.queue, self._search.until, self._truth.changes
         if contender.changes == changes and until > self._moment.now:
-            self._truth.quiet[queue.key] = Quiet(changes, queue.moves, until)
+            is_own = self._search.is_own and not contender.is_limited
+            self._truth.quiet[queue.key] = Quiet(Basis(changes, is_own), queue.moves, until)
 
     def _is_quiet(self, queue: Queue) -> bool:
         known = self._truth.quiet.get(queue.key)
-        if known is None or (known.changes, known.moves) != (self._truth.changes, queue.moves):
+        if known is None or known.moves != queue.moves or self._moment.now >= known.until:
             return False
-        if self._moment.now >= known.until:
+        if not self._truth.holds(known.basis, queue):
             return False
         self._search.wake_later([known.until])
         return True
@@ -294,9 +297,14 @@ class Placing:
     def _next(self, contender: _Contender) -> Choice | Preempt | None:
         """The first job of the queue that can be placed now, or for which others should end; None: no other."""
         queue = contender.queue
-        while contender.heads and not self.limits.is_full(queue):
+        while contender.heads:
+            if self.limits.is_full(queue):
+                contender.is_limited = True
+                return None
             head = contender.heads[0]
-            if self.limits.may_try(queue, head.job):
+            if not self.limits.may_try(queue, head.job):
+                contender.is_limited = True
+            else:
                 nodes = self.nodes_for(head.job) if head.job.shape in self._room else None
                 if nodes is not None:
                     return Choice(head.job, nodes, why(head.job, queue, nodes))

@@ -27,7 +27,7 @@ from controlplane.scheduling.nodes import Node, held_by, indices
 from controlplane.scheduling.packing import MILLI
 from controlplane.scheduling.queues import Moment, Queue, QueueKey
 from controlplane.scheduling.shares import Held
-from controlplane.scheduling.truth import Fruitless, FruitlessKey, Truth
+from controlplane.scheduling.truth import Basis, Fruitless, FruitlessKey, Truth
 from events.lifecycle import State
 
 VICTIMS_MAX: Final = 400
@@ -55,6 +55,8 @@ class Search:
         self._min_run_s = min_run_s
         self.until = math.inf
         """When what was asked of it may get another answer, though nothing changes; for who asks to begin anew."""
+        self.is_own = True
+        """Whether what was asked of it since then went by nothing but the queue's own (`Basis`)."""
         self._later: list[float] = []
         """When more will be possible than now, of the newest search."""
         self._gives_way: dict[QueueKey, bool] = {}
@@ -62,7 +64,11 @@ class Search:
         self.wake_at: float | None = None
         """When somebody will have run for long enough, where that was what was missing."""
 
-    def _is_known_to_fail(self, key: FruitlessKey) -> bool:
+    def begin(self) -> None:
+        """Another queue asks."""
+        self.until, self.is_own = math.inf, True
+
+    def _is_known_to_fail(self, queue: Queue, key: FruitlessKey) -> bool:
         """Whether a search for the same has failed, and nothing has changed that it went by.
 
         Where there are more searches than a round may make, one that failed pauses in any case, for others to be made.
@@ -71,8 +77,9 @@ class Search:
         failed = truth.fruitless.get(key)
         if failed is None:
             return False
-        if failed.changes == truth.changes and now < failed.until:
+        if now < failed.until and truth.holds(failed.basis, queue):
             self.until = min(self.until, failed.until)
+            self.is_own &= failed.basis.is_own
             self.wake_later([failed.until])
             return True
         paused_until = min(truth.crowded_at, failed.at) + PAUSE_S
@@ -86,11 +93,16 @@ class Search:
         """Whether there is anybody who could end for this job, at a glance."""
         if not within_guarantee and not queue.may_preempt_own(job.priority) and not self._may_outlast(queue, job):
             return False
-        claim = self._truth.claims.get(job.key)
-        if claim is not None and claim.until > self._moment.now:
-            self.until = min(self.until, claim.until)
+        if self._has_claim(job):
+            self.until = min(self.until, self._truth.claims[job.key].until)
             return False
-        return bool(self._truth.preemptible) and not self._is_known_to_fail(self._key(queue, job))
+        key = self._key(queue, job, within_guarantee=within_guarantee)
+        return bool(self._truth.preemptible) and not self._is_known_to_fail(queue, key)
+
+    def _has_claim(self, job: Job) -> bool:
+        """Whether something is kept for it that it has freed."""
+        claim = self._truth.claims.get(job.key)
+        return claim is not None and claim.until > self._moment.now
 
     def gives_way(self, queue: Queue) -> bool:
         """Whether something that runs in it should end for a job of it that has had less (`attained`)."""
@@ -109,7 +121,7 @@ class Search:
         rights = _Rights(self._truth, queue, job, self._moment.now, within_guarantee=within_guarantee)
         found = self._found(rights, job)
         if found is None:
-            self._note_failure(queue, job)
+            self._note_failure(queue, job, within_guarantee=within_guarantee)
             return None
         nodes, victims = found
         reason = "within what is guaranteed to it" if within_guarantee else f"of priority {job.priority}"
@@ -135,6 +147,7 @@ class Search:
         opens_at = self._truth.fleet.opens_at(now)
         if opens_at is not None:
             self._later.append(opens_at)
+        self._later += rights.later()
         for _ in range(shape.nodes):
             best: tuple[float, int, str, Node, list[Job]] | None = None
             for node in open_nodes:
@@ -154,21 +167,24 @@ class Search:
                 rights.remove(victim)
         return (tuple(chosen), tuple(victims.values())) if 0 < len(victims) <= VICTIMS_MAX else None
 
-    def _note_failure(self, queue: Queue, job: Job) -> None:
-        truth, key = self._truth, self._key(queue, job)
+    def _note_failure(self, queue: Queue, job: Job, *, within_guarantee: bool) -> None:
+        truth, key = self._truth, self._key(queue, job, within_guarantee=within_guarantee)
         if job.shape.nodes > 1 and self._plan.restricts:
             self.until = self._moment.now  # for want of a node that is free, and reserved: nobody tells when it is not
             return
         if len(truth.fruitless) >= FRUITLESS_MAX:
             truth.fruitless.clear()
         until = min(self._later, default=math.inf)
+        is_settled = all(map(self._has_claim, self._plan.pinned.values()))  # else by this very round, which may fail
+        basis = Basis(truth.changes, is_own=job.shape.nodes == 1 and not within_guarantee and is_settled)
         self.until = min(self.until, until)
-        truth.fruitless[key] = Fruitless(truth.changes, until, self._moment.now)
+        self.is_own &= basis.is_own
+        truth.fruitless[key] = Fruitless(basis, until, self._moment.now)
 
-    def _key(self, queue: Queue, job: Job) -> FruitlessKey:
+    def _key(self, queue: Queue, job: Job, *, within_guarantee: bool) -> FruitlessKey:
         """What searches have in common that find the same."""
         takes_s = length_s(job) if self._truth.fleet.closing else 0.0
-        return (queue.key, job.shape, job.priority, takes_s, attained.has_had_little(job))
+        return (queue.key, job.shape, job.priority, takes_s, attained.has_had_little(job), within_guarantee)
 
     def _worth_looking(self, rights: _Rights, shape: Shape) -> list[Node]:
         """The nodes that have room already, or somebody who may end, by name: no other can be made to have room."""
@@ -283,6 +299,11 @@ class _Rights:
             return self._own_guarantee
         team = self._truth.team(queue.team)
         return team.guarantee.is_exceeded(self._of_team(queue), victim.shape)
+
+    def later(self) -> list[float]:
+        """When somebody gives way who has saved his work in our future: the clock of his node is ahead."""
+        asked = self._queue.unknown.values() if self._has_had_little else ()
+        return [at for at in map(attained.fresh_from, asked) if at > self._now]
 
     def remove(self, victim: Job) -> None:
         queue, preemptible = self._truth.queue_of(victim), victim.specification.preemptible

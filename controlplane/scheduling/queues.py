@@ -119,14 +119,18 @@ class Queue(msgspec.Struct, eq=False):
     """How many jobs in its lines have their places by another estimate than their own."""
     preemptible: dict[Key, Job] = msgspec.field(default_factory=dict)
     """Its jobs that hold resources, by the ledger, and may be preempted."""
+    preemptible_of: dict[int, int] = msgspec.field(default_factory=dict)
+    """How many of them there are of each priority."""
     unknown: dict[Key, Job] = msgspec.field(default_factory=dict)
     """Those of them of which nobody can tell how long they run."""
     guarantee: Guarantee = Guarantee()
     is_promised: bool = False
     """Whether there is a guarantee. This and the next are asked of each queue in each round."""
     is_limited: bool = False
+    disturbed: int = 0
+    """See `Holdings.disturbed`."""
     moves: int = 0
-    """How often somebody has entered one of its lines, or left it."""
+    """How often somebody has entered one of its lines, or left it, or what is kept for one of its jobs has changed."""
     oldest: float | None = None
     """The earliest moment from which on the wait of a head of its lines counts; None: to be looked up."""
     account: Account = msgspec.field(default_factory=Account)
@@ -345,11 +349,11 @@ class Queue(msgspec.Struct, eq=False):
 
     def lowest_preemptible(self) -> int | None:
         """The lowest priority of those of its own that may be preempted."""
-        return min((job.priority for job in self.preemptible.values()), default=None)
+        return min(self.preemptible_of, default=None)
 
     def may_preempt_own(self, priority: int) -> bool:
         """Whether a job of this priority comes before one of its own that may be preempted."""
-        return any(job.priority < priority for job in self.preemptible.values())
+        return any(its < priority for its in self.preemptible_of)
 
     def behind(self, head: Head, moment: Moment, within_s: float = math.inf) -> Head | None:
         """The next one in the line of a head that stays where it is, of those that may take no longer than this."""
@@ -383,6 +387,18 @@ class Queue(msgspec.Struct, eq=False):
         return LineKey(-job.priority, job.shape, bucket, job.specification.preemptible, user)
 
     # -- what it holds ---------------------------------------------------------------------------------------------
+
+    def count_preemptible(self, job: Job, sign: int = 1) -> None:
+        """The job runs, and may be preempted; with −1 it does not any more. Meanwhile its priority stays what it is."""
+        if sign > 0:
+            self.preemptible[job.key] = job
+        else:
+            del self.preemptible[job.key]
+        count = self.preemptible_of.get(job.priority, 0) + sign
+        if count:
+            self.preemptible_of[job.priority] = count
+        else:
+            del self.preemptible_of[job.priority]
 
     def take(self, job: Job, sign: int = 1) -> None:
         """The job holds its resources from now on; with −1 it does not any more."""

@@ -20,7 +20,7 @@ from controlplane.scheduling.holdings import hexadecimal
 from controlplane.scheduling.jobs import Array, Job, Shape, backoff_s, shape_of
 from controlplane.scheduling.nodes import Node
 from controlplane.scheduling.predictions import History
-from controlplane.scheduling.queues import QueueKey
+from controlplane.scheduling.queues import Queue, QueueKey
 from controlplane.scheduling.waiting import CLAIM_S, Claim, Waiting
 from events import messages as m
 from events import subjects
@@ -31,24 +31,36 @@ ENDED_MAX: Final = 1_000_000
 """Ended jobs that are remembered, about 200 bytes each; what is told of older ones is taken as stale."""
 
 Changes = tuple[int, int, int, int]
-"""How often nodes, what is held, queues and teams, and claims have changed: whom a job may end goes by these alone."""
-FruitlessKey = tuple[QueueKey, Shape, int, float, bool]
-"""Queue, shape and priority of a job, how long it may take where that matters, and whether it has had little."""
+"""How often nodes, what is held, queues and teams, and claims have changed: but for time, whom a job may end goes by
+nothing else.
+"""
+FruitlessKey = tuple[QueueKey, Shape, int, float, bool, bool]
+"""Queue, shape and priority of a job, how long it may take where that matters, whether it has had little, and whether
+the search is within a guarantee.
+"""
+
+
+class Basis(NamedTuple):
+    """What an answer went by: until it is said to end, it is another one only when that has changed."""
+
+    changes: Changes
+    is_own: bool
+    """It goes only by the nodes that run preemptible jobs of its own queue: one of these was looked for."""
 
 
 class Fruitless(NamedTuple):
-    """A search for somebody to preempt that found too few, and what it went by."""
+    """A search for somebody to preempt that found too few."""
 
-    changes: Changes
+    basis: Basis
     until: float
     """Then something may be possible that is not now: somebody has run for long enough, a maintenance is over."""
     at: float
 
 
 class Quiet(NamedTuple):
-    """A queue of which nothing came in a round, and what that went by."""
+    """A queue of which nothing came in a round."""
 
-    changes: Changes
+    basis: Basis
     moves: int
     """Of its own lines."""
     until: float
@@ -80,6 +92,10 @@ class Truth(Waiting):
     @property
     def changes(self) -> Changes:
         return (self.fleet.changes, self.counted, self.settings_changes, self.claims_changes)
+
+    def holds(self, basis: Basis, queue: Queue) -> bool:
+        """Whether what was found of this queue on this basis would be found again."""
+        return self.disturbed(queue) <= basis.changes[0] if basis.is_own else basis.changes == self.changes
 
     # -- the ledger speaks -----------------------------------------------------------------------------------------
 

@@ -102,13 +102,22 @@ class Waiting(Holdings):
     def keep(self, key: Key, claim: Claim) -> None:
         """From now on this is kept for the job."""
         self.claims[key] = claim
-        self.claims_changes += 1
+        self._on_claim_changed(key, claim)
 
     def let_go(self, key: Key) -> Claim | None:
         """Nothing is kept for the job any more. Gives what was."""
         claim = self.claims.pop(key, None)
-        self.claims_changes += claim is not None
+        if claim is not None:
+            self._on_claim_changed(key, claim)
         return claim
+
+    def _on_claim_changed(self, key: Key, claim: Claim) -> None:
+        self.claims_changes += 1
+        if key in self.by_key:
+            self.queue_of(self.by_key[key]).moves += 1  # whom the job itself may end is another question now
+        for name in claim.nodes:
+            if name in self.fleet.nodes:
+                self.fleet.touch(self.fleet.nodes[name])  # and whom others may end there
 
     def _add_to_queue(self, job: Job) -> None:
         self.queue_of(job).add(job)

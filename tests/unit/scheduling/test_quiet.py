@@ -20,6 +20,10 @@ QUEUES = ("default", "night", "sure")
 STEPS = 60
 
 
+def gpus(count: int, nodes: int = 1) -> m.Resources:
+    return m.Resources(cpus=1.0, memory_bytes=0, gpus=count, nodes=nodes)
+
+
 class Twice:
     """The same things happen in two worlds; one of them looks at every queue each time."""
 
@@ -29,7 +33,7 @@ class Twice:
         settings = msgspec.structs.replace(
             SETTINGS, backfill_depth=self._pick((0, 1, 2)), preempt_min_run_s=self._pick((0.0, 0.0, 30.0))
         )
-        nodes, gpus = self._pick((1, 2, 3)), self._pick((2, 4))
+        nodes, gpus = self._pick((1, 2, 3, 6)), self._pick((2, 4))
         self.worlds = [a_world(nodes=nodes, gpus=gpus, settings=settings) for _ in range(2)]
         for world in self.worlds:
             world.queue("sure", guaranteed_gpus=1)
@@ -50,7 +54,7 @@ class Twice:
         job = a_job(
             self.jobs[-1],
             queue=pick(QUEUES),
-            tier=pick(("cpu", "gpu1", "gpu1", "gpu2")),
+            resources=pick((gpus(0), gpus(1), gpus(1), gpus(2), gpus(1, nodes=2))),
             priority=pick((0, 0, 1, 2)),
             preemptible=pick((True, True, False)),
             time_limit_s=pick((60.0, 600.0, 7200.0)),
@@ -78,12 +82,13 @@ class Twice:
             return
         job, priority = self._pick(self.jobs[-12:]), self._pick((0, 3))
         paused, weight = self._pick((True, False, False)), self._pick((1.0, 3.0))
+        running_max = self._pick((None, None, 1, 3))
         is_about_a_job = self._pick((True, True, False))
         for world in self.worlds:
             if is_about_a_job and world.state(job) in ("queued", "running"):
                 world.about(job, m.Reprioritised(by="ada", priority=priority))
             elif not is_about_a_job:
-                world.queue("night", paused=paused, weight=weight)
+                world.queue("night", paused=paused, weight=weight, running_max=running_max)
 
     def _decide(self) -> None:
         facts = [self._settled(self.worlds[0])]
@@ -135,10 +140,6 @@ def test_who_has_others_ended_is_looked_at_again_when_that_came_to_nothing() -> 
 
 
 NOW = msgspec.structs.replace(SETTINGS, backfill_depth=0, preempt_min_run_s=0.0)
-
-
-def gpus(count: int, nodes: int = 1) -> m.Resources:
-    return m.Resources(cpus=1.0, memory_bytes=0, gpus=count, nodes=nodes)
 
 
 def on(*nodes: str) -> tuple[m.Constraint, ...]:
@@ -234,3 +235,78 @@ def test_a_limit_that_begins_to_hold_back_within_a_round() -> None:
     world.settle()
     assert [world.state(name) for name in "abc"] == ["running", "queued", "queued"]
     assert world.summary("c") == "job b comes first: queue default holds 2 of at most 4 GPUs, it asks for 3"
+
+
+def test_a_limit_that_leaves_room_again_far_from_whoever_may_end() -> None:
+    """The one who ends runs on a node on which nobody of the queue could be preempted."""
+    world = a_world(nodes=2, gpus=1, settings=NOW)
+    world.queue(running_max=2)
+    world.submit(
+        a_job("low", tier="gpu1", preemptible=True, on=on("n1")),
+        a_job("other", tier="gpu1", on=on("n2")),
+    )
+    world.settle()
+    world.now += 10
+    world.submit(a_job("high", tier="gpu1", priority=1, on=on("n1")))
+    world.settle()
+    assert world.state("high") == "queued"
+    world.end("other", an_end(), node="n2")
+    world.settle()
+    assert world.state("high") == "running"
+
+
+@pytest.mark.parametrize("is_question", [False, True])
+def test_what_a_round_keeps_for_a_gang_and_is_never_written(is_question: bool) -> None:
+    """It would have been kept on a node on which nobody ends; the gang had freed something before, and lost it."""
+    world = a_world(nodes=3, gpus=2, settings=NOW)
+    world.queue("a", weight=100.0)
+    world.queue("z", weight=0.01)
+    for job in (
+        a_job("w", resources=gpus(1), queue="z", preemptible=True, on=on("n1")),
+        a_job("va", resources=gpus(2), queue="a", preemptible=True, on=on("n2")),
+        a_job("v3", resources=gpus(2), queue="a", preemptible=True, on=on("n3")),
+    ):
+        world.submit(job)
+        world.settle()
+        world.now += 5
+    world.submit(a_job("gang", resources=gpus(1, 2), queue="a", priority=1, on=on("n1", "n2")))
+    gang = m.Preemptor(team=TEAM, job="gang", nodes=("n3",))
+    world.about("v3", m.StopRequested(term=world.core.term, attempt=1, why="x", preemptor=gang))
+    world.submit(a_job("earlier", resources=gpus(2), queue="z", priority=1, on=on("n3")))
+    for _ in range(2):
+        world.now += 1
+        assert not world.decide()
+    world.now += CLAIM_S + 100
+    for name in ("n1", "n2", "n3"):
+        world.exchange(name)
+    world.submit(a_job("j", resources=gpus(2), queue="z", priority=1, on=on("n1")))
+    if is_question:
+        world.why("j")
+    else:
+        world.core.abandon(world.core.decide(world.now))
+    world.about("gang", m.CancelRequested(by="ada"))
+    assert m.StopRequested in map(type, world.decide())
+
+
+def test_a_clock_that_is_ahead() -> None:
+    """By it a job has saved its work in our future: it gives way from half a minute before that on."""
+    world = a_world(nodes=3, gpus=1, settings=NOW)
+    world.submit(a_job("v", resources=gpus(1), priority=1, preemptible=True, on=on("n1")))
+    world.submit(a_job("w", resources=gpus(1), preemptible=True, on=on("n2")))
+    world.settle()
+    world.now += 4000
+    for name in ("n1", "n2", "n3"):
+        world.exchange(name)
+    world.saved("v", world.now + 40)
+    world.settle()
+    world.submit(a_job("earlier", resources=gpus(1), priority=1, time_limit_s=9e4, on=on("n1")))
+    for _ in range(2):
+        world.now += 1
+        assert not world.decide()
+    world.submit(a_job("j", resources=gpus(1), priority=1, preemptible=True, on=on("n1")))
+    assert m.StopRequested not in map(type, world.decide())
+    world.now = world.core.wake_at() or world.now
+    for name in ("n1", "n2", "n3"):
+        world.exchange(name)
+    world.now += 15
+    assert m.StopRequested in map(type, world.settle())

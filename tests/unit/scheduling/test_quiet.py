@@ -310,3 +310,19 @@ def test_a_clock_that_is_ahead() -> None:
         world.exchange(name)
     world.now += 15
     assert m.StopRequested in map(type, world.settle())
+
+
+def test_another_queue_that_comes_to_hold_more_than_is_guaranteed_to_it() -> None:
+    """Whoever is within a guarantee of its own may end others since then; nothing has changed where its own run."""
+    world = a_world(nodes=3, gpus=1, settings=NOW)
+    world.queue("sure", guaranteed_gpus=1)
+    world.queue(guaranteed_gpus=1)
+    world.submit(a_job("p", tier="gpu1", preemptible=True, on=on("n2")))
+    world.settle()
+    world.now += 10
+    world.submit(a_job("want", tier="gpu1", queue="sure", on=on("n2")))
+    world.settle()
+    assert world.state("want") == "queued"
+    world.submit(a_job("more", tier="gpu1", preemptible=True, on=on("n3")))
+    world.settle()
+    assert world.state("want") == "running"

@@ -1,4 +1,4 @@
-"""Twenty hours of a busy team, as fast as the services take them: `python -m load_tests.soak [--jobs 2000]`.
+"""Ten hours of a busy team, as fast as the services take them: `python -m load_tests.soak [--jobs 1000]`.
 
 A hundred jobs run at once and are followed by others, an hour of steps each on average: 3 values and a line a second,
 and what the machine says of itself each minute. Their nodes are simulated; all else is real: NATS, every service in a
@@ -6,10 +6,8 @@ process of its own, and beside the simulated nodes one real node, whose runner s
 jobs: one that logs from the first to the last moment, and short ones after another. Meanwhile people look at lists,
 curves and states, follow output and numbers, and jobs that are over leave for the archive.
 
-Twenty, since DuckDB's queue of what it may evict grows to some 40 MiB in its first 20,000 joins: ten hours end before
-it levels off. The memory of every process is read all the while. What was sent is then held against what the
-gateway answers. Exit code 1 if anything is missing, or if a process still grows in the second half by more than the
-allocator's slack.
+The memory of every process is read all the while. What was sent is then held against what the gateway answers. Exit
+code 1 if anything is missing, or if a process still grows in the second half by more than the allocator's slack.
 """
 
 from __future__ import annotations
@@ -415,7 +413,7 @@ async def soak(stack: Stack, options: argparse.Namespace) -> Soak:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=2_000, help="simulated jobs over the day")
+    parser.add_argument("--jobs", type=int, default=1_000, help="simulated jobs over the day")
     parser.add_argument("--at-once", type=int, default=100)
     parser.add_argument("--steps", type=int, default=3_600, help="seconds of a job, on average")
     parser.add_argument("--seed", type=int, default=1)

@@ -87,7 +87,10 @@ class Holdings:
         return self.queue(job.specification.team, job.specification.queue)
 
     def disturbed(self, queue: Queue) -> int:
-        """After this change of the fleet no node has changed on which something preemptible of the queue runs."""
+        """After this change of the fleet no node has changed on which something preemptible of the queue runs.
+
+        Looked up for all queues at once: it costs what has changed since the last question.
+        """
         fleet = self.fleet
         if self._disturbed_at != fleet.changes:
             names = fleet.changed_since(self._disturbed_at)

@@ -3,6 +3,9 @@
 It reads through an ephemeral consumer without acknowledgements, which vanishes when its server does. The consumer's own
 sequence tells a gap; after a gap, a silence or a reconnect another consumer is made that begins behind the last message
 that was given.
+
+Of several servers any may hold that consumer, also one whose copy of the stream is behind: that nothing is pending
+there does not say that nothing is left. What a tail has to give until it has caught up is asked of the stream's leader.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ WINDOW: Final = 1000
 INACTIVE_S: Final = 60
 """A consumer that nobody pulls from for this long is removed by the server."""
 CHECK_S: Final = 3.0
-"""Nothing came for this long and we are not caught up: ask whether there is anything left."""
+"""Nothing came for this long and we are not caught up: ask again what is left, some may have been purged."""
 RECOVER_S: Final = 0.3
 
 
@@ -62,14 +65,18 @@ async def tail(
 class _Reader:
     """One ephemeral consumer, read until it breaks."""
 
-    def __init__(self, connection: Connection, stream: str, name: str, pending: int, last_at_start: int) -> None:
+    def __init__(
+        self, connection: Connection, stream: str, name: str, filters: Sequence[str], after: int, last_at_start: int
+    ) -> None:
         self._connection = connection
         self._stream = stream
         self._name = name
+        self._filters = filters
         self.last_at_start = last_at_start
-        self._left = pending
-        """Messages that were there at the start and have not been given yet."""
-        self._asked_left = True
+        self._given = after
+        self._until = last_at_start
+        """What was there at the start ends with this sequence, or before it."""
+        self._asks = False
         self._expected = 1
         self._queue: asyncio.Queue[tuple[Message, AckInfo] | None] = asyncio.Queue()
         self._broken = ""
@@ -81,7 +88,7 @@ class _Reader:
     @classmethod
     async def open(cls, connection: Connection, stream: str, filters: Sequence[str], after: int) -> _Reader:
         name = "tail-" + uuid.uuid4().hex[:16]
-        last = (await jetstream.api(connection, f"STREAM.INFO.{stream}"))["state"]["last_seq"]
+        last: int = (await jetstream.api(connection, f"STREAM.INFO.{stream}"))["state"]["last_seq"]
         config: dict[str, Any] = {
             "name": name,
             "ack_policy": "none",
@@ -96,7 +103,8 @@ class _Reader:
         config |= {"filter_subjects": list(filters)} if filters else {}
         request = {"stream_name": stream, "config": config, "action": "create"}
         created = await jetstream.api(connection, f"CONSUMER.CREATE.{stream}.{name}", request)
-        reader = cls(connection, stream, name, created["num_pending"], last)
+        reader = cls(connection, stream, name, filters, after, last)
+        reader._asks = created["num_pending"] == 0
         connection.on_reconnected.append(reader._hook)
         try:
             await reader._pull.start()
@@ -121,7 +129,7 @@ class _Reader:
             async with asyncio.timeout(wait_s):
                 item = await self._queue.get()
         except TimeoutError:
-            self._asked_left = False
+            self._asks = True
             return None
         if item is None:
             raise _Broken(self._broken)
@@ -129,21 +137,29 @@ class _Reader:
         if info.consumer_sequence != self._expected:
             raise _Broken(f"message {info.consumer_sequence} came where {self._expected} was expected")
         self._expected += 1
-        self._left = min(self._left - 1, info.pending)
+        self._given = info.sequence
+        self._asks |= info.pending == 0
         self._pull.release()
         return Delivery(message.subject, message.data, message.headers, sequence=info.sequence, at=info.at)
 
     async def is_caught_up(self) -> bool:
-        """Whether nothing is left of what was there at the start. What was purged meanwhile never comes: so we ask."""
-        if self._left > 0 and not self._asked_left:
-            self._asked_left = True
+        """Whether what was there at the start was given. Raises _Broken.
+
+        Once nothing seems to be left, the leader is asked how far that went: the stream's last message may not be ours,
+        and what was purged meanwhile never comes.
+        """
+        if self._given < self._until and self._asks:
+            self._asks = False
             try:
-                info = await jetstream.api(self._connection, f"CONSUMER.INFO.{self._stream}.{self._name}")
+                self._until = min(self._until, await self._newest())
             except BusError as error:
                 raise _Broken(str(error)) from error
-            if info["num_pending"] == 0 and self._queue.empty():
-                self._left = 0
-        return self._left <= 0
+        return self._given >= self._until
+
+    async def _newest(self) -> int:
+        """The sequence of the newest message of ours that the stream's leader holds; 0 for none."""
+        asked = (jetstream.last_message(self._connection, self._stream, subject) for subject in self._filters or (">",))
+        return max(found.sequence if found else 0 for found in await asyncio.gather(*asked))
 
     def _arrived(self, message: Message) -> None:
         info = ack_info(message.reply)

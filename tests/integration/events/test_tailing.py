@@ -9,7 +9,8 @@ import pytest
 
 from events import jetstream, subjects
 from events.bus import Bus, CaughtUp, Delivery, Outgoing, Refused
-from tests.integration.events.conftest import eventually
+from tests.integration.events.conftest import Stage, eventually
+from tests.support.nats import NatsCluster, NatsServer
 
 
 def a_node(number: int) -> Outgoing:
@@ -63,6 +64,32 @@ async def test_a_long_tail_is_complete(bus: Bus) -> None:
         await bus.publish_batch([a_node(start + number) for number in range(1000)])
     found = await read(bus.tail("LEDGER", subjects=subjects.LEDGER, after=0), 5001)
     assert found == [*(b"%d" % number for number in range(5000)), "caught up"]
+
+
+async def test_a_tail_has_caught_up_with_the_leader_not_with_a_copy_that_is_behind(stage: Stage) -> None:
+    """A server that was silent for a moment holds some of the consumers, and only a part of the stream."""
+    bus, at_once, last = stage.bus, 12, 0
+    for _ in range(8):
+        if isinstance(stage.servers, NatsCluster):
+            silent = await a_follower(stage)
+            silent.pause()
+        await bus.publish_batch([a_node(number) for number in range(1000)])
+        tails = [read(bus.tail("LEDGER", subjects=subjects.LEDGER, after=last), 1001) for _ in range(at_once)]
+        reading = asyncio.gather(*tails)
+        if isinstance(stage.servers, NatsCluster):
+            await asyncio.wait([reading], timeout=0.2)
+            silent.resume()
+        assert [found.index("caught up") for found in await reading] == [1000] * at_once
+        last += 1000
+
+
+async def a_follower(stage: Stage) -> NatsServer:
+    """A server that is neither ours nor the leader of LEDGER."""
+    assert isinstance(stage.servers, NatsCluster)
+    info = await jetstream.api(stage.bus._connection, "STREAM.INFO.LEDGER")
+    ours = stage.bus._connection._client.connected_url.port
+    leader = info["cluster"]["leader"]
+    return next(server for server in stage.servers.servers if server.name != leader and server.port != ours)
 
 
 async def test_a_tail_whose_rest_was_purged_has_caught_up(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,6 @@ KINDS: Final = (
     "setsid sleep 100 & echo left a child",
     "kill -9 $$",
 )
-KEPT_LOOK_S: Final = 0.1
 SETTLE_S_MAX: Final = 60.0
 MEMORY_MB_MAX: Final = 16.0
 """Growth of runner and launcher together that counts as none: the allocator's slack."""
@@ -60,7 +59,7 @@ if "runtime.runner" in sys.orig_argv:
 """A module that Python imports at its start: on a signal the runner counts what it has allocated and not freed."""
 
 
-async def measure(folder: Path, attempts: int, kept_max: int | None) -> dict[str, float]:
+async def measure(folder: Path, attempts: int) -> dict[str, float]:
     """Run them, and give what there was before and what is more afterwards."""
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(COUNTING)
@@ -81,10 +80,10 @@ async def measure(folder: Path, attempts: int, kept_max: int | None) -> dict[str
     try:
         await leader.until(lambda: bool(leader.exchanges))
         warm_up = min(WARM_UP, attempts // 2)
-        await run(leader, node, first=0, count=warm_up, kept_max=kept_max)
+        await run(leader, node, first=0, count=warm_up)
         before = census(node, runner.process.pid, launcher, await launcher.ensure())
         began = time.perf_counter()
-        await run(leader, node, first=warm_up, count=attempts - warm_up, kept_max=kept_max)
+        await run(leader, node, first=warm_up, count=attempts - warm_up)
         took = time.perf_counter() - began
         after = census(node, runner.process.pid, launcher, await launcher.ensure())
     finally:
@@ -99,11 +98,11 @@ async def measure(folder: Path, attempts: int, kept_max: int | None) -> dict[str
     return figures
 
 
-async def run(leader: Leader, node: Path, *, first: int, count: int, kept_max: int | None) -> None:
+async def run(leader: Leader, node: Path, *, first: int, count: int) -> None:
     """So many attempts of a few jobs, and wait until the node has forgotten them."""
     async with asyncio.TaskGroup() as group:
         for lane in range(AT_ONCE):
-            group.create_task(_lane(leader, node, range(first + lane, first + count, AT_ONCE), kept_max))
+            group.create_task(_lane(leader, range(first + lane, first + count, AT_ONCE)))
     end = time.monotonic() + SETTLE_S_MAX
     while os.listdir(node / "attempts"):  # nothing announces that a folder is gone
         if time.monotonic() > end:
@@ -111,11 +110,9 @@ async def run(leader: Leader, node: Path, *, first: int, count: int, kept_max: i
         await asyncio.sleep(0.1)
 
 
-async def _lane(leader: Leader, node: Path, numbers: range, kept_max: int | None) -> None:
+async def _lane(leader: Leader, numbers: range) -> None:
     """One job, one attempt of it after the other."""
     for number in numbers:
-        while kept_max and len(os.listdir(node / "attempts")) > kept_max:  # noqa: ASYNC110  nobody tells of folders
-            await asyncio.sleep(KEPT_LOOK_S)
         launch = an_attempt(f"j-{number % AT_ONCE}", number // AT_ONCE + 1, KINDS[number // AT_ONCE % len(KINDS)])
         await leader.want(launch)
         end = await leader.end_of(launch.ref)
@@ -175,10 +172,9 @@ def left_behind(figures: dict[str, float]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--attempts", type=int, default=10_000)
-    parser.add_argument("--kept-max", type=int, help="let the next ones wait while the node keeps more that are over")
-    options = parser.parse_args()
+    attempts = parser.parse_args().attempts
     with tempfile.TemporaryDirectory(prefix="headrace-load-") as folder:
-        figures = asyncio.run(measure(Path(folder), options.attempts, options.kept_max))
+        figures = asyncio.run(measure(Path(folder), attempts))
     report("attempts", figures, {})
     if found := left_behind(figures):
         sys.exit(f"error: left behind: {', '.join(found)}")

@@ -61,14 +61,14 @@ class Shipping(Protocol):
 
 
 class Tools(NamedTuple):
-    """What an attempt works with. `changed` tells the runner that there is something to report."""
+    """What an attempt works with. `changed` tells the runner that its phase is another."""
 
     folder: NodeFolder
     launcher: LauncherClient
     layer: Layer
     shipping: Shipping
     disk: Disk
-    changed: Callable[[], None]
+    changed: Callable[[Attempt], None]
 
 
 class Attempt:
@@ -222,7 +222,7 @@ class Attempt:
         if status.started_at is not None and (self._started_at is None or self.phase is Phase.STARTING):
             self._started_at = status.started_at
             self.phase = Phase.RUNNING
-            self._tools.changed()
+            self._tools.changed(self)
 
     async def _sweep_up(self) -> Record:
         """Nobody looks after what the vanished supervisor left: end all of it before anything is reported."""
@@ -262,7 +262,7 @@ class Attempt:
         self._end = end_of(record)
         self.phase = Phase.RECORDED if self._recorded.is_set() else Phase.ENDED
         self._over.set()
-        self._tools.changed()
+        self._tools.changed(self)
 
 
 def end_of(record: Record) -> AttemptEnd:

@@ -60,13 +60,17 @@ class Runner:
         self._disk = Disk()
         self._tools = Tools(self._folder, self._launcher, layer, shipping, self._disk, self._on_change)
         self._attempts: dict[AttemptRef, Attempt] = {}
+        """Those whose end is not in the ledger yet: what the leader is told, and what is decided on."""
+        self._recorded: set[AttemptRef] = set()
+        """Those whose end is. The output of some is still on its way, so that their folders are still here."""
         self._changed = asyncio.Event()
         self._desired: Desired | None = None
         self._seen = _read_seen(self._folder.seen)
         self._kept_term = self._seen.term
         self._heartbeat_s = 5.0
         self._lease = Lease(self._folder.lease, node=settings.node, lease_s=settings.lease_s)
-        self._done: deque[AttemptRef] = deque(maxlen=DONE_MAX)
+        self._done: deque[AttemptRef] = deque()
+        """Of the recorded ones those without a folder, in the order in which they are forgotten."""
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._life = secrets.token_hex(8)
         self._group = asyncio.TaskGroup()
@@ -97,14 +101,14 @@ class Runner:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             else:
                 self._live(attempt)
-        await asyncio.to_thread(self._sweep_groups)
+        names = {attempt.folder.name for attempt in self._attempts.values()}
+        await asyncio.to_thread(self._sweep_groups, names)
 
-    def _sweep_groups(self) -> None:
+    def _sweep_groups(self, known: set[str]) -> None:
         """Control groups that no attempt of ours has: left by a runner that died between removing the two."""
         place = self._launcher.place
         if place is None:
             return
-        known = {attempt.folder.name for attempt in self._attempts.values()}
         for name in set(place.names()) - known:
             LOG.warning("the control group of %s was left over", name)
             group = place.group(name)
@@ -119,14 +123,22 @@ class Runner:
         ref = attempt.ref
         with logs.about(team=ref.team, job=ref.job, attempt=ref.attempt):
             await attempt.run()
-        del self._attempts[attempt.ref]
-        self._done.append(attempt.ref)
+        self._done.append(ref)
+        if len(self._done) > DONE_MAX:
+            self._recorded.discard(self._done.popleft())
 
-    def _on_change(self) -> None:
-        """An attempt started or ended: tell the leader, and see whether a start waited for that end."""
+    def _on_change(self, attempt: Attempt) -> None:
+        """It started or ended: tell the leader, and see whether a start waited for that end."""
+        if attempt.phase is Phase.RECORDED:
+            self._settle(attempt.ref)
         self._changed.set()
         if self._desired is not None:
             self._carry_out(self._desired)
+
+    def _settle(self, ref: AttemptRef) -> None:
+        """Its end is in the ledger: nothing here looks at it again, though its output may still be on its way."""
+        del self._attempts[ref]
+        self._recorded.add(ref)
 
     # -- the leader ----------------------------------------------------------------------------------------------------
 
@@ -201,8 +213,9 @@ class Runner:
             self._kept_term = seen.term
 
     def _carry_out(self, wanted: Desired) -> None:
-        actual = dict.fromkeys(self._done, Actual(Phase.RECORDED))
-        actual |= {ref: attempt.actual for ref, attempt in self._attempts.items()}
+        actual = {ref: attempt.actual for ref, attempt in self._attempts.items()}
+        late = (launch.ref for launch in wanted.attempts if launch.ref in self._recorded)
+        actual |= dict.fromkeys(late, Actual(Phase.RECORDED))
         for instruction in desired.decide(wanted, actual):
             match instruction:
                 case Start(launch) if not self._lease.holds:
@@ -214,6 +227,7 @@ class Runner:
                     self._attempts[ref].stop("stopped", why)
                 case Forget(ref):
                     self._attempts[ref].forget()
+                    self._settle(ref)
 
 
 def _only_one(folder: Path) -> int:

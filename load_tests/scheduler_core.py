@@ -149,13 +149,15 @@ class World:
 
 
 def measure(waiting: int, *, nodes: int, rounds: int) -> dict[str, Any]:
-    """All figures of one size, in this process."""
+    """All figures of one size, in this process. Says on standard error what it is at: a million take minutes."""
+    say = _Stages(waiting)
     world = World(nodes, random.Random(waiting))
     while world.core.counters()["waiting"] < min(waiting, nodes):  # until all machines are busy, and some wait
         for _ in range(nodes):
             world.submit()
         world.decide()
     before = world.core.counters()["waiting"]
+    say("machines busy")
     gc.collect()
     resident = _resident()
     begun = time.process_time()
@@ -165,17 +167,24 @@ def measure(waiting: int, *, nodes: int, rounds: int) -> dict[str, Any]:
     gc.collect()
     bytes_per_job = (_resident() - resident) / max(1, waiting - before)
     gc.freeze()
+    say("filled")
     world.decide()
+    say("decided")
     ends = _timed(world, rounds)
+    say("ends timed")
     submits = _timed_submits(world, rounds)
+    say("submits timed")
     burst = _burst(world)
+    say("burst placed")
     begun = time.process_time()
     snapshot = world.core.snapshot()
     encoded_s = time.process_time() - begun
+    say("snapshot taken")
     begun = time.process_time()
     fresh = Core(Settings(**ALWAYS_HEARD))
     fresh.restore(snapshot)
     restored_s = time.process_time() - begun
+    say("restored")
     assert fresh.snapshot() == snapshot
     return {
         "waiting": waiting,
@@ -191,6 +200,19 @@ def measure(waiting: int, *, nodes: int, rounds: int) -> dict[str, Any]:
         "snapshot_s": round(encoded_s, 2),
         "restore_s": round(restored_s, 2),
     }
+
+
+class _Stages:
+    """Says when a stage is over, and how long it took."""
+
+    def __init__(self, waiting: int) -> None:
+        self._waiting = waiting
+        self._at = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        now = time.monotonic()
+        print(f"{self._waiting:,} waiting: {what} after {now - self._at:.1f} s", file=sys.stderr, flush=True)
+        self._at = now
 
 
 def _timed(world: World, rounds: int) -> list[float]:
@@ -255,7 +277,7 @@ def main() -> None:
     for waiting in options.waiting:
         sizes = ["--nodes", str(options.nodes), "--rounds", str(options.rounds)]
         command = [sys.executable, "-m", "load_tests.scheduler_core", "--one", "--waiting", str(waiting), *sizes]
-        results.append(json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout))
+        results.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout))
     print("\n".join(table(results)))
     if options.plot:
         lines = [

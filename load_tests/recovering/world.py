@@ -19,7 +19,7 @@ from events.bus import Bus
 from events.ledger import CaughtUp, Entry, Ledger
 from events.messages import Led
 from load_tests.faults.clients import call
-from load_tests.faults.processes import launchers, of_nodes, send
+from load_tests.faults.processes import held, launchers, of_nodes, send
 from load_tests.faults.world import GIB, World
 from load_tests.stack import percentile
 
@@ -110,14 +110,10 @@ class TrialWorld(World):
     def held_down(self, *names: str) -> Iterator[None]:
         """SIGKILL to these, and none of them comes back before the end."""
         down = [self.processes[name] for name in names]
-        try:
+        with held(*down):
             for process in down:
-                process.is_held = True
                 process.kill()
             yield
-        finally:
-            for process in down:
-                process.is_held = False
 
     @contextmanager
     def cut_off(self, node: str, how: str) -> Iterator[None]:

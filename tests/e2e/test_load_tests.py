@@ -33,6 +33,8 @@ RUN_S_MAX = 280
             "1",
             "--only",
             "leader",
+            "--only",
+            "nodes",
             "--heartbeat-s",
             "0.5",
             "--suspect-s",

@@ -31,6 +31,8 @@ from load_tests.trace_replay import DEFAULT, PROCESSORS, swf
 SETTINGS: Final = Settings(**ALWAYS_HEARD)
 WAITING_MAX: Final = 20_000
 RUNS: Final = 5
+Both = tuple[Expected | None, Expected | None]
+"""When a job may start by prediction, and by time limits alone."""
 NODE: Final = {"n1": m.Capacity(cpus=float(PROCESSORS), memory_bytes=0)}
 
 
@@ -48,9 +50,9 @@ def dice(seed: int) -> list[Dice]:
     return [random.Random(f"{seed} {number}") for number in range(RUNS)]
 
 
-def told(file: Path, jobs: int, each: int) -> tuple[dict[str, tuple[Expected | None, ...]], dict[str, float]]:
+def told(file: Path, jobs: int, each: int) -> tuple[dict[str, Both], dict[str, float]]:
     """For some jobs what was expected when they came, by both ways; and for all jobs when they started."""
-    expected: dict[str, tuple[Expected | None, ...]] = {}
+    expected: dict[str, Both] = {}
     replay = Replay(SETTINGS, NODE)
 
     def asking() -> Iterator[Arrival]:
@@ -60,10 +62,11 @@ def told(file: Path, jobs: int, each: int) -> tuple[dict[str, tuple[Expected | N
             if number % each == each - 1:  # it has been submitted, and nothing has been decided since
                 name = arrival.specification.job
                 subject, content = subjects.job("trace", name), replay.core.excerpt(WAITING_MAX)
-                expected[name] = tuple(
+                by_prediction, by_limit = (
                     forecast(content, SETTINGS, arrival.at, way).starts.get(subject)
                     for way in (dice(number), [Limits()])
                 )
+                expected[name] = by_prediction, by_limit
 
     started = {outcome.arrival.specification.job: outcome.started_at for outcome in replay.run(asking())}
     return expected, started
@@ -74,16 +77,14 @@ def errors(file: Path, jobs: int, each: int) -> dict[str, Any]:
     expected, started = told(file, jobs, each)
     arrivals = {arrival.specification.job: arrival.at for arrival in islice(swf(file), jobs)}
     waited = [
-        (started[name] - arrivals[name], started[name], *ways)
-        for name, ways in expected.items()
-        if name in started and started[name] > arrivals[name] and all(ways)
+        (started[name] - arrivals[name], started[name], predicted, limited)
+        for name, (predicted, limited) in expected.items()
+        if name in started and started[name] > arrivals[name] and predicted and limited
     ]
-    by_prediction = [abs(at - one.at) for _, at, one, _ in waited if one is not None]
-    by_limit = [abs(at - one.at) for _, at, _, one in waited if one is not None]
+    by_prediction = [abs(at - one.at) for _, at, one, _ in waited]
+    by_limit = [abs(at - one.at) for _, at, _, one in waited]
     within = [
-        one.earliest_at <= at <= (math.inf if one.latest_at is None else one.latest_at)
-        for _, at, one, _ in waited
-        if one is not None
+        one.earliest_at <= at <= (math.inf if one.latest_at is None else one.latest_at) for _, at, one, _ in waited
     ]
     return {
         "asked": len(expected),

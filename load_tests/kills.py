@@ -11,6 +11,7 @@ import argparse
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,17 +106,11 @@ def run(jobs: int, job_s: float) -> dict[str, Any]:
         until(lambda: len(list(folder.iterdir())) == jobs, limit_s=120, what="the start of all jobs")
         killed = {}
         for name in Victims.NAMES:
-            until(lambda name=name: _alive(stack, name), limit_s=STEADY_S, what=f"{name} before its kill")
+            until(partial(_alive, stack, name), limit_s=STEADY_S, what=f"{name} before its kill")
             gone = {each: Victims(stack).pid(each) for each in (name, *TAKES_ALONG.get(name, ()))}
             os.kill(gone[name], signal.SIGKILL)
             started = time.monotonic()
-            until(
-                lambda gone=gone: (
-                    all(_alive(stack, each, other_than=gone[each]) for each in gone) and stack.is_well(limit_s=STEADY_S)
-                ),
-                limit_s=STEADY_S,
-                what=f"{name} after its kill",
-            )
+            until(partial(_are_back, stack, gone), limit_s=STEADY_S, what=f"{name} after its kill")
             killed[name] = round(time.monotonic() - started, 1)
             print(f"killed {name:12}  all well again after {killed[name]:5.1f} s", flush=True)
         views = [stack.wait(job, limit_s=job_s + 120) for job in ids]
@@ -134,6 +129,11 @@ def _alive(stack: Stack, name: str, *, other_than: int = 0) -> bool:
     except (LookupError, KeyError, ProcessLookupError):
         return False
     return pid != other_than
+
+
+def _are_back(stack: Stack, gone: dict[str, int]) -> bool:
+    """Whether all of them are there with other pids, and the stack is well."""
+    return all(_alive(stack, each, other_than=pid) for each, pid in gone.items()) and stack.is_well(limit_s=STEADY_S)
 
 
 def _judge(witness: Path, view: dict[str, Any], job_s: float) -> list[str]:

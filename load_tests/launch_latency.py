@@ -55,7 +55,7 @@ async def measure(stack: Stack, jobs: int, folder: Path, *, pause_s: float) -> l
         submitted = time.time()
         await stream.publish(subjects.submit(TEAM, user), body)
         published = time.time()
-        await asyncio.to_thread(until, lambda stamp=stamp: stamp.exists(), limit_s=120, what="the job")
+        await asyncio.to_thread(until, stamp.exists, limit_s=120, what="the job")
         line = float(stamp.read_text())
         view = await asyncio.to_thread(_ended, stack, f"latency-{number}", user)
         await asyncio.sleep(pause_s)  # what the job left to do (shipping, sealing) is not part of the next one's launch
@@ -82,7 +82,7 @@ def ray_jobs(stack: Stack, port: int, jobs: int, folder: Path) -> list[float]:
         command += [f"http://127.0.0.1:{port}", "--", sys.executable, str(folder / "stamp.py"), str(stamp)]
         submitted = time.time()
         subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
-        until(lambda stamp=stamp: stamp.exists(), limit_s=120, what="the Ray job")
+        until(stamp.exists, limit_s=120, what="the Ray job")
         times.append(1000 * (float(stamp.read_text()) - submitted))
     return times
 

@@ -22,7 +22,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -159,7 +159,7 @@ class Soak:
         }
         await self._compare()
 
-    def _beside(self) -> list[Awaitable[None]]:
+    def _beside(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on as long as the jobs."""
         followers = [self._follow(kind) for kind in ("log", "metrics") for _ in range(READERS)]
         lookers = [self._again(look, LOOK_S) for look in (self._look_at_list, self._look_at_job, self._look_at_curves)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
 from controlplane.scheduling import ends
 from controlplane.scheduling.core import Core
@@ -17,7 +17,13 @@ from controlplane.scheduling.jobs import Job
 from events import messages as m
 from events.entries import Entry
 
-ALWAYS_HEARD: Final = {"suspect_s": math.inf, "lease_s": 0.0}
+
+class _Heard(TypedDict):
+    suspect_s: float
+    lease_s: float
+
+
+ALWAYS_HEARD: Final[_Heard] = {"suspect_s": math.inf, "lease_s": 0.0}
 """Settings of a core whose nodes are simulated."""
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from load_tests.faults import judge
 from load_tests.faults.clients import Clients, call, fetch
 from load_tests.faults.hurt import hurt
+from load_tests.faults.judge import Note, Shown
 from load_tests.faults.processes import of_jobs, supervisors
 from load_tests.faults.schedule import Draw, Fault
 from load_tests.faults.world import World
@@ -189,7 +190,7 @@ class _Stage:
             job, attempt = fact.subject.split(".")[-1], int(fact.body["attempt"])
             self._verdict.violations += await self._output(job, attempt, records.get(job, []), end)
 
-    async def _output(self, job: str, attempt: int, notes: list[judge.Note], end: float) -> list[str]:
+    async def _output(self, job: str, attempt: int, notes: list[Note], end: float) -> list[str]:
         """Asked again until it is whole, or too late."""
         # METRICS and LOGS are acknowledged before they are on disk: where the power is cut, or a server has to be
         # started again because its disk was full, some of both may be lost, if it is said.
@@ -205,13 +206,13 @@ class _Stage:
                 return problems
             await asyncio.sleep(LOOK_S)
 
-    async def _shown(self, job: str, attempt: int) -> judge.Shown:
+    async def _shown(self, job: str, attempt: int) -> Shown:
         output, all_output = await self._log(job, attempt, "stdout")
         _, answer = await self._get(f"/v1/jobs/{job}/metrics?names=value&buckets=5000")
         series = [each for each in (answer or {}).get("series", []) if each.get("attempt", 1) == attempt]
         points = sum(each.get("count", 0) for each in series)
         all_points = bool((answer or {}).get("complete")) and not await self._gaps()
-        return judge.Shown(output, all_output, points, all_points)
+        return Shown(output, all_output, points, all_points)
 
     async def _gaps(self) -> bool:
         """Whether monitoring says that points are missing."""

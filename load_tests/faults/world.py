@@ -17,7 +17,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from controlplane import nats_server
 from controlplane.embedded.plan import PORTS, free_ports, ray_environment
@@ -108,7 +108,7 @@ class World:
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> World:
+    async def __aenter__(self) -> Self:
         for name in ("witness", "logs", "state", "settings", "clocks", "nodes"):
             (self.folder / name).mkdir(parents=True)
         self._make_disks()
@@ -135,7 +135,7 @@ class World:
         if disk is None or not disk.is_full:
             self.unexpected.append(f"{name} ended by itself with status {status}")
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *error: object) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import hypothesis
 import requests
 import schemathesis
+from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode
 
 from load_tests.stack import Stack, rss_mib, running
@@ -126,7 +127,7 @@ def _examples(operation: Any, call: Callable[[Any], None], *, seed: int) -> None
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-        cases = operation.as_strategy(generation_mode=mode)
+        cases: SearchStrategy[Any] = operation.as_strategy(generation_mode=mode)
         try:
             hypothesis.seed(seed)(settings(hypothesis.given(cases)(call)))()
         except hypothesis.errors.Unsatisfiable:  # nothing can be wrong with an operation that takes nothing

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from controlplane.config import Configuration, Team
 from controlplane.gateway.projection import Projection
@@ -114,7 +115,7 @@ class _Intake:
 
 
 def _a_batch() -> bytes:
-    request = otlp.ExportMetricsServiceRequest()
+    request = ExportMetricsServiceRequest()
     resource = request.resource_metrics.add()
     pair = resource.resource.attributes.add()
     pair.key, pair.value.int_value = "headrace.attempt", 1

@@ -130,5 +130,6 @@ async def _upgraded(world: TrialWorld, facts: Facts, node: str, tree: Path, name
     end = await facts.first(
         lambda each: isinstance(each.fact, m.Finished) and each.subject.endswith(job), limit_s=WAIT_S_MAX, what=name
     )
+    assert isinstance(end.fact, m.Finished)
     assert end.fact.outcome == "succeeded", end
     return {"runner_ended_s": ended_at - begun_at, "launcher_replaced_s": replaced_at - begun_at}

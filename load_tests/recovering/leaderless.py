@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from events import messages as m
-from load_tests.recovering.world import SCHEDULERS, Facts, Times, TrialWorld, a_world, until
+from load_tests.recovering.world import SCHEDULERS, Facts, Line, Times, TrialWorld, a_world, until
 from load_tests.stack import percentile
 
 RUNNING: Final = 4
@@ -93,20 +93,20 @@ async def _end(facts: Facts, job: str, *, limit_s: float) -> m.Finished:
     return found.fact
 
 
-def _longest_gap(lines: list[Any]) -> float:
+def _longest_gap(lines: list[Line]) -> float:
     return max(later.at - earlier.at for earlier, later in itertools.pairwise(lines))
 
 
-async def _missing(world: TrialWorld, job: str, lines: list[Any]) -> int:
+async def _missing(world: TrialWorld, job: str, lines: list[Line]) -> int:
     """How many of its points and lines did not arrive within a minute."""
     missing = len(lines)
 
     async def all_there() -> bool:
         nonlocal missing
         answer = await world.ask("GET", f"/v1/jobs/{job}/metrics?names=value&buckets=5000")
-        points = sum(series.get("count", 0) for series in answer["series"])
+        points: int = sum(series.get("count", 0) for series in answer["series"])
         output = await world.ask("GET", f"/v1/jobs/{job}/log?attempt=1&stream=stdout&offset=0")
-        text = output if isinstance(output, str) else output.decode()
+        text: str = output if isinstance(output, str) else output.decode()
         missing = 2 * len(lines) - points - text.count("\n")
         return missing == 0
 

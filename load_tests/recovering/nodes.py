@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -76,10 +77,16 @@ async def _fill(world: TrialWorld, facts: Facts, count: int, *, seconds: float) 
     for number in range(count):
         name = f"job-{number}"
         jobs[name] = await world.submit(name, seconds=seconds, pause_s=PAUSE_S, tier="gpu2")
-        await until(lambda name=name: world.noted(name), limit_s=60, what=f"the start of {name}")
-    victims = [Victim(name, job, facts.of(m.Placed, job=job)[0].fact.allocations[0].node) for name, job in jobs.items()]
+        await until(partial(world.noted, name), limit_s=60, what=f"the start of {name}")
+    victims = [Victim(name, job, _node_of(facts, job)) for name, job in jobs.items()]
     assert {victim.node for victim in victims} == set(world.nodes) - {world.spare}, victims
     return victims
+
+
+def _node_of(facts: Facts, job: str) -> str:
+    placed = facts.of(m.Placed, job=job)[0].fact
+    assert isinstance(placed, m.Placed)
+    return placed.allocations[0].node
 
 
 async def _dead(trial: Trial, victim: Victim, wait_s: float) -> dict[str, float]:

@@ -145,7 +145,9 @@ class TrialWorld(World):
 
     def leader(self, facts: Facts) -> str:
         """The process of the scheduler that leads."""
-        pid = int(facts.of(Led)[-1].fact.leader.split("-")[-2])
+        led = facts.of(Led)[-1].fact
+        assert isinstance(led, Led)
+        pid = int(led.leader.split("-")[-2])
         return next(name for name in SCHEDULERS if self.processes[name].pid == pid)
 
     async def ask(self, method: str, path: str, body: object = None) -> Any:

@@ -72,7 +72,7 @@ class Leader:
         return self.ends[ref]
 
     async def until_running(self, ref: AttemptRef) -> LiveAttempt:
-        await self.until(lambda: self.reported(ref) is not None and self.reported(ref).state == "running")
+        await self.until(lambda: (live := self.reported(ref)) is not None and live.state == "running")
         found = self.reported(ref)
         assert found is not None
         return found

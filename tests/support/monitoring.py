@@ -70,7 +70,8 @@ async def answering(bus: Bus, task: asyncio.Task[None] | None = None) -> dict[st
 
 
 async def status(bus: Bus) -> dict[str, Any]:
-    return json.loads(await bus.ask(subjects.ask("monitoring", "status")))
+    said: dict[str, Any] = json.loads(await bus.ask(subjects.ask("monitoring", "status")))
+    return said
 
 
 class Process:

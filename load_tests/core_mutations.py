@@ -53,6 +53,18 @@ MUTATIONS: Final = (
         "            pass\n",
     ),
     Mutation(
+        "passing over: jobs that are shorter than one that found no place",
+        "placing.py",
+        "        if takes_s >= self._refused.get(shape, math.inf):\n",
+        "        if shape in self._refused:\n",
+    ),
+    Mutation(
+        "passing over: the window of a node of which all is kept from now on",
+        "backfill.py",
+        "yield self._short_at(node, shape, self._now) - self._now",
+        "yield self._short_at(node, shape, math.nextafter(self._now, math.inf)) - self._now",
+    ),
+    Mutation(
         "passing over: a quiet queue that somebody has entered",
         "placing.py",
         "if known is None or known.moves != queue.moves or",

@@ -207,7 +207,7 @@ class Plan:
         for name in self._on | self._fleet.closing:
             node = self._fleet.nodes[name]
             if node.is_open and node.fits(shape):
-                yield self._short_at(node, shape, math.nextafter(self._now, math.inf)) - self._now, node
+                yield self._short_at(node, shape, self._now) - self._now, node
 
     def _starts(
         self, nodes: list[Node], need: Amounts, takes_s: float, after: float, count: int

@@ -137,6 +137,8 @@ class Placing:
         """How long jobs of each of these may take at the most; for some of them, as of now."""
         self._windows: dict[Shape, float] = {}
         """The same on nodes with something ahead (`Plan.window_s`)."""
+        self._refused: dict[Shape, float] = {}
+        """Jobs of each of these that may take so long or longer have no place, as of now."""
 
     @property
     def wake_at(self) -> float | None:
@@ -360,11 +362,18 @@ class Placing:
     def _plan_changed(self) -> None:
         self._reach.clear()
         self._windows.clear()
+        self._refused.clear()
 
     def nodes_for(self, job: Job) -> tuple[Node, ...] | None:
         """Where a job can start now, delays no reservation, and ends before any maintenance."""
+        shape, takes_s = job.shape, length_s(job)
+        if takes_s >= self._refused.get(shape, math.inf):
+            return None
         admits = (lambda node: self.plan.admits(node, job)) if self.plan.restricts else None
-        return self.room_for(job.shape, admits)
+        nodes = self.room_for(shape, admits)
+        if nodes is None:
+            self._refused[shape] = takes_s
+        return nodes
 
     def room_for(self, shape: Shape, admits: Callable[[Node], bool] | None = None) -> tuple[Node, ...] | None:
         """Open nodes that have room for a job of this shape now, of those that are admitted."""

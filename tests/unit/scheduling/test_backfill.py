@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.scheduling import order
+from controlplane.scheduling.backfill import Plan
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.replay import ALWAYS_HEARD, Arrival, Replay
 from events import messages as m
 from tests.support.worlds import SETTINGS, TEAM, a_job, a_world
 
 PROCESSORS = 8
+LIMITS_S = (1.0, 599.0, 600.0, 601.0, 5000.0)
 
 
 class Task(NamedTuple):
@@ -127,6 +129,25 @@ def test_the_second_of_a_line_of_equal_jobs_has_a_reservation_where_two_may(dept
     world.submit(a_job("small", tier="gpu1", time_limit_s=1000.0))
     world.settle()
     assert [world.state(name) for name in ("wide0", "wide1", "small")] == ["queued", "queued", state]
+
+
+def test_a_window_is_as_long_as_the_longest_job_that_is_admitted() -> None:
+    """Also where what is kept is kept from now on, for who preempted, and not from some time on."""
+    world = a_world(nodes=2, gpus=4)
+    world.submit(a_job("runs", resources=gpus_of(1), time_limit_s=600.0))
+    world.settle()
+    world.submit(*(a_job(name, resources=gpus_of(4)) for name in ("kept", "reserved")))
+    world.submit(*(a_job(str(limit_s), resources=gpus_of(1), time_limit_s=limit_s) for limit_s in LIMITS_S))
+    fleet, jobs = world.core._truth.fleet, world.core._truth.by_key
+    idle, busy = sorted(fleet.nodes.values(), key=lambda node: len(node.jobs))
+    plan = Plan(fleet, world.now)
+    plan.pin(jobs[TEAM, "kept"], (idle.name,))
+    plan.reserve(jobs[TEAM, "reserved"])
+    small = [jobs[TEAM, str(limit_s)] for limit_s in LIMITS_S]
+    windows = {node.name: window_s for window_s, node in plan.windows(small[0].shape)}
+    assert windows == {busy.name: 600.0, idle.name: 0.0}
+    for node in (busy, idle):
+        assert [plan.admits(node, job) for job in small] == [limit_s <= windows[node.name] for limit_s in LIMITS_S]
 
 
 def gpus_of(count: int) -> m.Resources:

@@ -65,6 +65,18 @@ MUTATIONS: Final = (
         "yield self._short_at(node, shape, math.nextafter(self._now, math.inf)) - self._now",
     ),
     Mutation(
+        "passing over: what this very round keeps counts as kept by the ledger",
+        "preemption.py",
+        "        if self._settled[:2] != (pins, changes):\n",
+        "        if self._settled[0] < 0:\n",
+    ),
+    Mutation(
+        "guarantees: what a team holds beyond them is not added up anew",
+        "limits.py",
+        "        if at == holder.counted:\n",
+        "        if at >= 0:\n",
+    ),
+    Mutation(
         "passing over: a quiet queue that somebody has entered",
         "placing.py",
         "if known is None or known.moves != queue.moves or",

@@ -80,6 +80,8 @@ class Plan:
         self.reservations: list[Reservation] = []
         self.pinned: dict[str, Job] = {}
         """Nodes of which something is kept for a job that preempted."""
+        self.pins = 0
+        """How often something was pinned."""
         self._on: dict[str, list[Reservation]] = {}
         self._profiles: dict[str, list[tuple[float, Amounts]]] = {}
 
@@ -102,6 +104,7 @@ class Plan:
         kept = tuple(node.name for node in found if node.is_open)
         self._hold(Reservation(job, kept, self._now, self._now + length_s(job), need_of(job.shape)))
         self.pinned.update(dict.fromkeys(kept, job))
+        self.pins += 1
 
     def _hold(self, reservation: Reservation) -> None:
         for name in reservation.nodes:
@@ -206,7 +209,7 @@ class Plan:
         """How long a job of this shape may take on each of those nodes with room for it now and something ahead."""
         for name in self._on | self._fleet.closing:
             node = self._fleet.nodes[name]
-            if node.is_open and node.fits(shape):
+            if node.fits(shape) and node.is_open:
                 yield self._short_at(node, shape, self._now) - self._now, node
 
     def _starts(

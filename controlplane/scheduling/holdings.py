@@ -133,8 +133,9 @@ class Holdings:
         self.counted += 1
         queue = self.queue_of(job)
         queue.take(job, sign)
-        held = self.team(queue.team).account.held
-        held.take(job.shape, preemptible=job.specification.preemptible, sign=sign)
+        team = self.team(queue.team)
+        team.counted += 1
+        team.account.held.take(job.shape, preemptible=job.specification.preemptible, sign=sign)
 
     def _use(self, job: Job, at: float | None = None, sign: int = 1) -> None:
         """What the ledger says is used: from `at` on, or as a snapshot has settled it."""

@@ -39,6 +39,8 @@ class Limits:
         self._idle: int | None = None
         self._firm: dict[bool, tuple[int, int]] = {}
         """Of GPUs, and of CPUs: as of which count, and the sum."""
+        self._firm_of: dict[tuple[bool, str], tuple[int, int]] = {}
+        """The same of each team."""
         self._guarantees, self._all = _promised(truth)
 
     def is_full(self, queue: Queue) -> bool:
@@ -184,16 +186,22 @@ class Limits:
         return firm
 
     def _firm_beyond(self, team: str, shape: Shape) -> int:
-        """What a team's jobs that cannot be preempted hold beyond its guarantees."""
+        """What a team's jobs that cannot be preempted hold beyond its guarantees: added up anew once that changes."""
+        holder, key = self._truth.team(team), (bool(shape.gpus), team)
+        at, beyond = self._firm_of.get(key, (-1, 0))
+        if at == holder.counted:
+            return beyond
         over, promised = 0, 0
-        for queue in self._truth.team(team).queues:
+        for queue in holder.queues:
             firm = queue.account.held.firm_milli_gpus if shape.gpus else queue.account.held.firm_milli_cpus
             mine = queue.guarantee.gpus * MILLI if shape.gpus else queue.guarantee.milli_cpus
             over += max(0, firm - mine)
             promised += mine
         of_team = self._guarantees[team]
         whole = of_team.gpus * MILLI if shape.gpus else of_team.milli_cpus
-        return max(0, over - (whole - promised))
+        beyond = max(0, over - (whole - promised))
+        self._firm_of[key] = (holder.counted, beyond)
+        return beyond
 
 
 def _promised(truth: Truth) -> tuple[dict[str, Guarantee], Guarantee]:

@@ -134,7 +134,7 @@ class Placing:
         self._room = dict.fromkeys(shape for shape in waiting if self.room_for(shape))
         """Shapes that open nodes have room for."""
         self._reach: dict[Shape, float] = {}
-        """How long jobs of each of these may take at the most; for some of them, as of now."""
+        """How long jobs of each of these may take at the most, as of now; empty: to be looked up."""
         self._windows: dict[Shape, float] = {}
         """The same on nodes with something ahead (`Plan.window_s`)."""
         self._refused: dict[Shape, float] = {}
@@ -253,10 +253,10 @@ class Placing:
         )
 
     def _reaches(self) -> dict[Shape, float]:
-        for shape in self._room:
-            if shape not in self._reach:
-                self._reach[shape] = self.plan.reach_s(shape)
-        return {shape: self._reach[shape] for shape in self._room}
+        """Of each shape that there is room for."""
+        if len(self._reach) != len(self._room):
+            self._reach = {shape: self.plan.reach_s(shape) for shape in self._room}
+        return self._reach
 
     def _turn(self, queue: Queue) -> Turn:
         team = self._truth.team(queue.team)
@@ -294,7 +294,7 @@ class Placing:
 
     def _takes(self, node: Node, job: Job) -> bool:
         """Whether the node has room for its part of the job now, and until it is over."""
-        return node.is_open and node.fits(job.shape) and not node.is_closed(self._moment.now, length_s(job))
+        return node.fits(job.shape) and node.is_open and not node.is_closed(self._moment.now, length_s(job))
 
     def _next(self, contender: _Contender) -> Choice | Preempt | None:
         """The first job of the queue that can be placed now, or for which others should end; None: no other."""

@@ -61,6 +61,10 @@ class Search:
         """When more will be possible than now, of the newest search."""
         self._gives_way: dict[QueueKey, bool] = {}
         """Looked up once in a round."""
+        self._settled = (-1, -1, False)
+        """Pins and changes of claims when it was last looked whether each pin is for a claim, and what came of it."""
+        self._lapses: tuple[int, float | None] = (-1, None)
+        """Changes of claims when it was last looked when the first of them lapses, and when."""
         self.wake_at: float | None = None
         """When somebody will have run for long enough, where that was what was missing."""
 
@@ -143,7 +147,7 @@ class Search:
         chosen: list[Node] = []
         victims: dict[Key, Job] = {}
         now = self._moment.now
-        self._later = [claim.until for claim in self._truth.claims.values() if claim.until > now]
+        self._later = self._first_lapse()
         opens_at = self._truth.fleet.opens_at(now)
         if opens_at is not None:
             self._later.append(opens_at)
@@ -175,11 +179,27 @@ class Search:
         if len(truth.fruitless) >= FRUITLESS_MAX:
             truth.fruitless.clear()
         until = min(self._later, default=math.inf)
-        is_settled = all(map(self._has_claim, self._plan.pinned.values()))  # else by this very round, which may fail
-        basis = Basis(truth.changes, is_own=job.shape.nodes == 1 and not within_guarantee and is_settled)
+        is_own = job.shape.nodes == 1 and not within_guarantee and self._is_settled()
+        basis = Basis(truth.changes, is_own=is_own)
         self.until = min(self.until, until)
         self.is_own &= basis.is_own
         truth.fruitless[key] = Fruitless(basis, until, self._moment.now)
+
+    def _is_settled(self) -> bool:
+        """Whether all that is kept is kept by the ledger's word, and nothing by this very round, which may fail."""
+        pins, changes = self._plan.pins, self._truth.claims_changes
+        if self._settled[:2] != (pins, changes):
+            self._settled = (pins, changes, all(map(self._has_claim, self._plan.pinned.values())))
+        return self._settled[2]
+
+    def _first_lapse(self) -> list[float]:
+        """When the first claim lapses, if there is any."""
+        changes = self._truth.claims_changes
+        if self._lapses[0] != changes:
+            now = self._moment.now
+            untils = (claim.until for claim in self._truth.claims.values() if claim.until > now)
+            self._lapses = (changes, min(untils, default=None))
+        return [] if self._lapses[1] is None else [self._lapses[1]]
 
     def _key(self, queue: Queue, job: Job, *, within_guarantee: bool) -> FruitlessKey:
         """What searches have in common that find the same."""

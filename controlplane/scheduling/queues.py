@@ -82,6 +82,8 @@ class Team(msgspec.Struct, eq=False):
     """Of its newest fact; 0: nobody has configured it."""
     account: Account = msgspec.field(default_factory=Account)
     queues: list[Queue] = msgspec.field(default_factory=list)
+    counted: int = 0
+    """How often what somebody of it holds has changed."""
     guarantee: Guarantee = Guarantee()
     is_promised: bool = False
     """Whether there is a guarantee. This and the next are asked of each queue in each round."""
@@ -414,7 +416,7 @@ class Queue(msgspec.Struct, eq=False):
 
 def _first(line: Any) -> Job:
     """Who is at the head of a line."""
-    job: Job = next(iter(line))[-1]
+    job: Job = line[0][-1]
     return job
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from controlplane.scheduling import attained
 from controlplane.scheduling.arrays import array_of, task_of
+from controlplane.scheduling.common import Common
 from controlplane.scheduling.decisions import Counts, Settings
 from controlplane.scheduling.dependencies import unmet
 from controlplane.scheduling.holdings import hexadecimal
@@ -87,7 +88,7 @@ class Truth(Waiting):
         self.crowded_at = -math.inf
         """When a round had more searches to make than it may, the last time. Not in the ledger."""
         self.settings_changes = 0
-        self._lives: dict[Life, Life] = {}
+        self._common = Common()
 
     @property
     def changes(self) -> Changes:
@@ -228,7 +229,7 @@ class Truth(Waiting):
         elif job is None:
             self._begin(entry, fact, after)
         else:
-            job.life = self._shared(after)
+            job.life = self._common.life(after)
             _EFFECTS[type(fact)](self, job, fact, entry)
 
     def _begin(self, entry: Entry, fact: m.JobFact, life: Life) -> None:
@@ -243,7 +244,7 @@ class Truth(Waiting):
             specification=specification,
             subject=entry.subject,
             shape=shape_of(specification),
-            life=self._shared(life),
+            life=life,
             sequence=entry.sequence,
             accepted=entry.sequence,
             rank=entry.sequence,
@@ -290,7 +291,7 @@ class Truth(Waiting):
             job.cancelled_by, job.cancel_why = of.cancelled_by, of.cancel_why
             self.let_go(of.key)
             self._enlist(job, array)
-            job.life = self._shared(life)
+            job.life = self._common.life(life)
             self.on_placed(job, fact, entry)
             self.due[job.key] = job
         if of.waits and not array.rest:
@@ -320,6 +321,7 @@ class Truth(Waiting):
 
     def admit(self, job: Job) -> None:
         """Index a job that was not there before: at its acceptance, and from a snapshot."""
+        self._common.share(job)
         self.jobs[job.subject] = self.by_key[job.key] = job
         if job.specification.environment:
             self.environment(hexadecimal(job.specification.environment)).jobs[job.key] = job
@@ -498,19 +500,16 @@ class Truth(Waiting):
         job = self.jobs.get(entry.subject)
         if job is not None:
             self.forget(job)
-            job.life = self._shared(Life(State(fact.state), fact.attempt))
+            job.life = self._common.life(Life(State(fact.state), fact.attempt))
             self._end(job, entry.at)
         else:
             self._free_dependants(entry.subject, fact.state, entry.at)
         self.ended.pop(entry.subject, None)
 
     def _remember(self, subject: str, life: Life) -> None:
-        self.ended[subject] = self._shared(life)
+        self.ended[subject] = self._common.life(life)
         if len(self.ended) > ENDED_MAX:
             del self.ended[next(iter(self.ended))]
-
-    def _shared(self, life: Life) -> Life:
-        return self._lives.setdefault(life, life)
 
     # -- what is decided and not in the ledger yet -----------------------------------------------------------------
 

@@ -103,14 +103,14 @@ MUTATIONS: Final = (
     Mutation(
         "passing over: a quiet queue, though there is room for a gang elsewhere",
         "preemption.py",
-        "is_own=job.shape.nodes == 1 and not within_guarantee and",
-        "is_own=not within_guarantee and",
+        "is_own = job.shape.nodes == 1 and not within_guarantee and",
+        "is_own = not within_guarantee and",
     ),
     Mutation(
         "passing over: a search within a guarantee, though somebody of another queue has ended",
         "preemption.py",
-        "is_own=job.shape.nodes == 1 and not within_guarantee and",
-        "is_own=job.shape.nodes == 1 and",
+        "is_own = job.shape.nodes == 1 and not within_guarantee and",
+        "is_own = job.shape.nodes == 1 and",
     ),
     Mutation(
         "passing over: a node is not kept for another any more, and nobody is told",
@@ -121,8 +121,8 @@ MUTATIONS: Final = (
     Mutation(
         "passing over: what a round keeps that is never written",
         "preemption.py",
-        "not within_guarantee and is_settled)",
-        "not within_guarantee)",
+        "not within_guarantee and self._is_settled()",
+        "not within_guarantee",
     ),
     Mutation(
         "passing over: a clock that is ahead",

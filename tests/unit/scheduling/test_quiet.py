@@ -256,15 +256,17 @@ def test_a_limit_that_leaves_room_again_far_from_whoever_may_end() -> None:
 
 
 @pytest.mark.parametrize("is_question", [False, True])
-def test_what_a_round_keeps_for_a_gang_and_is_never_written(is_question: bool) -> None:
+@pytest.mark.parametrize("fails_before", [False, True])
+def test_what_a_round_keeps_for_a_gang_and_is_never_written(is_question: bool, fails_before: bool) -> None:
     """It would have been kept on a node on which nobody ends; the gang had freed something before, and lost it."""
-    world = a_world(nodes=3, gpus=2, settings=NOW)
+    world = a_world(nodes=4, gpus=2, settings=NOW)
     world.queue("a", weight=100.0)
     world.queue("z", weight=0.01)
     for job in (
         a_job("w", resources=gpus(1), queue="z", preemptible=True, on=on("n1")),
         a_job("va", resources=gpus(2), queue="a", preemptible=True, on=on("n2")),
         a_job("v3", resources=gpus(2), queue="a", preemptible=True, on=on("n3")),
+        a_job("stays", resources=gpus(2), queue="z", on=on("n4")),
     ):
         world.submit(job)
         world.settle()
@@ -277,8 +279,10 @@ def test_what_a_round_keeps_for_a_gang_and_is_never_written(is_question: bool) -
         world.now += 1
         assert not world.decide()
     world.now += CLAIM_S + 100
-    for name in ("n1", "n2", "n3"):
+    for name in ("n1", "n2", "n3", "n4"):
         world.exchange(name)
+    if fails_before:  # in the same round, of another search
+        world.submit(a_job("in-vain", resources=gpus(2), queue="a", priority=2, on=on("n4")))
     world.submit(a_job("j", resources=gpus(2), queue="z", priority=1, on=on("n1")))
     if is_question:
         world.why("j")

@@ -119,6 +119,12 @@ MUTATIONS: Final = (
         "                pass  # and whom",
     ),
     Mutation(
+        "passing over: a quiet queue of which one has got what was kept for it",
+        "waiting.py",
+        "            self.queue_of(self.by_key[key]).moves += 1",
+        "            pass",
+    ),
+    Mutation(
         "passing over: what a round keeps that is never written",
         "preemption.py",
         "not within_guarantee and self._is_settled()",

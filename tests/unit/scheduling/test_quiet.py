@@ -292,6 +292,22 @@ def test_what_a_round_keeps_for_a_gang_and_is_never_written(is_question: bool, f
     assert m.StopRequested in map(type, world.decide())
 
 
+def test_an_array_whose_task_has_got_what_was_kept_for_it() -> None:
+    """Nothing of its queue has moved: whom it ended was cancelled meanwhile. The next task may end another one."""
+    world = a_world(nodes=2, gpus=2, settings=NOW)
+    for name in ("v1", "v2"):
+        world.submit(a_job(name, resources=gpus(2), preemptible=True))
+        world.settle()
+        world.now += 5
+    world.submit(a_job("sweep", resources=gpus(2), priority=1, array="0-1"))
+    stopped = [fact for fact in world.decide() if isinstance(fact, m.StopRequested)]
+    assert len(stopped) == 1
+    victim = next(name for name in ("v1", "v2") if world.core._truth.by_key[TEAM, name].stop_at)
+    world.about(victim, m.CancelRequested(by="ada"))
+    world.settle()
+    assert [world.state(f"sweep[{index}]") for index in range(2)] == ["running", "running"]
+
+
 def test_a_clock_that_is_ahead() -> None:
     """By it a job has saved its work in our future: it gives way from half a minute before that on."""
     world = a_world(nodes=3, gpus=1, settings=NOW)

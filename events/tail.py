@@ -77,6 +77,8 @@ class _Reader:
         self._until = last_at_start
         """What was there at the start ends with this sequence, or before it."""
         self._asks = False
+        self._is_silent = False
+        """Nothing came for `CHECK_S`."""
         self._expected = 1
         self._queue: asyncio.Queue[tuple[Message, AckInfo] | None] = asyncio.Queue()
         self._broken = ""
@@ -129,7 +131,7 @@ class _Reader:
             async with asyncio.timeout(wait_s):
                 item = await self._queue.get()
         except TimeoutError:
-            self._asks = True
+            self._asks = self._is_silent = True
             return None
         if item is None:
             raise _Broken(self._broken)
@@ -139,27 +141,41 @@ class _Reader:
         self._expected += 1
         self._given = info.sequence
         self._asks |= info.pending == 0
+        self._is_silent = False
         self._pull.release()
         return Delivery(message.subject, message.data, message.headers, sequence=info.sequence, at=info.at)
 
     async def is_caught_up(self) -> bool:
-        """Whether what was there at the start was given. Raises _Broken.
+        """Whether what was there at the start was given. Raises _Broken, Refused.
 
         Once nothing seems to be left, the leader is asked how far that went: the stream's last message may not be ours,
-        and what was purged meanwhile never comes.
+        and what was purged meanwhile never comes. If nothing comes for a while although the leader has more, and the
+        consumer has sent all it knows of, then that was lost on its way here, or its copy is far behind.
         """
         if self._given < self._until and self._asks:
             self._asks = False
-            try:
-                self._until = min(self._until, await self._newest())
-            except BusError as error:
-                raise _Broken(str(error)) from error
+            self._until = min(self._until, await self._newest())
+            if self._given < self._until and self._is_silent and await self._pending() == 0:
+                raise _Broken(f"nothing comes, though there is more up to {self._until}")
         return self._given >= self._until
 
+    async def _pending(self) -> int:
+        """How many messages the consumer knows of that it has not sent yet. Raises _Broken."""
+        try:
+            info = await jetstream.api(self._connection, f"CONSUMER.INFO.{self._stream}.{self._name}")
+        except BusError as error:  # also where it is gone
+            raise _Broken(str(error)) from error
+        return int(info["num_pending"])
+
     async def _newest(self) -> int:
-        """The sequence of the newest message of ours that the stream's leader holds; 0 for none."""
+        """The sequence of our newest message that the stream's leader holds; 0: none. Raises _Broken, Refused."""
         asked = (jetstream.last_message(self._connection, self._stream, subject) for subject in self._filters or (">",))
-        return max(found.sequence if found else 0 for found in await asyncio.gather(*asked))
+        try:
+            return max(found.sequence if found else 0 for found in await asyncio.gather(*asked))
+        except BusError as error:
+            if isinstance(error, Refused) and not error.temporary:
+                raise
+            raise _Broken(str(error)) from error
 
     def _arrived(self, message: Message) -> None:
         info = ack_info(message.reply)

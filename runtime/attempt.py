@@ -61,7 +61,7 @@ class Shipping(Protocol):
 
 
 class Tools(NamedTuple):
-    """What an attempt works with. `changed` tells the runner that its phase is another."""
+    """What an attempt works with. `changed` tells the runner that it started, or ended."""
 
     folder: NodeFolder
     launcher: LauncherClient
@@ -113,18 +113,16 @@ class Attempt:
         return Actual(self.phase, self.launch.allocation.gpus, self.launch.allocation.gpu_milli)
 
     @property
-    def report(self) -> LiveAttempt | None:
-        """What the leader is told; None once the ledger knows all."""
+    def report(self) -> LiveAttempt:
+        """What the leader is told, until the ledger knows all."""
         match self.phase:
             case Phase.STARTING:
                 return LiveAttempt(ref=self.ref, state="starting")
             case Phase.RUNNING:
                 saved_at = spool.checkpoint_at(self.folder / "spool")
                 return LiveAttempt(ref=self.ref, state="running", started_at=self._started_at, checkpoint_at=saved_at)
-            case Phase.ENDED:
+            case Phase.ENDED | Phase.RECORDED:
                 return LiveAttempt(ref=self.ref, state="ended", started_at=self._started_at, end=self._end)
-            case Phase.RECORDED:
-                return None
 
     def stop(self, cause: str, why: str) -> None:
         """End it, however far it has come. Again is harmless."""

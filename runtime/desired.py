@@ -78,7 +78,8 @@ def decide(desired: Desired, actual: Mapping[AttemptRef, Actual]) -> tuple[Instr
     """What to do now. Stops first, then what is forgotten, then starts in the leader's order."""
     wanted = {launch.ref for launch in desired.attempts}
     living = {ref: state for ref, state in actual.items() if state.lives}
-    recorded = [ref for ref in desired.recorded if ref in actual and actual[ref].phase is Phase.ENDED]
+    known = dict.fromkeys(ref for ref in desired.recorded if ref in actual)
+    recorded = [ref for ref in known if actual[ref].phase is Phase.ENDED]
     return (
         *(Stop(ref, "not wanted any more") for ref in living if ref not in wanted),
         *(Forget(ref) for ref in recorded),

@@ -146,7 +146,7 @@ class Runner:
         while True:
             self._changed.clear()
             answered = await self._exchange(capacity)
-            unsaid = not answered and any(attempt.report is not None for attempt in self._attempts.values())
+            unsaid = not answered and bool(self._attempts)
             wait_s = min(self._heartbeat_s, RETRY_S) if unsaid else self._heartbeat_s
             try:
                 async with asyncio.timeout(wait_s):
@@ -157,7 +157,7 @@ class Runner:
     async def _exchange(self, capacity: Capacity) -> bool:
         """Whether a leader answered."""
         asked_at = exit_record.boot_clock()
-        reports = [report for attempt in self._attempts.values() if (report := attempt.report) is not None]
+        reports = [attempt.report for attempt in self._attempts.values()]
         body = msgspec.json.encode(
             Exchange(
                 node=self._settings.node,

@@ -210,7 +210,15 @@ class Plan:
         for name in self._on | self._fleet.closing:
             node = self._fleet.nodes[name]
             if node.fits(shape) and node.is_open:
-                yield self._short_at(node, shape, self._now) - self._now, node
+                yield self._window_of(node, shape), node
+
+    def _window_of(self, node: Node, shape: Shape) -> float:
+        """How long `admits` lets a job of this shape take there."""
+        span = node.maintenance
+        closed_in_s = math.inf if span is None or self._now >= span.ends_at else max(0.0, span.begins_at - self._now)
+        if node.name not in self._on:
+            return closed_in_s
+        return min(closed_in_s, self._short_at(node, shape, self._now) - self._now)
 
     def _starts(
         self, nodes: list[Node], need: Amounts, takes_s: float, after: float, count: int

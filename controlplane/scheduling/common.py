@@ -6,7 +6,6 @@ differ in an id and an argument.
 
 from __future__ import annotations
 
-from sys import intern
 from typing import Final, TypeVar
 
 import msgspec
@@ -29,6 +28,7 @@ class Common:
         self._lives: dict[Life, Life] = {}
         self._shapes: dict[Shape, Shape] = {}
         self._resources: dict[m.Resources, m.Resources] = {}
+        self._words: dict[str, str] = {}
         self._nothing: dict[str, str] = {}
 
     def share(self, job: Job) -> None:
@@ -37,18 +37,21 @@ class Common:
         given = job.specification
         job.specification = msgspec.structs.replace(
             given,
-            team=intern(given.team),
-            user=intern(given.user),
-            queue=intern(given.queue),
-            tier=intern(given.tier),
-            source=intern(given.source),
-            folder=intern(given.folder),
-            environment=intern(given.environment),
+            team=self._word(given.team),
+            user=self._word(given.user),
+            queue=self._word(given.queue),
+            tier=self._word(given.tier),
+            source=self._word(given.source),
+            folder=self._word(given.folder),
+            environment=self._word(given.environment),
             resources=_kept(self._resources, given.resources),
-            entrypoint=(*map(intern, given.entrypoint[:PROGRAM_WORDS]), *given.entrypoint[PROGRAM_WORDS:]),
+            entrypoint=(*map(self._word, given.entrypoint[:PROGRAM_WORDS]), *given.entrypoint[PROGRAM_WORDS:]),
             env=given.env or self._nothing,
             labels=given.labels or self._nothing,
         )
+
+    def _word(self, word: str) -> str:
+        return _kept(self._words, word)
 
     def life(self, life: Life) -> Life:
         return self._lives.setdefault(life, life)

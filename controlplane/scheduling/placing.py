@@ -359,6 +359,10 @@ class Placing:
             known = self._windows[shape] = self.plan.window_s(shape)
         return known
 
+    def taken_back(self) -> None:
+        """What was placed in this pass was not meant: there is room for it again."""
+        self._plan_changed()
+
     def _plan_changed(self) -> None:
         self._reach.clear()
         self._windows.clear()

@@ -67,6 +67,7 @@ class Look:
                 chosen[choice.job] = choice.nodes
         for job in reversed(assumed):
             truth.forget(job)
+        placing.taken_back()
         truth.nodes_due = nodes_due  # a question changes nothing, not even the order in which nodes are looked at
         return placing, chosen
 

@@ -9,6 +9,8 @@ import pytest
 
 from events import jetstream, subjects
 from events.bus import Bus, CaughtUp, Delivery, Outgoing, Refused
+from events.replies import Message
+from events.tail import _Reader
 from tests.integration.events.conftest import Stage, eventually
 from tests.support.nats import NatsCluster, NatsServer
 
@@ -81,6 +83,24 @@ async def test_a_tail_has_caught_up_with_the_leader_not_with_a_copy_that_is_behi
             silent.resume()
         assert [found.index("caught up") for found in await reading] == [1000] * at_once
         last += 1000
+
+
+async def test_a_tail_misses_what_was_lost_on_its_way_to_it(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last message, so that none behind it shows the gap."""
+    monkeypatch.setattr("events.tail.CHECK_S", 0.1)
+    arrived, lost = _Reader._arrived, []
+
+    def lose_one(reader: _Reader, message: Message) -> None:
+        if message.data == b"4" and not lost:
+            lost.append(message)
+        else:
+            arrived(reader, message)
+
+    monkeypatch.setattr(_Reader, "_arrived", lose_one)
+    await bus.publish_many([a_node(number) for number in range(5)])
+    found = await read(bus.tail("LEDGER", subjects=subjects.LEDGER, after=0), 6)
+    assert found == [b"0", b"1", b"2", b"3", b"4", "caught up"]
+    assert len(lost) == 1
 
 
 async def a_follower(stage: Stage) -> NatsServer:

@@ -52,8 +52,9 @@ def test_what_has_ended_is_not_stopped(phase: Phase) -> None:
     assert decide(wanted(), {a_ref(): Actual(phase)}) == ()
 
 
-def test_an_end_that_the_ledger_has_is_forgotten() -> None:
-    assert decide(wanted(recorded=(a_ref(),)), {a_ref(): Actual(Phase.ENDED)}) == (Forget(a_ref()),)
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_end_that_the_ledger_has_is_forgotten_once_however_often_it_is_said(times: int) -> None:
+    assert decide(wanted(recorded=(a_ref(),) * times), {a_ref(): Actual(Phase.ENDED)}) == (Forget(a_ref()),)
 
 
 def test_what_still_lives_is_not_forgotten_whatever_is_said() -> None:

@@ -15,6 +15,7 @@ from controlplane.scheduling.backfill import Plan
 from controlplane.scheduling.decisions import Settings
 from controlplane.scheduling.replay import ALWAYS_HEARD, Arrival, Replay
 from events import messages as m
+from events import subjects
 from tests.support.worlds import SETTINGS, TEAM, a_job, a_world
 
 PROCESSORS = 8
@@ -148,6 +149,28 @@ def test_a_window_is_as_long_as_the_longest_job_that_is_admitted() -> None:
     assert windows == {busy.name: 600.0, idle.name: 0.0}
     for node in (busy, idle):
         assert [plan.admits(node, job) for job in small] == [limit_s <= windows[node.name] for limit_s in LIMITS_S]
+
+
+def test_a_window_is_as_long_as_what_is_admitted_beside_who_has_outlived_a_limit() -> None:
+    """A part of a GPU on a node with a maintenance ahead and nothing kept: only the maintenance counts there."""
+    world = a_world(nodes=1, gpus=2)
+    part = m.Resources(cpus=1.0, memory_bytes=0, gpus=1, gpu_milli=300)
+    world.submit(a_job("late", resources=part, time_limit_s=60.0), a_job("full", resources=gpus_of(1)))
+    world.settle()
+    begins_at = world.now + 3 * 3600
+    world.write(subjects.node("n1"), m.NodeMaintenance(by="ada", begins_at=begins_at, ends_at=begins_at + 60, why=""))
+    world.now += 70
+    world.exchange("n1")
+    world.submit(a_job("short", resources=part, time_limit_s=600.0))
+    truth = world.core._truth
+    plan, job = Plan(truth.fleet, world.now), truth.by_key[TEAM, "short"]
+    node = truth.fleet.nodes["n1"]
+    assert plan.admits(node, job)
+    assert list(plan.windows(job.shape)) == [(begins_at - world.now, node)]
+    world.now = begins_at
+    plan = Plan(truth.fleet, world.now)
+    assert not plan.admits(node, job)
+    assert list(plan.windows(job.shape)) == [(0.0, node)]
 
 
 def gpus_of(count: int) -> m.Resources:

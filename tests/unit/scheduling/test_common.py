@@ -9,14 +9,16 @@ from controlplane.scheduling.jobs import Job
 from events import messages as m
 from tests.support.worlds import SETTINGS, TEAM, World, a_job, a_world
 
-PARTS = ("team", "user", "queue", "tier", "folder", "environment", "resources", "env", "labels")
+PARTS = ("team", "user", "queue", "tier", "source", "folder", "environment", "resources", "env", "labels")
 
 
 def test_what_two_jobs_have_in_common_is_kept_once() -> None:
     world = a_world()
     for name in ("one", "two"):
-        parts = {"entrypoint": ("python", "train.py", f"--name={name}"), "folder": "/work/vision", "user": "ada"}
-        fact = m.Accepted(specification=msgspec.structs.replace(a_job(name), **parts))
+        given = a_job(name, environment="sha256:" + 64 * "e")
+        program = ("python", "train.py", f"--name={name}")
+        given = msgspec.structs.replace(given, entrypoint=program, folder="/work/vision", source="sha256:" + 64 * "a")
+        fact = m.Accepted(specification=given)
         world.submit(msgspec.json.decode(msgspec.json.encode(fact), type=m.Accepted).specification)
     assert_shared(world)
     restored = Core(SETTINGS)

@@ -187,3 +187,17 @@ def test_asking_changes_nothing() -> None:
     asked, unasked = campaign(ask=True).world, campaign(ask=False).world
     assert [(entry.subject, entry.fact) for entry in asked.ledger] == [(e.subject, e.fact) for e in unasked.ledger]
     assert asked.core.snapshot() == unasked.core.snapshot()
+
+
+def test_who_comes_first_is_counted_where_all_was_only_tried() -> None:
+    """What a look tries and takes back leaves its room to whom the next question is about."""
+    world = a_world(nodes=1, gpus=8)
+    for name, gpus, priority in (("whole", 8, 9), ("half", 4, 8), ("pair", 2, 7), ("other", 2, 6)):
+        resources = m.Resources(cpus=1.0, memory_bytes=0, gpus=gpus)
+        world.submit(a_job(name, resources=resources, priority=priority))
+    assert [world.summary(name) for name in ("whole", "half", "pair", "other")] == [
+        "about to be placed",
+        "one job of its queue comes first",
+        "2 jobs of its queue come first",
+        "3 jobs of its queue come first",
+    ]

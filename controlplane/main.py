@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     logs.configure(options.log_level)
-    _give_memory_back()
+    if "monitoring" in names:
+        _give_memory_back()
     return asyncio.run(run(names, config))
 
 
@@ -57,9 +58,9 @@ def _give_memory_back() -> None:
     """Have malloc keep no more than `TRIM_BYTES` of what was freed at the end of the heap.
 
     By itself it keeps twice as much as the largest block that was ever freed, up to 64 MiB: M_TRIM_THRESHOLD and
-    M_MMAP_THRESHOLD in mallopt(3). A service lives for months, and one large batch or answer is enough. With this the
-    other threshold stays at 128 KiB, too: what is larger is mapped, and given back at once. Another C library than
-    glibc has no such habit, and no `mallopt`.
+    M_MMAP_THRESHOLD in mallopt(3). Monitoring has large batches and answers, and lives for months. With this the other
+    threshold stays at 128 KiB, too: what is larger is mapped, and given back at once. That costs, so that services that
+    have nothing of the kind do without. Another C library than glibc has no such habit, and no `mallopt`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

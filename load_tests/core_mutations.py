@@ -61,8 +61,8 @@ MUTATIONS: Final = (
     Mutation(
         "passing over: the window of a node of which all is kept from now on",
         "backfill.py",
-        "yield self._short_at(node, shape, self._now) - self._now",
-        "yield self._short_at(node, shape, math.nextafter(self._now, math.inf)) - self._now",
+        "return min(closed_in_s, self._short_at(node, shape, self._now) - self._now)",
+        "return min(closed_in_s, self._short_at(node, shape, math.nextafter(self._now, math.inf)) - self._now)",
     ),
     Mutation(
         "passing over: what this very round keeps counts as kept by the ledger",

@@ -75,8 +75,7 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     @property
     def is_open(self) -> bool:
         """Whether attempts may be placed on it."""
-        is_ready = self.is_known and self.suspected_at is None and not self.draining_by and not self.cordoned_by
-        return is_ready and not self.cannot_start
+        return bool(self.state == "ready" and not self.cannot_start)
 
     @property
     def cannot_start(self) -> str:

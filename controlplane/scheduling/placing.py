@@ -254,7 +254,7 @@ class Placing:
 
     def _reaches(self) -> dict[Shape, float]:
         """Of each shape that there is room for."""
-        if len(self._reach) != len(self._room):
+        if not self._reach:
             self._reach = {shape: self.plan.reach_s(shape) for shape in self._room}
         return self._reach
 

@@ -1,4 +1,4 @@
-"""A service gives memory back that one large batch had needed."""
+"""Monitoring gives memory back that one large batch had needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import ctypes, os, sys
 from pathlib import Path
 from controlplane import main
 
-if sys.argv[1] == "service":
+if sys.argv[1] == "monitoring":
     main._give_memory_back()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -36,7 +36,7 @@ print((resident() - before) // 1024**2)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
 def test_what_a_batch_had_needed_goes_back_to_the_system() -> None:
-    assert kept_mib("service") <= 2
+    assert kept_mib("monitoring") <= 2
     assert kept_mib("any process") >= 20  # else this test shows nothing
 
 

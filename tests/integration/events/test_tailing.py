@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -12,7 +13,7 @@ from events.bus import Bus, CaughtUp, Delivery, Outgoing, Refused
 from events.replies import Message
 from events.tail import _Reader
 from tests.integration.events.conftest import Stage, eventually
-from tests.support.nats import NatsCluster, NatsServer
+from tests.support.nats import NatsCluster
 
 
 def a_node(number: int) -> Outgoing:
@@ -72,15 +73,11 @@ async def test_a_tail_has_caught_up_with_the_leader_not_with_a_copy_that_is_behi
     """A server that was silent for a moment holds some of the consumers, and only a part of the stream."""
     bus, at_once, last = stage.bus, 12, 0
     for _ in range(8):
-        if isinstance(stage.servers, NatsCluster):
-            silent = await a_follower(stage)
-            silent.pause()
-        await bus.publish_batch([a_node(number) for number in range(1000)])
-        tails = [read(bus.tail("LEDGER", subjects=subjects.LEDGER, after=last), 1001) for _ in range(at_once)]
-        reading = asyncio.gather(*tails)
-        if isinstance(stage.servers, NatsCluster):
+        async with a_silent_follower(stage):
+            await bus.publish_batch([a_node(number) for number in range(1000)])
+            tails = [read(bus.tail("LEDGER", subjects=subjects.LEDGER, after=last), 1001) for _ in range(at_once)]
+            reading = asyncio.gather(*tails)
             await asyncio.wait([reading], timeout=0.2)
-            silent.resume()
         assert [found.index("caught up") for found in await reading] == [1000] * at_once
         last += 1000
 
@@ -103,13 +100,21 @@ async def test_a_tail_misses_what_was_lost_on_its_way_to_it(bus: Bus, monkeypatc
     assert len(lost) == 1
 
 
-async def a_follower(stage: Stage) -> NatsServer:
-    """A server that is neither ours nor the leader of LEDGER."""
-    assert isinstance(stage.servers, NatsCluster)
+@asynccontextmanager
+async def a_silent_follower(stage: Stage) -> AsyncIterator[None]:
+    """Of several servers one that is neither ours nor the leader of LEDGER stands still meanwhile."""
+    if not isinstance(stage.servers, NatsCluster):
+        yield
+        return
     info = await jetstream.api(stage.bus._connection, "STREAM.INFO.LEDGER")
     ours = stage.bus._connection._client.connected_url.port
     leader = info["cluster"]["leader"]
-    return next(server for server in stage.servers.servers if server.name != leader and server.port != ours)
+    silent = next(server for server in stage.servers.servers if server.name != leader and server.port != ours)
+    silent.pause()
+    try:
+        yield
+    finally:
+        silent.resume()
 
 
 async def test_a_tail_whose_rest_was_purged_has_caught_up(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,8 +59,8 @@ def _give_memory_back() -> None:
 
     By itself it keeps twice as much as the largest block that was ever freed, up to 64 MiB: M_TRIM_THRESHOLD and
     M_MMAP_THRESHOLD in mallopt(3). Monitoring has large batches and answers, and lives for months. With this the other
-    threshold stays at 128 KiB, too: what is larger is mapped, and given back at once. That costs, so that services that
-    have nothing of the kind do without. Another C library than glibc has no such habit, and no `mallopt`.
+    threshold stays at 128 KiB, too: what is larger is mapped, and given back at once. Services that have nothing of the
+    kind do without. Another C library than glibc has no such habit, and no `mallopt`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -392,9 +392,10 @@ def main() -> int:
     for mutation in chosen:
         if mutation.what not in (REPOSITORY / "controlplane" / "scheduling" / mutation.file).read_text():
             raise SystemExit(f"mutation {mutation.name!r}: {mutation.file} does not hold {mutation.what!r} any more")
-    found = {} if options.list else {mutation.name: play(mutation) for mutation in chosen}
-    for name, each in found.items():
-        print(f"{name}: {each['by'] or 'NOT FOUND'} ({each['seconds']} s)", flush=True)
+    found = {}
+    for mutation in () if options.list else chosen:
+        found[mutation.name] = each = play(mutation)
+        print(f"{mutation.name}: {each['by'] or 'NOT FOUND'} ({each['seconds']} s)", flush=True)
     figures = {"mutations": len(chosen), "found": sum(bool(each["by"]) for each in found.values()), "by": found}
     report("core_mutations", figures, {})
     return 0 if options.list or all(each["by"] for each in found.values()) else 1

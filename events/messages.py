@@ -155,6 +155,7 @@ EndCause = Literal[
     "start_failed",  # the entrypoint could not be executed
     "source_failed",  # the source could not be laid out on the node
     "environment_failed",  # the environment could not be built on the node
+    "meeting_failed",  # of a gang: the port at which its parts meet is not free any more
     "out_of_memory",
     "output_failed",  # the node could not keep its output (disk full)
     "fenced",  # the node was cut off from the ledger for longer than its lease
@@ -176,6 +177,10 @@ class AttemptEnd(Value, frozen=True, kw_only=True):
     usage: Usage = Usage()
     output_bytes: dict[str, int] = {}
     """Bytes kept of each stream (`stdout`, `stderr`): a reader of the log knows when it has all."""
+    exited_at: float | None = None
+    """When the entrypoint itself ended: what it left running may have lived on for a while, until `ended_at`."""
+    last_lines: tuple[str, ...] = ()
+    """Of a part of a gang that failed: what it wrote last."""
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -226,6 +231,9 @@ class Submit(Request, frozen=True, kw_only=True, tag="submit"):
     """
     on: Constraint = {}
     """Only on nodes with these labels, of those that its tier may be on: `{"gpu": ["A100", "H100"], "node": ["!n7"]}`.
+    """
+    nodes: int | None = None
+    """Run it on so many nodes, each with what the tier brings, together or not at all: a gang. None: as the tier says.
     """
 
 
@@ -833,15 +841,26 @@ AnyFact = (
 # --------------------------------------------------------------------------------------------------------------------
 
 
+class Meeting(Value, frozen=True, kw_only=True):
+    """Where the parts of a gang find each other: a port on the node of rank 0, proven free there."""
+
+    address: str
+    port: int
+
+
 class LiveAttempt(Value, frozen=True, kw_only=True):
-    """`starting`: laid out or about to run; `running`: the entrypoint runs; `ended`: `end` waits for the ledger."""
+    """`starting`: laid out or about to run; `ready`: laid out, it waits for the other parts of its gang; `running`: the
+    entrypoint runs; `ended`: `end` waits for the ledger.
+    """
 
     ref: AttemptRef
-    state: Literal["starting", "running", "ended"]
+    state: Literal["starting", "ready", "running", "ended"]
     started_at: float | None = None
     end: AttemptEnd | None = None
     checkpoint_at: float | None = None
     """When it last said that it had saved its work (`headrace.checkpointed()`); None: never."""
+    meeting: Meeting | None = None
+    """Of a part of a gang. While it is `ready`: what rank 0 offers. From then on: what it was started with."""
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="exchange"):
@@ -854,6 +873,15 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     """Id of this life of the runner."""
     capacity: Capacity
     attempts: tuple[LiveAttempt, ...] = ()
+
+
+class GangPart(Value, frozen=True, kw_only=True):
+    """Which part of a gang, one a node. `meeting` is the word to start: it comes when every part is ready."""
+
+    rank: int
+    size: int
+    """How many parts there are."""
+    meeting: Meeting | None = None
 
 
 class Launch(Value, frozen=True, kw_only=True):
@@ -875,6 +903,8 @@ class Launch(Value, frozen=True, kw_only=True):
     traceparent: str = ""
     placed_at: float = 0.0
     task: Task | None = None
+    gang: GangPart | None = None
+    """Set: it is laid out at once, and started only with a `meeting`."""
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="desired"):

@@ -2,6 +2,8 @@
 
     laying out → launched, followed → ended (`exit.json`) → recorded in the ledger, shipped → folder deleted
 
+A part of a gang waits between the first two, until every part is laid out (`go`).
+
 Everything that must survive the runner is in the attempt's folder: `launch.json` (the order), what the supervisor
 keeps, and `recorded`. A new runner makes the same object from it by `Attempt.found`.
 """
@@ -19,13 +21,15 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from events.messages import AttemptEnd, AttemptRef, Launch, LiveAttempt, Usage
+from events import subjects
+from events.messages import AttemptEnd, AttemptRef, GangPart, Launch, LiveAttempt, Meeting, Usage
 from events.wire import UNREADABLE
-from runtime import bounds, disk, exit_record, job_environment, spool
+from runtime import bounds, disk, exit_record, job_environment, meeting, spool
 from runtime.desired import Actual, Phase
 from runtime.disk import Disk
 from runtime.exit_record import Record, Spec
 from runtime.node_folder import NodeFolder
+from runtime.shipping import output
 from runtime.supervised import LauncherClient, LaunchFailed, Standing, Status, Supervised, SupervisorLost, standing
 
 LOG: Final = logging.getLogger("headrace.runner")
@@ -61,7 +65,7 @@ class Shipping(Protocol):
 
 
 class Tools(NamedTuple):
-    """What an attempt works with. `changed` tells the runner that it started, or ended."""
+    """What an attempt works with. `changed` tells the runner that it is ready, started, or ended."""
 
     folder: NodeFolder
     launcher: LauncherClient
@@ -69,6 +73,10 @@ class Tools(NamedTuple):
     shipping: Shipping
     disk: Disk
     changed: Callable[[Attempt], None]
+    address: str
+    """At which other nodes reach this one."""
+    ports: Callable[[], set[int]]
+    """At which gangs meet here."""
 
 
 class Attempt:
@@ -86,6 +94,8 @@ class Attempt:
         self._laying_out: asyncio.Task[Spec] | None = None
         self._supervised: Supervised | None = None
         self._stop: tuple[str, str] | None = None
+        self._offers: Meeting | None = None
+        self._meeting: asyncio.Future[Meeting] | None = None
 
     @classmethod
     def found(cls, folder: Path, tools: Tools) -> Attempt | None:
@@ -110,19 +120,35 @@ class Attempt:
 
     @property
     def actual(self) -> Actual:
-        return Actual(self.phase, self.launch.allocation.gpus, self.launch.allocation.gpu_milli)
+        return Actual(self.phase, self.launch.allocation.gpus, self.launch.allocation.gpu_milli, self._met)
+
+    @property
+    def _met(self) -> Meeting | None:
+        """Of a part of a gang: what it was started with."""
+        return self.launch.gang.meeting if self.launch.gang is not None else None
 
     @property
     def report(self) -> LiveAttempt:
         """What the leader is told, until the ledger knows all."""
         match self.phase:
             case Phase.STARTING:
-                return LiveAttempt(ref=self.ref, state="starting")
+                return LiveAttempt(ref=self.ref, state="starting", meeting=self._met)
+            case Phase.READY:
+                return LiveAttempt(ref=self.ref, state="ready", meeting=self._offers)
             case Phase.RUNNING:
-                saved_at = spool.checkpoint_at(self.folder / "spool")
-                return LiveAttempt(ref=self.ref, state="running", started_at=self._started_at, checkpoint_at=saved_at)
+                saved_at, at = spool.checkpoint_at(self.folder / "spool"), self._started_at
+                return LiveAttempt(
+                    ref=self.ref, state="running", started_at=at, checkpoint_at=saved_at, meeting=self._met
+                )
             case Phase.ENDED | Phase.RECORDED:
-                return LiveAttempt(ref=self.ref, state="ended", started_at=self._started_at, end=self._end)
+                return LiveAttempt(
+                    ref=self.ref, state="ended", started_at=self._started_at, end=self._end, meeting=self._met
+                )
+
+    def go(self, where: Meeting) -> None:
+        """Every part of its gang is ready. Again is harmless."""
+        if self._meeting is not None and not self._meeting.done():
+            self._meeting.set_result(where)
 
     def stop(self, cause: str, why: str) -> None:
         """End it, however far it has come. Again is harmless."""
@@ -159,7 +185,7 @@ class Attempt:
 
     async def _begin(self, group: asyncio.TaskGroup) -> Record:
         # not in the group: a failure of this is an ordinary end
-        self._laying_out = asyncio.ensure_future(self._lay_out())
+        self._laying_out = asyncio.ensure_future(self._prepare())
         try:
             await asyncio.wait([self._laying_out])
         finally:
@@ -178,6 +204,42 @@ class Attempt:
             supervised.stop(*self._stop)
         group.create_task(self._ship())
         return await self._follow(supervised)
+
+    async def _prepare(self) -> Spec:
+        """Lay it out, and wait for the others if it is a part of a gang. Raises LayOutFailed."""
+        gang = self.launch.gang
+        self.launch = msgspec.structs.replace(self.launch, gang=gang and msgspec.structs.replace(gang, meeting=None))
+        spec = await self._lay_out()
+        if gang is None:
+            return spec
+        try:
+            where = await self._meet(gang)
+            self.launch = msgspec.structs.replace(self.launch, gang=msgspec.structs.replace(gang, meeting=where))
+            self.phase = Phase.STARTING
+            await asyncio.to_thread(self._note_launch)
+        except meeting.NoPort as error:
+            raise LayOutFailed("meeting_failed", str(error)) from error
+        except OSError as error:
+            raise LayOutFailed("start_failed", f"the node cannot lay it out: {error}") from error
+        return spec._replace(env=spec.env | job_environment.of_gang(self.launch))
+
+    async def _meet(self, gang: GangPart) -> Meeting:
+        """Say that it is ready, and wait until all are. Rank 0 offers a port meanwhile. Raises NoPort."""
+        self._meeting = asyncio.get_running_loop().create_future()
+        if gang.rank:
+            return await self._wait_for(self._meeting)
+        with meeting.held(but=self._tools.ports()) as port:
+            self._offers = Meeting(address=self._tools.address, port=port)
+            where = await self._wait_for(self._meeting)
+        if where != self._offers:  # said by the runner before this one, and another part may have begun with it
+            with meeting.held(where.port):
+                pass
+        return where
+
+    async def _wait_for(self, word: asyncio.Future[Meeting]) -> Meeting:
+        self.phase = Phase.READY
+        self._tools.changed(self)
+        return await word
 
     async def _lay_out(self) -> Spec:
         """Everything that the entrypoint needs. Raises LayOutFailed, which ends this attempt and nothing else."""
@@ -208,6 +270,9 @@ class Attempt:
         for name in ("scratch", "spool"):
             (self.folder / name).mkdir()
         self._tools.folder.job(self.ref).mkdir(parents=True, exist_ok=True)
+        self._note_launch()
+
+    def _note_launch(self) -> None:
         (self.folder / LAUNCH).write_bytes(msgspec.json.encode(self.launch))
 
     async def _follow(self, supervised: Supervised) -> Record:
@@ -257,10 +322,20 @@ class Attempt:
 
     def _note_end(self, record: Record) -> None:
         self._started_at = record.started_at
-        self._end = end_of(record)
+        self._end = self._seen(end_of(record))
         self.phase = Phase.RECORDED if self._recorded.is_set() else Phase.ENDED
         self._over.set()
         self._tools.changed(self)
+
+    def _seen(self, end: AttemptEnd) -> AttemptEnd:
+        """Of a part of a gang: what it wrote last if it failed, and its streams under the names that they have."""
+        gang = self.launch.gang
+        if gang is None:
+            return end
+        failed = end.cause != "stopped" and end.exit_code != 0
+        named = {subjects.stream(name, gang.rank): size for name, size in end.output_bytes.items()}
+        lines = output.last_lines(self.folder) if failed else ()
+        return msgspec.structs.replace(end, output_bytes=named, last_lines=lines)
 
 
 def end_of(record: Record) -> AttemptEnd:

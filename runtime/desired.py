@@ -6,22 +6,26 @@
 * A start waits while something here still holds what it needs: an older attempt of the same job (two would live), or
   too much of one of its GPUs. The leader frees neither before it knows of the end, but a node that was lost and came
   back may still be busy with what the leader has given up. The runner asks again at each end.
+* A part of a gang is laid out like anything else, and starts when the leader says where the parts meet. One that was
+  started for another meeting than that of today is stopped: it would wait for the others for ever.
 * An end that the ledger has is forgotten.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 
 import msgspec
 
-from events.messages import GPU_MILLI, AttemptRef, Desired, Launch
+from events.messages import GPU_MILLI, AttemptRef, Desired, Launch, Meeting
 
 
 class Phase(Enum):
     STARTING = "starting"
+    READY = "ready"
+    """Laid out; it waits for the other parts of its gang."""
     RUNNING = "running"
     ENDED = "ended"
     """Its end waits for the ledger."""
@@ -36,10 +40,12 @@ class Actual(msgspec.Struct, frozen=True):
     gpus: tuple[int, ...] = ()
     gpu_milli: int = GPU_MILLI
     """Thousandths of each."""
+    meeting: Meeting | None = None
+    """Of a part of a gang: what it was started with."""
 
     @property
     def lives(self) -> bool:
-        return self.phase in {Phase.STARTING, Phase.RUNNING}
+        return self.phase in {Phase.STARTING, Phase.READY, Phase.RUNNING}
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -53,6 +59,13 @@ class Start(msgspec.Struct, frozen=True):
     launch: Launch
 
 
+class Go(msgspec.Struct, frozen=True):
+    """Every part of its gang is ready."""
+
+    ref: AttemptRef
+    meeting: Meeting
+
+
 class Stop(msgspec.Struct, frozen=True):
     ref: AttemptRef
     why: str
@@ -62,7 +75,7 @@ class Forget(msgspec.Struct, frozen=True):
     ref: AttemptRef
 
 
-Instruction = Start | Stop | Forget
+Instruction = Start | Go | Stop | Forget
 
 
 def heed(desired: Desired, *, node: str, seen: Seen) -> Seen | None:
@@ -75,7 +88,7 @@ def heed(desired: Desired, *, node: str, seen: Seen) -> Seen | None:
 
 
 def decide(desired: Desired, actual: Mapping[AttemptRef, Actual]) -> tuple[Instruction, ...]:
-    """What to do now. Stops first, then what is forgotten, then starts in the leader's order."""
+    """What to do now. Stops first, then what is forgotten, then gangs, then starts in the leader's order."""
     wanted = {launch.ref for launch in desired.attempts}
     living = {ref: state for ref, state in actual.items() if state.lives}
     known = dict.fromkeys(ref for ref in desired.recorded if ref in actual)
@@ -83,8 +96,21 @@ def decide(desired: Desired, actual: Mapping[AttemptRef, Actual]) -> tuple[Instr
     return (
         *(Stop(ref, "not wanted any more") for ref in living if ref not in wanted),
         *(Forget(ref) for ref in recorded),
+        *_of_gangs(desired, living),
         *(Start(launch) for launch in _startable(desired, actual, living)),
     )
+
+
+def _of_gangs(desired: Desired, living: Mapping[AttemptRef, Actual]) -> Iterator[Go | Stop]:
+    """What follows for what is here from where its gang meets."""
+    for launch in desired.attempts:
+        here, where = living.get(launch.ref), launch.gang.meeting if launch.gang is not None else None
+        if here is None or where is None:
+            continue
+        if here.phase is Phase.READY:
+            yield Go(launch.ref, where)
+        elif here.meeting is not None and here.meeting != where:
+            yield Stop(launch.ref, "its gang meets elsewhere by now")
 
 
 def _startable(

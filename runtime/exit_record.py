@@ -67,6 +67,7 @@ class Record(NamedTuple):
     cpu_s: float = 0.0
     memory_bytes_max: int = 0
     output_bytes: dict[str, int] = {}  # noqa: RUF012 - never changed
+    exited_at: float | None = None
 
 
 class Damaged(Exception):

@@ -70,6 +70,31 @@ def variables(launch: Launch, around: Surroundings, node_environ: Mapping[str, s
     return {**asked, **ours}
 
 
+def of_gang(launch: Launch) -> dict[str, str]:
+    """What a part of a gang needs to find the others, once it is known where they meet.
+
+    One process a node is started, so its rank is its node's. `torchrun` starts others below itself and gives each its
+    own: it takes what it must know from PET_*, so that `torchrun train.py` is a whole command.
+    """
+    gang = launch.gang
+    if gang is None or gang.meeting is None:
+        return {}
+    rank, size, address, port = str(gang.rank), str(gang.size), gang.meeting.address, str(gang.meeting.port)
+    return {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": port,
+        "RANK": rank,
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": size,
+        "NODE_RANK": rank,
+        "PET_NNODES": size,
+        "PET_NODE_RANK": rank,
+        "PET_NPROC_PER_NODE": str(max(1, len(launch.allocation.gpus))),
+        "PET_MASTER_ADDR": address,
+        "PET_MASTER_PORT": port,
+    }
+
+
 def _ours(launch: Launch, around: Surroundings) -> dict[str, str]:
     found = {
         "HEADRACE_JOB": launch.ref.job,
@@ -81,7 +106,8 @@ def _ours(launch: Launch, around: Surroundings) -> dict[str, str]:
         "HEADRACE_JOB_DIR": str(around.job_folder),
         "HEADRACE_SCRATCH": str(around.scratch),
         "HEADRACE_SPOOL": str(around.spool),
-        "HEADRACE_RANK": "0",
+        "HEADRACE_NODES": str(launch.gang.size if launch.gang is not None else 1),
+        "HEADRACE_RANK": str(launch.gang.rank if launch.gang is not None else 0),
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, launch.allocation.gpus)),
         "HEADRACE_GPU_SHARE": f"{launch.allocation.gpu_milli / 1000:g}" if launch.allocation.gpus else "0",
     }
@@ -103,6 +129,7 @@ def _telemetry(launch: Launch, around: Surroundings) -> dict[str, str]:
     if around.otlp_url and around.otlp_secret:
         token = otlp_token.mint(around.otlp_secret.encode(), launch.ref)
         attributes = {"headrace.job": launch.ref.job, "headrace.attempt": str(launch.ref.attempt)}
+        attributes |= {"headrace.rank": str(launch.gang.rank)} if launch.gang is not None else {}
         found |= {
             "OTEL_EXPORTER_OTLP_ENDPOINT": around.otlp_url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",

@@ -24,13 +24,14 @@ import msgspec
 
 from events import logs, subjects
 from events.bus import AskRefused, Bus, BusError, Delivery
-from events.messages import AttemptRef, Capacity, Desired, Exchange
+from events.messages import AttemptRef, Capacity, Desired, Exchange, Launch
 from events.wire import UNREADABLE
 from runtime import desired, exit_record, node_capacity
 from runtime.attempt import Attempt, Layer, Shipping, Tools
-from runtime.desired import Actual, Forget, Phase, Seen, Start, Stop
+from runtime.desired import Actual, Forget, Go, Phase, Seen, Start, Stop
 from runtime.disk import Disk, room
 from runtime.lease import Lease
+from runtime.meeting import own_address
 from runtime.node_folder import NodeFolder
 from runtime.settings import RunnerSettings
 from runtime.supervised import LauncherClient
@@ -58,7 +59,10 @@ class Runner:
         self._folder = NodeFolder(Path(settings.folder))
         self._launcher = LauncherClient(self._folder.path)
         self._disk = Disk()
-        self._tools = Tools(self._folder, self._launcher, layer, shipping, self._disk, self._on_change)
+        address = settings.address or own_address(settings.nats_url)
+        self._tools = Tools(
+            self._folder, self._launcher, layer, shipping, self._disk, self._on_change, address, self._ports
+        )
         self._attempts: dict[AttemptRef, Attempt] = {}
         """Those whose end is not in the ledger yet: what the leader is told, and what is decided on."""
         self._recorded: set[AttemptRef] = set()
@@ -134,6 +138,11 @@ class Runner:
         self._changed.set()
         if self._desired is not None:
             self._carry_out(self._desired)
+
+    def _ports(self) -> set[int]:
+        """At which gangs meet here."""
+        gangs = [attempt.launch.gang for attempt in self._attempts.values()]
+        return {gang.meeting.port for gang in gangs if gang is not None and gang.meeting is not None and not gang.rank}
 
     def _settle(self, ref: AttemptRef) -> None:
         """Its end is in the ledger: nothing here looks at it again, though its output may still be on its way."""
@@ -218,11 +227,13 @@ class Runner:
         actual |= dict.fromkeys(late, Actual(Phase.RECORDED))
         for instruction in desired.decide(wanted, actual):
             match instruction:
-                case Start(launch) if not self._lease.holds:
-                    LOG.info("not started: %s of %s, until this node is cleared", launch.ref.attempt, launch.ref.job)
+                case Start(Launch(ref=ref)) | Go(ref) if not self._lease.holds:
+                    LOG.info("not started: %s of %s, until this node is cleared", ref.attempt, ref.job)
                 case Start(launch):
                     self._live(Attempt(launch, self._tools))
                     self._changed.set()
+                case Go(ref, meeting):
+                    self._attempts[ref].go(meeting)
                 case Stop(ref, why):
                     self._attempts[ref].stop("stopped", why)
                 case Forget(ref):

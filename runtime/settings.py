@@ -34,6 +34,8 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     pythons: tuple[str, ...] = ()
     """Full versions; empty: what uv finds, which takes about a second."""
     labels: dict[str, str] = {}
+    address: str = ""
+    """At which other nodes reach this one. Empty: the one from which it reaches NATS."""
     lease_s: float = 900.0
     """0: attempts go on however long the node is cut off."""
     output_bytes_max: int = OUTPUT_BYTES_MAX

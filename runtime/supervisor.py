@@ -76,6 +76,7 @@ class Supervisor:
         self._failure: processes.Failure | None = None
         self._started_at: float | None = None
         self._status: int | None = None  # of the entrypoint, as wait(2) gives it
+        self._exited_at: float | None = None
         self._childless = False
         self._leftovers_told = False
         self._cause = ""  # why we end it; empty: we do not
@@ -185,7 +186,7 @@ class Supervisor:
             if pid == 0:
                 break
             if pid == self._pid:
-                self._status = status
+                self._status, self._exited_at = status, time.time()
         if self._status is not None and not self._leftovers_told:
             self._leftovers_told = True
             self._end_leftovers()
@@ -257,6 +258,7 @@ class Supervisor:
             cpu_s=usage.cpu_s,
             memory_bytes_max=max(usage.memory_bytes_max, self._bounds.peak_bytes()),
             output_bytes={name: stream.kept_bytes for name, stream in self._streams.items()},
+            exited_at=self._exited_at if ran else None,
         )
 
     def _verdict_on(self, number: int | None) -> tuple[str, str]:

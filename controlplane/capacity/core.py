@@ -26,6 +26,8 @@ class SeenNode(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int
     memory_bytes: int
     gpu_model: str = ""
+    address: str = ""
+    """At which other nodes reach it."""
     labels: dict[str, str] = {}
     """What its operator gave it: constraints of jobs go by them."""
 

@@ -125,5 +125,6 @@ def _seen(node: dict[str, Any]) -> SeenNode:
         gpus=int(resources.get("GPU", 0)),
         memory_bytes=int(resources.get("memory", 0)),
         gpu_model=labels.get(GPU_LABEL, ""),
+        address=node.get("NodeManagerAddress", ""),
         labels={name: value for name, value in labels.items() if name != LABEL and not name.startswith(RAYS_OWN)},
     )

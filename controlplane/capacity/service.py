@@ -91,5 +91,6 @@ def runner_settings(config: Configuration, node: SeenNode) -> dict[str, Any]:
         "gpus": node.gpus,
         "gpu_model": node.gpu_model,
         "labels": node.labels,
+        "address": node.address,
         "lease_s": config.lease_s,
     }

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from controlplane.scheduling import arrays, attained, checking, ends, explain, snapshots, standing, tenants
 from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, Round, Settings
 from controlplane.scheduling.jobs import Job
@@ -171,9 +173,12 @@ class Core:
     def _on_reported(self, job: Job, node: Node, live: m.LiveAttempt) -> None:
         part = job.part(node.name)
         part.missing, part.gone_why = 0, ""
-        before = part.reported
+        before, is_gang = part.reported, job.shape.nodes > 1
+        met = job.meeting if is_gang else None
         if part.end is None:  # an end is never taken back
             part.reported = live
+        if is_gang and job.meeting != met:
+            self._truth.changed.update(dict.fromkeys(job.nodes, True))
         has_saved = live.checkpoint_at is not None and (before is None or before.checkpoint_at != live.checkpoint_at)
         if has_saved and attained.is_unknown(job.specification, job.predicted_s):
             self._truth.fleet.touch(node)  # it may give way: a search that found nobody is made again
@@ -187,6 +192,8 @@ class Core:
         part = job.part(node.name)
         if job.decided is not None or part.end is not None:
             return
+        if part.is_ready:
+            part.reported = None  # another runner, which lays it out anew and proves another port
         if rebooted:
             part.gone_why = f"node {node.name} was restarted"
         elif job.life.state is not State.PLACED or not job.is_wanted_on(node.name):
@@ -411,12 +418,18 @@ class Core:
     def _launch(self, job: Job, node: str) -> m.Launch:
         if job.launches is None:
             job.launches = {}
-        if (made := job.launches.get(node)) is not None:
+        made = job.launches.get(node) or self._made_launch(job, node)
+        job.launches[node] = made
+        if made.gang is None:
             return made
+        return msgspec.structs.replace(made, gang=msgspec.structs.replace(made.gang, meeting=job.meeting))
+
+    def _made_launch(self, job: Job, node: str) -> m.Launch:
+        """All of it that stays the same."""
         spec = job.specification
         held = job.decided.allocations if isinstance(job.decided, m.Placed) else job.allocations
         environment = self._truth.environment_of(job)
-        made = job.launches[node] = m.Launch(
+        return m.Launch(
             ref=job.ref(),
             user=spec.user,
             name=spec.name,
@@ -432,8 +445,8 @@ class Core:
             traceparent=job.traceparent,
             placed_at=job.placed_at,
             task=job.task,
+            gang=m.GangPart(rank=job.nodes.index(node), size=len(held)) if len(held) > 1 else None,
         )
-        return made
 
     def _is_recorded(self, ref: m.AttemptRef) -> bool:
         """Whether the ledger has the end of this attempt, or will never want it."""
@@ -443,7 +456,9 @@ class Core:
         return ref.attempt < job.life.attempt or (ref.attempt == job.life.attempt and not job.is_live)
 
     def take_changed(self, *, urgent: bool) -> list[str]:
-        """The nodes that should be told their list again, in order; with `urgent` only where something must stop."""
+        """The nodes that should be told their list again, in order; with `urgent` only where something must stop, or
+        where others wait for its start.
+        """
         changed = [name for name, at_once in self._truth.changed.items() if name and (at_once or not urgent)]
         for name in changed:
             del self._truth.changed[name]

@@ -54,8 +54,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a job could ask for instead; decides nothing."""
     team_tiers: dict[str, tuple[str, ...]] = {}
     """Which of them, where a team may not ask for all."""
-    gangs: bool = True
-    """Whether nodes can run attempts over several of them; without, such a job ends failed."""
     margin_s: float = 13.0
     """On top of the lease, before a silent node is lost: clocks, and how long a deposed leader may still answer."""
 

@@ -16,7 +16,7 @@ from events import messages as m
 from events.lifecycle import State
 
 TRIED_AGAIN: Final = frozenset(
-    {"source_failed", "environment_failed", "output_failed", "fenced", "supervisor_lost", "stopped"}
+    {"source_failed", "environment_failed", "meeting_failed", "output_failed", "fenced", "supervisor_lost", "stopped"}
 )
 """Causes that say nothing about the program."""
 
@@ -31,6 +31,7 @@ _WORDS: Final = {
     "start_failed": "the entrypoint could not be started",
     "source_failed": "the source could not be laid out on the node",
     "environment_failed": "the environment could not be built on the node",
+    "meeting_failed": "the port at which its gang meets was taken",
     "out_of_memory": "out of memory",
     "output_failed": "the node could not keep its output",
     "fenced": "its node was cut off from the ledger for too long and ended it",
@@ -48,6 +49,8 @@ def on_end(job: Job, end: m.AttemptEnd, *, term: int, where: str = "") -> m.Fini
     if job.stop_final:
         return m.Finished(term=term, attempt=attempt, outcome="failed", reason=job.stop_why, end=end)
     words = f"{where}: {describe(job, end)}" if where else describe(job, end)
+    if end.last_lines:
+        words += f"; its last lines: {' | '.join(end.last_lines)}"
     if end.cause not in TRIED_AGAIN:
         return _on_failure(job, end, words, term=term)
     if job.stop_why:

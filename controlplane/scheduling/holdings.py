@@ -51,7 +51,9 @@ class Holdings:
         """In the order of arrival: jobs about which there may be something to write."""
         self.nodes_due: dict[str, Node] = {}
         self.changed: dict[str, bool] = {}
-        """Nodes that should be told their list again, in order: True at once, something must stop; False by and by."""
+        """Nodes that should be told their list again, in order: True at once, since something must stop or a gang may
+        start; False by and by.
+        """
         self.broken = ""
         self._totals: Totals | None = None
         self._disturbed_at = 0

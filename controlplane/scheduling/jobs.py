@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from controlplane.scheduling.order import estimate_s
-from controlplane.scheduling.parts import Part
+from controlplane.scheduling.parts import Part, meeting
 from events import labels
 from events import messages as m
 from events.arrays import Indices
@@ -211,6 +211,11 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
         if found is None:
             found = self.parts[node] = Part()
         return found
+
+    @property
+    def meeting(self) -> m.Meeting | None:
+        """Of a gang: where its parts meet; None: they must not start yet."""
+        return meeting([self.part(node) for node in self.nodes])
 
     @property
     def attempt(self) -> int:

@@ -2,11 +2,13 @@
 
 A job on one node has one part. A gang has one for each of its nodes, and lives and ends as one: it has started when all
 parts run; when one breaks off, the others are not wanted any more, and the attempt is over when every part is. So no
-part of an attempt lives when the ledger says that it is over. Parts that end well wait for the others.
+part of an attempt lives when the ledger says that it is over. Parts that end well wait for the others. Before, no part
+is started until each is laid out and ready: what they wait for then is `meeting`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -33,6 +35,11 @@ class Part(msgspec.Struct, eq=False):
         return self.reported.end if self.reported is not None and self.reported.state == "ended" else None
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it is laid out and waits for the others."""
+        return self.reported is not None and self.reported.state == "ready"
+
+    @property
     def runs(self) -> bool:
         """Whether it has begun; it may have ended since."""
         return self.reported is not None and self.reported.state in ("running", "ended")
@@ -52,6 +59,20 @@ class Part(msgspec.Struct, eq=False):
         return self.is_lost or (self.end is not None and not is_success(self.end))
 
 
+def meeting(parts: Sequence[Part]) -> m.Meeting | None:
+    """Where the parts of a gang, in the order of their ranks, meet; None: they must not start yet.
+
+    Nothing of it is kept: it follows from what nodes say, and from the same words for every leader. Once a part was
+    started the others follow it; until then all must be ready, and the one of rank 0 says where.
+    """
+    told = (part.reported.meeting for part in parts if part.reported is not None and part.reported.state != "ready")
+    begun = next((each for each in told if each is not None), None)
+    if begun is not None:
+        return begun
+    first = parts[0].reported
+    return first.meeting if first is not None and all(part.is_ready for part in parts) else None
+
+
 def is_success(end: m.AttemptEnd) -> bool:
     return end.cause == "exited" and end.exit_code == 0
 
@@ -64,4 +85,4 @@ def deciding_end(ends: list[tuple[str, m.AttemptEnd]]) -> tuple[str, m.AttemptEn
     by_itself = [each for each in failed if each[1].cause != "stopped"]
     if not failed:
         return ends[0]
-    return min(by_itself or failed, key=lambda each: each[1].ended_at)
+    return min(by_itself or failed, key=lambda each: each[1].exited_at or each[1].ended_at)

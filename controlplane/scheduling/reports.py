@@ -16,6 +16,8 @@ BYTES_MAX: Final = 2**60
 ATTEMPTS_MAX: Final = 10_000
 ATTEMPT_MAX: Final = 1_000_000
 ITEMS_MAX: Final = 256
+LINES_MAX: Final = 16
+PORT_MAX: Final = 65_535
 NAME_CHARACTERS_MAX: Final = 256
 MESSAGE_CHARACTERS_MAX: Final = 10_000
 MOMENT_MAX: Final = 2**36
@@ -42,14 +44,22 @@ def problem(exchange: m.Exchange) -> str:
         ranges += [(f"{path}.ref.attempt", live.ref.attempt, ATTEMPT_MAX)]
         ranges += [(f"{path}.started_at", live.started_at or 0, MOMENT_MAX)]
         ranges += _end(f"{path}.end", live.end) if live.end is not None else []
+        ranges += _meeting(f"{path}.meeting", live.meeting) if live.meeting is not None else []
     found = next((each for each in ranges if not 0 <= each[1] <= each[2]), None)
     return f"{found[0]}: {found[1]:g} is out of range: from 0 to {found[2]:g}" if found else ""
+
+
+def _meeting(path: str, meeting: m.Meeting) -> list[tuple[str, float, float]]:
+    return [(f"{path}.address", len(meeting.address), NAME_CHARACTERS_MAX), (f"{path}.port", meeting.port, PORT_MAX)]
 
 
 def _end(path: str, end: m.AttemptEnd) -> list[tuple[str, float, float]]:
     return [
         (f"{path}.ended_at", end.ended_at, MOMENT_MAX),
         (f"{path}.started_at", end.started_at or 0, MOMENT_MAX),
+        (f"{path}.exited_at", end.exited_at or 0, MOMENT_MAX),
+        (f"{path}.last_lines", len(end.last_lines), LINES_MAX),
+        *((f"{path}.last_lines", len(line), MESSAGE_CHARACTERS_MAX // LINES_MAX) for line in end.last_lines),
         (f"{path}.exit_code", abs(end.exit_code or 0), EXIT_CODE_MAX),
         (f"{path}.signal", end.signal or 0, ITEMS_MAX),
         (f"{path}.message", len(end.message), MESSAGE_CHARACTERS_MAX),

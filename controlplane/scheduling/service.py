@@ -63,7 +63,6 @@ def build(config: Configuration) -> Core:
             preempt_min_run_s=config.preempt_min_run_s,
             fair_half_life_s=config.fair_half_life_s,
             packing=config.packing,
-            gangs=False,  # runners know no ranks yet
             margin_s=CLOCK_MARGIN_S + config.leader_lease_s,
             tiers=config.tiers,
             team_tiers={name: team.tiers for name, team in config.teams.items() if team.tiers},
@@ -289,7 +288,7 @@ class Instance:
             self._wake.set()
 
     async def _tell_changed(self) -> None:
-        """Tell nodes their list: at once where something must stop, the others by and by."""
+        """Tell nodes their list: at once where something must stop or a gang may start, the others by and by."""
         by_and_by = self._loop.time() >= self._tell_at
         if by_and_by:
             self._tell_at = self._loop.time() + TELL_EACH_S

@@ -90,8 +90,6 @@ class Waiting(Holdings):
             limit_s = job.specification.time_limit_s
             within = f" within its time limit of {span(limit_s)}" if limit_s else ""
             return Doom(f"it cannot end{within} by its deadline, {clock(job.specification.deadline_at)}", "time")
-        if job.shape.nodes > 1 and not self.settings.gangs:
-            return Doom(f"it asks for {job.shape.nodes} nodes, and jobs over several are not possible yet", "node")
         environment = self.environment_of(job)
         if environment is not None and environment.state == "failed":
             return Doom(f"its environment could not be made: {environment.reason}", "environment")

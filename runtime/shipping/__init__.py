@@ -47,7 +47,13 @@ class Shipping:
     async def ship(self, launch: Launch, folder: Path, over: asyncio.Event) -> None:
         """Ship what the attempt in `folder` writes, until `over` is set and all has arrived."""
         shipper = Shipper(
-            bus=self._bus, node=self._node, ref=launch.ref, folder=folder, spool=folder / "spool", lanes=self._lanes
+            bus=self._bus,
+            node=self._node,
+            ref=launch.ref,
+            folder=folder,
+            spool=folder / "spool",
+            lanes=self._lanes,
+            rank=launch.gang.rank if launch.gang is not None else 0,
         )
         await shipper.run(over)
 
@@ -56,17 +62,25 @@ class Shipper:
     """What ships one attempt. `run` it once; a restarted runner makes another one, which goes on where this one was."""
 
     def __init__(
-        self, *, bus: Bus, node: str, ref: AttemptRef, folder: Path, spool: Path, lanes: asyncio.Semaphore | None = None
+        self,
+        *,
+        bus: Bus,
+        node: str,
+        ref: AttemptRef,
+        folder: Path,
+        spool: Path,
+        lanes: asyncio.Semaphore | None = None,
+        rank: int = 0,
     ) -> None:
         """`folder` holds `stdout` and `stderr`, `spool` the spools. `lanes` is shared by all shippers of a node."""
         self._folder = folder
         self._shipped = Shipped.load(folder)
         self._saved_at = 0.0
         lanes = lanes or asyncio.Semaphore(LANES)
-        self._outputs = [Output(node, ref, name, folder, self._shipped) for name in STREAMS]
+        self._outputs = [Output(node, ref, name, folder, self._shipped, rank=rank) for name in STREAMS]
         self._output_line = Line(bus, lanes)
         self._metrics_line = Line(bus, lanes)
-        self._spools = Spools(node, ref, spool, self._shipped)
+        self._spools = Spools(node, ref, spool, self._shipped, rank=rank)
 
     async def run(self, ended: asyncio.Event) -> None:
         """Ship until `ended` is set (nothing of the attempt lives any more) and all has arrived. Raises nothing."""

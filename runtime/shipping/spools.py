@@ -57,9 +57,10 @@ class _Nothing:
 class Spools:
     """The spools of one attempt."""
 
-    def __init__(self, node: str, ref: AttemptRef, folder: Path, shipped: Shipped) -> None:
+    def __init__(self, node: str, ref: AttemptRef, folder: Path, shipped: Shipped, *, rank: int = 0) -> None:
         self._subject = subjects.metrics(node, ref.team, ref.job)
         self._ref = ref
+        self._rank = rank
         self._folder = folder
         self._positions = shipped.spools
         self._sources: dict[str, _Source] = {}
@@ -133,7 +134,7 @@ class Spools:
         return [Parcel(Outgoing(self._subject, b"", headers, None), _Nothing(position), 0, 0, is_end=True)]
 
     def _headers(self, name: str, first: int, count: int) -> dict[str, str]:
-        spool = f"{self._ref.job}/{self._ref.attempt}/{name}"
+        spool = f"{self._ref.job}/{self._ref.attempt}/{subjects.spool(name, self._rank)}"
         return {"hr-spool": spool, "hr-first": str(first), "hr-count": str(count)}
 
     def _good(self) -> list[_Source]:

@@ -316,6 +316,7 @@ class Campaign:
         self._judge_maintenance()
         self._judge_conditions()
         self._judge_forecasts()
+        self._judge_gangs()
         for name in self.world.attempts.keys() - self.silent:
             self._judge_node(name)
 
@@ -399,6 +400,21 @@ class Campaign:
                 excused = stopped.get(subject, set())
                 tries = fact.attempt - failures.get(subject, 0) - len(excused)
                 assert fact.attempt in excused or tries < said[subject].attempts_max
+
+    def _judge_gangs(self) -> None:
+        """No part runs of which another was never laid out."""
+        placed = {
+            (fact.attempt, subjects.tokens(entry.subject)[2]): [each.node for each in fact.allocations]
+            for entry in self.world.ledger
+            if isinstance(fact := entry.fact, m.Placed)
+        }
+        for name, attempts in self.world.attempts.items():
+            for live in attempts.values():
+                nodes = placed[live.ref.attempt, live.ref.job]
+                if live.state == "running" and len(nodes) > 1:
+                    assert live.meeting is not None
+                    missing = [node for node in nodes if (node, live.ref) not in self.world.launches]
+                    assert not missing, f"{live} runs on {name}, and was never laid out on {missing}"
 
     def _judge_node(self, name: str) -> None:
         """What really lives on a node never has more of a GPU than there is."""

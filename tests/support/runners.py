@@ -43,7 +43,7 @@ class PlainLayer:
         if self.broken:
             raise LayOutFailed("environment_failed", self.broken)
         around = Surroundings(
-            node="n1",
+            node=self.settings.node,
             job_folder=self.folder.job(launch.ref),
             attempt_folder=folder,
             pythonpath=self.folder.pythonpath,

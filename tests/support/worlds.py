@@ -28,8 +28,10 @@ TIERS = {
     "two": m.Resources(cpus=4.0, memory_bytes=8 * GIB, gpus=1, nodes=2),
     "three": m.Resources(cpus=4.0, memory_bytes=8 * GIB, gpus=1, nodes=3),
 }
-QUIET_ROUNDS = 2
-"""What a node started it tells in its next exchange; what it misses, in the one after that."""
+QUIET_ROUNDS = 4
+"""What a node started it tells in its next exchange; what it misses, in the one after that. A gang takes two more: its
+parts are ready, and told so.
+"""
 SETTINGS = Settings(heartbeat_s=5, suspect_s=20, lease_s=100, margin_s=10, preempt_min_run_s=60)
 
 
@@ -119,6 +121,8 @@ class World:
         """By node and attempt: all that were ever told."""
         self.boots: dict[str, str] = {}
         self.capacities: dict[str, m.Capacity] = {}
+        self.ports = 20_000
+        """The last that a gang was offered."""
 
     # -- the ledger ------------------------------------------------------------------------------------------------
 
@@ -223,11 +227,12 @@ class World:
         mine = self.attempts[desired.node]
         for launch in desired.attempts:
             self.launches[desired.node, launch.ref] = launch
-            known = mine.get((launch.ref.team, launch.ref.job))
+            key = (launch.ref.team, launch.ref.job)
+            known = mine.get(key)
             if known is None or known.ref.attempt < launch.ref.attempt:
-                mine[(launch.ref.team, launch.ref.job)] = m.LiveAttempt(
-                    ref=launch.ref, state="running", started_at=self.now
-                )
+                mine[key] = self._begun(launch)
+            elif launch.gang is not None and launch.gang.meeting is not None:
+                mine[key] = self._met(launch, known, launch.gang.meeting)
         wanted = {launch.ref for launch in desired.attempts}
         for key, live in list(mine.items()):
             if live.state != "ended" and live.ref not in wanted:
@@ -236,11 +241,30 @@ class World:
                 del mine[key]
         return desired
 
+    def _begun(self, launch: m.Launch) -> m.LiveAttempt:
+        """It runs; a part of a gang is ready, and rank 0 of it says where they meet: never twice at one port."""
+        if launch.gang is None:
+            return self._running(launch)
+        self.ports += 1
+        offered = m.Meeting(address=launch.allocation.node, port=self.ports)
+        return m.LiveAttempt(ref=launch.ref, state="ready", meeting=None if launch.gang.rank else offered)
+
+    def _met(self, launch: m.Launch, known: m.LiveAttempt, meeting: m.Meeting) -> m.LiveAttempt:
+        """A part that is ready begins; one that has begun otherwise ends."""
+        if known.state == "ready":
+            return self._running(launch, meeting)
+        if known.state == "ended" or known.meeting == meeting:
+            return known
+        return m.LiveAttempt(ref=launch.ref, state="ended", end=an_end("stopped", signal=15), meeting=known.meeting)
+
+    def _running(self, launch: m.Launch, meeting: m.Meeting | None = None) -> m.LiveAttempt:
+        return m.LiveAttempt(ref=launch.ref, state="running", started_at=self.now, meeting=meeting)
+
     def end(self, job: str, end: m.AttemptEnd, *, node: str = "n1", team: str = TEAM) -> None:
         """The attempt ends, and the node says so."""
         key = (team, named(job))
         live = self.attempts[node][key]
-        self.attempts[node][key] = m.LiveAttempt(ref=live.ref, state="ended", end=end)
+        self.attempts[node][key] = m.LiveAttempt(ref=live.ref, state="ended", end=end, meeting=live.meeting)
         self.exchange(node)
 
     def saved(self, job: str, at: float, *, node: str = "n1", team: str = TEAM) -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.messages import Allocation, AttemptRef, Desired, Launch
-from runtime.desired import Actual, Forget, Instruction, Phase, Seen, Start, Stop, decide, heed
+from events.messages import Allocation, AttemptRef, Desired, GangPart, Launch, Meeting
+from runtime.desired import Actual, Forget, Go, Instruction, Phase, Seen, Start, Stop, decide, heed
 
 
 def a_ref(job: str = "j-1", attempt: int = 1) -> AttemptRef:
@@ -23,6 +23,13 @@ def a_launch(job: str = "j-1", attempt: int = 1, gpus: tuple[int, ...] = ()) -> 
         allocation=Allocation(node="n1", cpus=1, memory_bytes=1, gpus=gpus),
         entrypoint=("true",),
     )
+
+
+HERE, ELSEWHERE = Meeting(address="n1", port=1), Meeting(address="n1", port=2)
+
+
+def a_part(job: str = "j-1", *, rank: int = 1, meeting: Meeting | None = None) -> Launch:
+    return msgspec.structs.replace(a_launch(job), gang=GangPart(rank=rank, size=2, meeting=meeting))
 
 
 def wanted(*launches: Launch, term: int = 7, revision: int = 0, recorded: tuple[AttemptRef, ...] = ()) -> Desired:
@@ -42,7 +49,7 @@ def test_what_is_there_is_not_started_again_not_even_when_it_has_ended(phase: Ph
     assert decide(wanted(a_launch()), {a_ref(): Actual(phase)}) == ()
 
 
-@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.RUNNING])
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.READY, Phase.RUNNING])
 def test_what_lives_and_is_not_wanted_is_stopped(phase: Phase) -> None:
     assert decide(wanted(), {a_ref(): Actual(phase)}) == (Stop(a_ref(), "not wanted any more"),)
 
@@ -91,6 +98,31 @@ def test_a_gpu_is_shared_as_far_as_it_goes() -> None:
     assert starts(decide(wanted(a_launch("j-4", gpus=(1,))), beside)) == []
 
 
+def test_a_part_of_a_gang_is_laid_out_whatever_the_others_do() -> None:
+    assert decide(wanted(a_part()), {}) == (Start(a_part()),)
+
+
+def test_a_part_that_is_ready_waits_for_the_word_and_goes_with_it() -> None:
+    assert decide(wanted(a_part()), {a_ref(): Actual(Phase.READY)}) == ()
+    assert decide(wanted(a_part(meeting=HERE)), {a_ref(): Actual(Phase.READY)}) == (Go(a_ref(), HERE),)
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.RUNNING, Phase.ENDED])
+def test_a_part_goes_once(phase: Phase) -> None:
+    assert decide(wanted(a_part(meeting=HERE)), {a_ref(): Actual(phase, meeting=HERE)}) == ()
+
+
+def test_a_part_that_began_for_another_meeting_is_stopped() -> None:
+    (instruction,) = decide(wanted(a_part(meeting=ELSEWHERE)), {a_ref(): Actual(Phase.RUNNING, meeting=HERE)})
+    assert instruction == Stop(a_ref(), "its gang meets elsewhere by now")
+    assert decide(wanted(a_part()), {a_ref(): Actual(Phase.RUNNING, meeting=HERE)}) == ()  # a leader that just began
+
+
+def test_a_part_that_waits_holds_its_gpus() -> None:
+    other = a_launch("j-2", gpus=(1,))
+    assert starts(decide(wanted(a_part(), other), {a_ref(): Actual(Phase.READY, (1,))})) == []
+
+
 def test_an_older_term_is_ignored() -> None:
     assert heed(wanted(term=6), node="n1", seen=Seen(7)) is None
     assert heed(wanted(term=8), node="n1", seen=Seen(7, 12)) == Seen(8, 0)
@@ -108,10 +140,20 @@ def test_what_is_meant_for_another_node_is_ignored() -> None:
 
 REFS = st.builds(a_ref, st.sampled_from(["j-1", "j-2", "j-3"]), st.integers(1, 2))
 GPUS = st.sets(st.integers(0, 2), max_size=2).map(lambda found: tuple(sorted(found)))
-ACTUAL = st.dictionaries(REFS, st.builds(Actual, st.sampled_from(list(Phase)), GPUS), max_size=5)
+MEETINGS = st.sampled_from([None, HERE, ELSEWHERE])
+ACTUAL = st.dictionaries(
+    REFS, st.builds(Actual, st.sampled_from(list(Phase)), GPUS, st.just(1000), MEETINGS), max_size=5
+)
+GANGS = st.none() | st.builds(GangPart, rank=st.integers(0, 1), size=st.just(2), meeting=MEETINGS)
 DESIRED = st.builds(
     lambda launches, recorded: wanted(*{launch.ref: launch for launch in launches}.values(), recorded=tuple(recorded)),
-    st.lists(st.builds(lambda ref, gpus: a_launch(ref.job, ref.attempt, gpus), REFS, GPUS), max_size=5),
+    st.lists(
+        st.builds(
+            lambda ref, gpus, gang: msgspec.structs.replace(a_launch(ref.job, ref.attempt, gpus), gang=gang),
+            *(REFS, GPUS, GANGS),
+        ),
+        max_size=5,
+    ),
     st.lists(REFS, max_size=3),
 )
 
@@ -141,7 +183,10 @@ def test_carried_out_again_and_again_it_comes_to_rest(desired: Desired, actual: 
         for instruction in instructions:
             match instruction:
                 case Start(launch):
-                    state[launch.ref] = Actual(Phase.RUNNING, launch.allocation.gpus)
+                    phase = Phase.RUNNING if launch.gang is None else Phase.READY
+                    state[launch.ref] = Actual(phase, launch.allocation.gpus)
+                case Go(ref, where):
+                    state[ref] = Actual(Phase.RUNNING, state[ref].gpus, meeting=where)
                 case Stop(ref, _):
                     state[ref] = Actual(Phase.ENDED)
                 case Forget(ref):

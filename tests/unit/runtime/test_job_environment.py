@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from events import otlp_token
-from events.messages import Allocation, AttemptRef, Launch
-from runtime.job_environment import Surroundings, mark, variables
+from events.messages import Allocation, AttemptRef, GangPart, Launch, Meeting
+from runtime.job_environment import Surroundings, mark, of_gang, variables
 
 LAUNCH = Launch(
     ref=AttemptRef(team="vision", job="j-1", attempt=2),
@@ -77,3 +77,22 @@ def test_its_token_stands_for_this_attempt() -> None:
 def test_the_mark_is_in_the_environment() -> None:
     name, _, value = mark(AROUND.attempt_folder).partition("=")
     assert variables(LAUNCH, AROUND, {})[name] == value
+
+
+def test_a_part_of_a_gang_knows_its_rank_and_where_the_others_are() -> None:
+    gang = GangPart(rank=2, size=4, meeting=Meeting(address="10.0.0.7", port=20_001))
+    found = of_gang(msgspec.structs.replace(LAUNCH, gang=gang))
+    plain = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")
+    assert [found[name] for name in plain] == ["10.0.0.7", "20001", "2", "0", "4", "2"]
+    torchrun = ("PET_NNODES", "PET_NODE_RANK", "PET_NPROC_PER_NODE", "PET_MASTER_ADDR", "PET_MASTER_PORT")
+    assert [found[name] for name in torchrun] == ["4", "2", "2", "10.0.0.7", "20001"]
+    always = variables(msgspec.structs.replace(LAUNCH, gang=gang), AROUND, {})
+    assert (always["HEADRACE_RANK"], always["HEADRACE_NODES"]) == ("2", "4")
+    assert "headrace.rank=2" in always["OTEL_RESOURCE_ATTRIBUTES"]
+
+
+def test_a_job_on_one_node_is_left_alone_by_those_who_look_for_ranks() -> None:
+    assert of_gang(LAUNCH) == {}
+    found = variables(LAUNCH, AROUND, {})
+    assert (found["HEADRACE_RANK"], found["HEADRACE_NODES"]) == ("0", "1")
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} & set(found)

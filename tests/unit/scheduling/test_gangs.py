@@ -54,10 +54,11 @@ def test_a_gang_has_started_when_all_of_its_parts_run() -> None:
     world = a_world(nodes=2)
     world.submit(a_job("gang", tier="pair"))
     world.decide()
+    for name in ("n1", "n2", "n1", "n2"):  # laid out, and told of it
+        world.obey(name)
     world.obey("n1")
     world.exchange("n1")
     assert world.decide() == []
-    world.obey("n2")
     world.exchange("n2")
     assert [type(fact) for fact in world.decide()] == [m.Started]
 

@@ -28,6 +28,11 @@ def ended(**changes: Any) -> m.Exchange:
     return msgspec.structs.replace(EXCHANGE, attempts=(live,))
 
 
+def ready(*, address: str = "n1", port: int = 20_000) -> m.Exchange:
+    live = m.LiveAttempt(ref=REF, state="ready", meeting=m.Meeting(address=address, port=port))
+    return msgspec.structs.replace(EXCHANGE, attempts=(live,))
+
+
 def has(**changes: Any) -> m.Exchange:
     return msgspec.structs.replace(EXCHANGE, capacity=msgspec.structs.replace(CAPACITY, **changes))
 
@@ -47,6 +52,11 @@ def has(**changes: Any) -> m.Exchange:
         (ended(message="x" * 20_000), "$.attempts[0].end.message"),
         (ended(output_bytes={"stdout": -1}), "$.attempts[0].end.output_bytes"),
         (ended(usage=m.Usage(memory_bytes_max=2**70)), "$.attempts[0].end.usage.memory_bytes_max"),
+        (ended(exited_at=1e300), "$.attempts[0].end.exited_at"),
+        (ended(last_lines=("x",) * 100), "$.attempts[0].end.last_lines"),
+        (ended(last_lines=("x" * 5000,)), "$.attempts[0].end.last_lines"),
+        (ready(port=70_000), "$.attempts[0].meeting.port"),
+        (ready(address="x" * 300), "$.attempts[0].meeting.address"),
         (msgspec.structs.replace(EXCHANGE, boot="x" * 300), "$.boot"),
     ],
 )
@@ -56,6 +66,7 @@ def test_what_cannot_be_is_refused_with_its_path(exchange: m.Exchange, path: str
 
 def test_what_a_node_says_every_day_is_taken() -> None:
     assert reports.problem(EXCHANGE) == ""
+    assert reports.problem(ready()) == ""
     assert reports.problem(ended(exit_code=-9, message="out of memory")) == ""
 
 
@@ -76,7 +87,8 @@ ENDS = st.builds(
 ATTEMPTS = st.builds(
     m.LiveAttempt,
     ref=st.builds(m.AttemptRef, team=st.just("vision") | SPELLED, job=st.just("j-1") | SPELLED, attempt=NUMBERS),
-    state=st.sampled_from(["starting", "running", "ended"]),
+    state=st.sampled_from(["starting", "ready", "running", "ended"]),
+    meeting=st.none() | st.builds(m.Meeting, address=SPELLED, port=NUMBERS),
     started_at=st.none() | FLOATS,
     end=st.none() | ENDS,
 )

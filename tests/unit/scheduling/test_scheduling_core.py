@@ -8,7 +8,7 @@ import pytest
 from controlplane.scheduling.decisions import Broken, Settings
 from events import messages as m
 from events import subjects
-from tests.support.worlds import SETTINGS, TEAM, World, a_job, a_world, an_end
+from tests.support.worlds import TEAM, World, a_job, a_world, an_end
 
 
 def kinds(facts: list[m.Fact]) -> list[str]:
@@ -138,12 +138,6 @@ def test_a_job_whose_environment_failed_ends_with_the_reason() -> None:
     end = finished(world.decide())
     assert (end.outcome, end.attempt) == ("failed", 0)
     assert end.reason == "its environment could not be made: no version of torch for Python 3.14"
-
-
-def test_a_job_over_several_nodes_ends_with_a_clear_reason() -> None:
-    world = a_world(nodes=2, settings=msgspec.structs.replace(SETTINGS, gangs=False))
-    world.submit(a_job(tier="pair"))
-    assert "2 nodes" in finished(world.decide()).reason
 
 
 def test_a_job_that_no_node_can_hold_waits_and_hinders_nobody() -> None:

@@ -1253,6 +1253,8 @@ class AskLog(Value, frozen=True, kw_only=True):
     stream: Literal["stdout", "stderr"] = "stdout"
     offset: int = 0
     bytes_max: int = 262_144
+    rank: int = 0
+    """Of a gang: of which of its nodes."""
 
 
 class LogAnswer(Value, frozen=True, kw_only=True):

@@ -143,16 +143,6 @@ def logs(node_name: str, team: str, job_id: str, attempt: int, stream: str) -> s
     return f"{ROOT}.from.{encode(node_name)}.logs.{encode(team)}.{encode(job_id)}.{attempt}.{encode(stream)}"
 
 
-def stream(name: str, rank: int) -> str:
-    """What an output stream is called: `stdout`; of rank 3 of a gang `stdout-3`."""
-    return f"{name}-{rank}" if rank else name
-
-
-def spool(name: str, rank: int) -> str:
-    """What a spool is called: as its file; of rank 3 of a gang `3.<file>`, since file names repeat on other nodes."""
-    return f"{rank}.{name}" if rank else name
-
-
 def logs_of(team: str, job_id: str) -> str:
     """A job's output from whatever node, attempt and stream."""
     return f"{ROOT}.from.*.logs.{encode(team)}.{encode(job_id)}.*.*"

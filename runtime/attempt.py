@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from events import subjects
+from events import ranks
 from events.messages import AttemptEnd, AttemptRef, GangPart, Launch, LiveAttempt, Meeting, Usage
 from events.wire import UNREADABLE
 from runtime import bounds, disk, exit_record, job_environment, meeting, spool
@@ -333,7 +333,7 @@ class Attempt:
         if gang is None:
             return end
         failed = end.cause != "stopped" and end.exit_code != 0
-        named = {subjects.stream(name, gang.rank): size for name, size in end.output_bytes.items()}
+        named = {ranks.stream(name, gang.rank): size for name, size in end.output_bytes.items()}
         lines = output.last_lines(self.folder) if failed else ()
         return msgspec.structs.replace(end, output_bytes=named, last_lines=lines)
 

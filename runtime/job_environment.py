@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from events import otlp_token
+from events import otlp_token, ranks
 from events.messages import Launch
 
 SYSTEM_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
@@ -107,7 +107,7 @@ def _ours(launch: Launch, around: Surroundings) -> dict[str, str]:
         "HEADRACE_SCRATCH": str(around.scratch),
         "HEADRACE_SPOOL": str(around.spool),
         "HEADRACE_NODES": str(launch.gang.size if launch.gang is not None else 1),
-        "HEADRACE_RANK": str(launch.gang.rank if launch.gang is not None else 0),
+        "HEADRACE_RANK": str(ranks.of(launch)),
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, launch.allocation.gpus)),
         "HEADRACE_GPU_SHARE": f"{launch.allocation.gpu_milli / 1000:g}" if launch.allocation.gpus else "0",
     }

@@ -18,6 +18,7 @@ from controlplane.gateway.views import JobRecord
 from events import messages as m
 from events import subjects
 from events.bus import AskRefused, BusError, Delivery
+from events.ranks import RANK_MAX
 
 PART_BYTES_MAX: Final = 512 * 1024
 PART_BYTES: Final = 256 * 1024
@@ -40,8 +41,12 @@ async def show_log(
     attempt: Annotated[int, QueryParameter(ge=0, le=1_000_000)] = 0,
     offset: Annotated[int, QueryParameter(ge=-(2**53), le=2**53)] = 0,
     bytes_max: Annotated[int, QueryParameter(ge=1)] = PART_BYTES,
+    rank: Annotated[int, QueryParameter(ge=0, le=RANK_MAX)] = 0,
 ) -> Response[bytes]:
-    """Raw bytes from `offset` on (below zero: from the end), at most `bytes_max`; the headers say what they are."""
+    """Raw bytes from `offset` on (below zero: from the end), at most `bytes_max`; the headers say what they are.
+
+    `rank`: of a gang, of which of its nodes.
+    """
     record = await gateway.job(request.user, job)
     asked = m.AskLog(
         team=record.team,
@@ -50,6 +55,7 @@ async def show_log(
         stream=stream,
         offset=offset,
         bytes_max=min(bytes_max, PART_BYTES_MAX),
+        rank=rank,
     )
     part = await gateway.ask("monitoring", "log", asked, m.LogAnswer)
     headers = {
@@ -67,15 +73,17 @@ async def follow_log(
     request: Request[Identity, Any, Any],
     job: FromPath[str],
     attempt: Annotated[int, QueryParameter(ge=0, le=1_000_000)] = 0,
+    rank: Annotated[int, QueryParameter(ge=0, le=RANK_MAX)] = 0,
     last_event_id: Annotated[str, HeaderParameter(name="Last-Event-ID")] = "",
 ) -> Stream:
     """Server-sent events: `chunk` (attempt, stream, offset, data in base64) of both streams, `end` once it is complete.
 
-    It begins with the newest attempt and goes on with later ones; a given `attempt` is followed alone.
+    It begins with the newest attempt and goes on with later ones; a given `attempt` is followed alone. `rank`: of a
+    gang, of which of its nodes.
     """
     record = await gateway.job(request.user, job)
     place = _Place.read(last_event_id) or _Place(attempt or record.life.attempt)
-    return sse.stream(gateway, _follow(gateway, record, place, alone=bool(attempt)))
+    return sse.stream(gateway, _follow(gateway, record, place, rank, alone=bool(attempt)))
 
 
 class _Place(msgspec.Struct):
@@ -94,7 +102,7 @@ class _Place(msgspec.Struct):
         return f"{self.attempt}-{self.stdout}-{self.stderr}"
 
 
-async def _follow(gateway: Gateway, record: JobRecord, place: _Place, *, alone: bool) -> sse.Follower:
+async def _follow(gateway: Gateway, record: JobRecord, place: _Place, rank: int, *, alone: bool) -> sse.Follower:
     now = gateway.tools.clock.now
     news_at = now()
     with gateway.projection.watch(record) as changed:
@@ -110,7 +118,7 @@ async def _follow(gateway: Gateway, record: JobRecord, place: _Place, *, alone: 
                 complete = place.attempt > 0
                 for name in STREAMS if place.attempt else ():
                     part: m.LogAnswer | None = None
-                    while (part := await _part(gateway, record, place, name)) is not None and part.data:
+                    while (part := await _part(gateway, record, place, name, rank)) is not None and part.data:
                         setattr(place, name, part.offset + len(part.data))
                         yield sse.Event("chunk", _chunk(part), str(place))
                         news_at = now()
@@ -129,7 +137,7 @@ async def _follow(gateway: Gateway, record: JobRecord, place: _Place, *, alone: 
 
 
 async def _part(
-    gateway: Gateway, record: JobRecord, place: _Place, name: Literal["stdout", "stderr"]
+    gateway: Gateway, record: JobRecord, place: _Place, name: Literal["stdout", "stderr"], rank: int
 ) -> m.LogAnswer | None:
     """What lies behind the place in a stream; None while nobody can tell."""
     asked = m.AskLog(
@@ -139,6 +147,7 @@ async def _part(
         stream=name,
         offset=getattr(place, name),
         bytes_max=PART_BYTES,
+        rank=rank,
     )
     try:
         return await gateway.ask("monitoring", "log", asked, m.LogAnswer)

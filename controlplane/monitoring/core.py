@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from events import messages as m
+from events import ranks
 from events.lifecycle import ENDS, Life, Outcome, State, advance
 
 JobKey = tuple[str, str]
@@ -30,6 +31,8 @@ STREAMS: Final = frozenset({"stdout", "stderr"})
 class Attempt(msgspec.Struct):
     """What is known of one attempt. The last two are not in the record: their tables hold them."""
 
+    nodes: int = 1
+    """Each of them has output and spools of its own."""
     over_at: float | None = None
     silent: bool = False
     """It never ran, or its node is lost: nothing more is expected."""
@@ -100,7 +103,7 @@ class Core:
             return False
         record.state, record.attempt = life.state.value, life.attempt
         if isinstance(fact, m.Placed):
-            record.attempts.setdefault(fact.attempt, Attempt())
+            record.attempts.setdefault(fact.attempt, Attempt()).nodes = len(fact.allocations)
         if isinstance(fact, m.Lost | m.Requeued | m.Finished) and fact.attempt in record.attempts:
             attempt = record.attempts[fact.attempt]
             attempt.over_at = at
@@ -262,6 +265,16 @@ def _settles_at(attempt: Attempt) -> float | None:
         return None
     if attempt.silent:
         return attempt.over_at
-    outputs, spools = attempt.outputs, attempt.spools  # one that logged nothing says so: it has the spool `none`
-    has_all = outputs.keys() >= STREAMS and all(outputs.values()) and spools and all(spools.values())
-    return attempt.over_at + (0.0 if has_all else WAIT_S_MAX)
+    return attempt.over_at + (0.0 if _has_all(attempt) else WAIT_S_MAX)
+
+
+def _has_all(attempt: Attempt) -> bool:
+    """Whether each of its nodes has said all. One that logged nothing says so: it has the spool `none`."""
+    outputs, spools = attempt.outputs, attempt.spools
+    if not (all(outputs.values()) and all(spools.values())):
+        return False
+    if attempt.nodes == 1:
+        return outputs.keys() >= STREAMS and bool(spools)
+    expected = {ranks.stream(name, rank) for name in STREAMS for rank in range(attempt.nodes)}
+    told = {ranks.rank_of_spool(name.rpartition("/")[2]) for name in spools}
+    return outputs.keys() >= expected and told >= set(range(attempt.nodes))

@@ -9,7 +9,7 @@ from controlplane.monitoring import coverage, otlp, strided
 from controlplane.monitoring.batch import Part
 from controlplane.monitoring.logs import OUTPUT_BYTES_MAX, STREAMS, Chunk
 from controlplane.monitoring.store import Store
-from events import subjects
+from events import ranks, subjects
 from events.bus import Delivery
 
 RECORDS_MAX: Final = 1_000_000
@@ -99,7 +99,8 @@ def _is_stored(store: Store, team: str, job: str, spool: str, first: int, count:
 
 def _chunk(delivery: Delivery) -> Chunk:
     _, _, _, team, job, attempt, stream = subjects.tokens(delivery.subject)
-    if stream not in STREAMS:
+    known = ranks.read_stream(stream)
+    if known is None or known[0] not in STREAMS:
         raise Unreadable(f"stream {stream[:40]!r}; there are {', '.join(STREAMS)}")
     if not attempt.isdecimal() or not 1 <= int(attempt) <= ATTEMPT_MAX:
         raise Unreadable(f"attempt {attempt[:40]!r}")

@@ -18,7 +18,7 @@ import msgspec
 from controlplane.monitoring import coverage
 from controlplane.monitoring.store import Store, decode_ranges, encode_ranges
 from events import messages as m
-from events import subjects
+from events import ranks, subjects
 
 STREAMS: Final = ("stdout", "stderr")
 OUTPUT_BYTES_MAX: Final = 64 * 1024**3
@@ -196,16 +196,15 @@ class Logs:
 
     def read(self, ask: m.AskLog, *, over: bool) -> m.LogAnswer:
         """Bytes of a stream from an offset on; `over`: nothing will be added, whatever is missing."""
-        attempt = ask.attempt or self.newest(ask.team, ask.job, ask.stream)
-        output = self.output((ask.team, ask.job, attempt, ask.stream))
+        stream = ranks.stream(ask.stream, ask.rank)
+        attempt = ask.attempt or self.newest(ask.team, ask.job, stream)
+        output = self.output((ask.team, ask.job, attempt, stream))
         settled = over or output.size >= 0
         limit = max(0, min(ask.bytes_max, ANSWER_BYTES_MAX))
         offset = ask.offset if ask.offset >= 0 else max(0, output.stored + ask.offset)
         piece = _next(output, offset, settled=settled)
         if piece.kind == "data":
-            data = self._read(
-                (ask.team, ask.job, attempt, ask.stream), piece.first, min(piece.after, piece.first + limit)
-            )
+            data = self._read((ask.team, ask.job, attempt, stream), piece.first, min(piece.after, piece.first + limit))
         elif piece.kind == "hole":
             data = _mark(piece.after - piece.first)[-max(1, limit) :]
             offset = piece.after - len(data)

@@ -75,13 +75,19 @@ def columns(request: ExportMetricsServiceRequest) -> list[Column]:
     """All series in a request. Total: whatever protobuf can say has an answer."""
     found: list[Column] = []
     for resource in request.resource_metrics:
-        labels = {pair.key: pair.value.int_value for pair in resource.resource.attributes}
+        labels = {pair.key: _whole(pair.value) for pair in resource.resource.attributes}
         attempt = max(0, labels.get("headrace.attempt", 0))
         rank = min(max(0, labels.get("headrace.rank", 0)), RANK_MAX)
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 found.extend(Column(attempt, rank, *series) for series in _series(metric))
     return found
+
+
+def _whole(value: Any) -> int:
+    """A number, also one that came as text: what stands in OTEL_RESOURCE_ATTRIBUTES is nothing else."""
+    text = value.string_value
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else int(value.int_value)
 
 
 _Series = tuple[str, Integers, Integers, Floats]

@@ -59,6 +59,15 @@ RESERVED_ENV: Final = frozenset(
 )
 """The runner sets these in every job; a value from outside would be lost without a word."""
 RESERVED_ENV_PREFIX: Final = "HEADRACE_"
+GANG_ENV: Final = frozenset(
+    {
+        *("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK"),
+        *("PET_NNODES", "PET_NODE_RANK", "PET_NPROC_PER_NODE", "PET_MASTER_ADDR", "PET_MASTER_PORT"),
+    }
+)
+"""And these in every part of a gang."""
+NODES_MAX: Final = 1024
+"""Of one job: its placement is one fact, which names each of them."""
 
 JOB_ID: Final = re.compile(r"j-[a-z2-7]{12}")
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -123,6 +132,7 @@ def read_submit(
         retries=_integer(given, "retries", 0, 0, ATTEMPTS_MAX, found),
         array=_array(given, "array", found),
         on=_on(given, found),
+        nodes=_nodes(given, found),
     )
     return submit, raw.get("id")
 
@@ -257,6 +267,25 @@ def _array(given: dict[str, Any], field: str, found: Findings) -> str:
         hint = "such as `0-999%50`, `0-15:4`, `1,3,7-9`" if field == "array" else "such as `5` or `0-3,7`"
         found.problem(f"$.{field}", f"{quoted(text)}: {error}", hint)
     return text
+
+
+def _nodes(given: dict[str, Any], found: Findings) -> int | None:
+    if given.get("nodes") is None:
+        return None
+    return reading.integer(given["nodes"], "$.nodes", found, low=1, high=NODES_MAX)
+
+
+def check_gang(submit: m.Submit, tier: m.Tier, found: Findings) -> None:
+    """What goes only on one node, and what a gang is told by us."""
+    nodes = submit.nodes or tier.resources.nodes
+    if nodes == 1:
+        return
+    if tier.resources.gpu_milli < m.GPU_MILLI:
+        hint = "leave `nodes` out, or choose a tier of whole GPUs"
+        found.problem("$.nodes", f"tier {quoted(tier.name)} brings a part of a GPU, and that only on one node", hint)
+    for name in sorted(GANG_ENV & submit.env.keys()):
+        hint = "leave it out, or use another name"
+        found.problem(reading.join("$.env", name), f"{quoted(name)} is set by Headrace on each node of a gang", hint)
 
 
 def _labels(given: dict[str, Any], found: Findings) -> dict[str, str]:

@@ -112,6 +112,9 @@ def decide_submit(request: Incoming, config: Configuration, queues: Queues) -> A
     traceparent = trace(request.traceparent, request.team, job)
     conditions.check(submit, job, request.at, found)
     _check_on(submit, config, found)
+    tier = config.tier(submit.tier)
+    if tier is not None:
+        check.check_gang(submit, tier, found)
     if found.problems:
         return _reject(request, submit.name, job, found, traceparent, submit.queue)
     return Accept(job, _accepted(request, submit, job, found, config), submit.environment, traceparent)
@@ -148,7 +151,7 @@ def _accepted(request: Incoming, submit: m.Submit, job: str, found: Findings, co
         name=submit.name or name_of(submit.entrypoint),
         queue=submit.queue,
         tier=submit.tier,
-        resources=tier.resources,
+        resources=msgspec.structs.replace(tier.resources, nodes=submit.nodes or tier.resources.nodes),
         entrypoint=submit.entrypoint,
         env=submit.env,
         source=submit.source,

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from events import ranks
 from events.bus import Bus
 from events.messages import AttemptRef, Launch
 from runtime.shipping.line import LANES, WINDOW_MESSAGES, Line
@@ -53,7 +54,7 @@ class Shipping:
             folder=folder,
             spool=folder / "spool",
             lanes=self._lanes,
-            rank=launch.gang.rank if launch.gang is not None else 0,
+            rank=ranks.of(launch),
         )
         await shipper.run(over)
 

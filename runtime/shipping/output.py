@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from events import subjects
+from events import ranks, subjects
 from events.bus import Outgoing
 from events.messages import AttemptRef
 from runtime.shipping.line import Parcel
@@ -29,7 +29,7 @@ class Output:
 
     def __init__(self, node: str, ref: AttemptRef, name: str, folder: Path, shipped: Shipped, *, rank: int = 0) -> None:
         self.position = shipped.streams.setdefault(name, StreamPosition())
-        self._subject = subjects.logs(node, ref.team, ref.job, ref.attempt, subjects.stream(name, rank))
+        self._subject = subjects.logs(node, ref.team, ref.job, ref.attempt, ranks.stream(name, rank))
         self._path = folder / name
         self._next = self.position.bytes
 

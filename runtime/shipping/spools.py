@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from events import subjects
+from events import ranks, subjects
 from events.bus import Outgoing
 from events.messages import AttemptRef
 from runtime import otlp
@@ -134,7 +134,7 @@ class Spools:
         return [Parcel(Outgoing(self._subject, b"", headers, None), _Nothing(position), 0, 0, is_end=True)]
 
     def _headers(self, name: str, first: int, count: int) -> dict[str, str]:
-        spool = f"{self._ref.job}/{self._ref.attempt}/{subjects.spool(name, self._rank)}"
+        spool = f"{self._ref.job}/{self._ref.attempt}/{ranks.spool(name, self._rank)}"
         return {"hr-spool": spool, "hr-first": str(first), "hr-count": str(count)}
 
     def _good(self) -> list[_Source]:

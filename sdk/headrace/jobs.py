@@ -80,13 +80,13 @@ class Job:
             raise JobFailed(told, f"headrace logs {self.id}", view)
         return view
 
-    def logs(self, stream: str = "stdout", *, attempt: int = 0) -> bytes:
-        """Its output so far; of the newest attempt that has any, unless one is named."""
-        return b"".join(output.whole(self._client, self.id, stream=stream, attempt=attempt))
+    def logs(self, stream: str = "stdout", *, attempt: int = 0, rank: int = 0) -> bytes:
+        """Its output so far; of the newest attempt that has any, unless one is named. `rank`: of which of its nodes."""
+        return b"".join(output.whole(self._client, self.id, stream=stream, attempt=attempt, rank=rank))
 
-    def follow(self) -> Iterator[output.Output]:
+    def follow(self, *, rank: int = 0) -> Iterator[output.Output]:
         """Its output, from the start and as it comes, until it ends."""
-        return output.follow(self._client, self.id)
+        return output.follow(self._client, self.id, rank=rank)
 
     def metrics(self, *names: str, buckets: int = 500) -> dict[str, list[Point]]:
         """Its series (all, or the named ones), each at most so many points; peaks between them are left out."""
@@ -125,6 +125,7 @@ def submit(
     preemptible: bool | None = None,
     array: str | Sequence[int] | None = None,
     on: Mapping[str, str | Sequence[str]] | None = None,
+    nodes: int | None = None,
     grace: str | float | None = None,
     id: str | None = None,  # noqa: A002 - the message calls it so
     source: str | os.PathLike[str] | None = ".",
@@ -142,9 +143,9 @@ def submit(
     It starts when each of `after` (a Job, or `"JOB"`, `"JOB:notok"`, `"JOB:any"`) has ended so, and not before `begin`;
     by `deadline` it must have ended. `array` runs it once for each index (`"0-999%50"`: 50 at once; a range; some
     numbers): the Job is the whole, `Job.task(5)` is one of them. A `preemptible` one may be stopped, and queued again,
-    for what goes before it. `on` keeps it to nodes with these labels: `{"gpu": "A100,H100", "node": "!n7"}`. What
-    `priority` and `preemptible` do not say, its queue does. `wait=True` returns once it has succeeded. Raises
-    HeadraceError.
+    for what goes before it. `on` keeps it to nodes with these labels: `{"gpu": "A100,H100", "node": "!n7"}`. `nodes`
+    runs it on so many of them, each with what the tier brings, together or not at all. What `priority` and
+    `preemptible` do not say, its queue does. `wait=True` returns once it has succeeded. Raises HeadraceError.
     """
     if environment is not None and not isinstance(environment, Mapping) and environment != "capture":
         raise errors.UsageError(f"environment: {environment!r}", 'it is "capture", None or {"python": …, "roots": […]}')
@@ -166,6 +167,7 @@ def submit(
         retries=retries,
         array=submission.indices(array),
         on=submission.constraint(on),
+        nodes=nodes,
         begin_at=submission.moment(begin, "begin", now),
         deadline_at=submission.moment(deadline, "deadline", now),
         preemptible=preemptible,

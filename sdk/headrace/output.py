@@ -54,6 +54,7 @@ def follow(
     *,
     cursor: Cursor | None = None,
     place: str = "",
+    rank: int = 0,
     on_retry: OnRetry | None = None,
 ) -> Iterator[Output]:
     """Output until the job has no more of it: what the cursor has not seen. Gaps are read from the stored log.
@@ -61,23 +62,25 @@ def follow(
     `place` (`Cursor.place`) spares the server the sending of what was seen.
     """
     seen = cursor or Cursor()
-    for event in client.follow_log(job, query, last_id=place, on_retry=on_retry):
+    for event in client.follow_log(job, {**(query or {}), "rank": rank or None}, last_id=place, on_retry=on_retry):
         if event.name != "chunk":
             continue
         chunk = json.loads(event.data)
         attempt, stream, offset = int(chunk["attempt"]), str(chunk["stream"]), int(chunk["offset"])
         data = base64.b64decode(chunk["data"])
         if offset > seen.at(attempt, stream):
-            yield from _between(client, job, seen, attempt, stream, offset)
+            yield from _between(client, job, seen, attempt, stream, rank, offset)
         fresh = seen.take(attempt, stream, offset, data)
         if fresh:
             yield Output(attempt, stream, fresh)
 
 
-def whole(client: Client, job: str, *, stream: str, attempt: int = 0, offset: int = 0) -> Iterator[bytes]:
+def whole(
+    client: Client, job: str, *, stream: str, attempt: int = 0, offset: int = 0, rank: int = 0
+) -> Iterator[bytes]:
     """What there is of one stream, in parts. `offset` below zero counts from the end."""
     while True:
-        part = client.log(job, {"stream": stream, "attempt": attempt or None, "offset": offset})
+        part = client.log(job, {"stream": stream, "attempt": attempt or None, "offset": offset, "rank": rank or None})
         if part.data:
             yield part.data
         attempt, offset = part.attempt or attempt, part.offset + len(part.data)
@@ -85,10 +88,13 @@ def whole(client: Client, job: str, *, stream: str, attempt: int = 0, offset: in
             return
 
 
-def _between(client: Client, job: str, seen: Cursor, attempt: int, stream: str, end: int) -> Iterator[Output]:
+def _between(
+    client: Client, job: str, seen: Cursor, attempt: int, stream: str, rank: int, end: int
+) -> Iterator[Output]:
     """The bytes from the cursor to `end`, as far as they are still stored; the rest is skipped."""
     while (at := seen.at(attempt, stream)) < end:
         query: Query = {"stream": stream, "attempt": attempt, "offset": at, "bytes_max": min(end - at, 262_144)}
+        query = {**query, "rank": rank or None}
         part = client.log(job, query)
         if not part.data or part.offset > at:
             break

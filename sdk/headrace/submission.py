@@ -85,6 +85,7 @@ class Draft:
     preemptible: bool | None = None
     array: str = ""
     on: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    nodes: int | None = None
 
     def request(self, parts: Parts) -> dict[str, Any]:
         """The message. It always has an id, so it may be sent again: the same job."""
@@ -112,6 +113,7 @@ class Draft:
             "preemptible": self.preemptible,
             "array": self.array,
             "on": {label: list(values) for label, values in self.on.items()},
+            "nodes": self.nodes,
         }
         return {key: value for key, value in said.items() if value not in ("", None, {}, [])}
 

@@ -234,7 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream("log" if rest[1] == "log" else "metrics" if rest[1] == "metrics" else "events")
 
     def _log(self, query: dict[str, str]) -> None:
-        whole = self.fake.logs[query.get("stream", "stdout")]
+        rank = query.get("rank", "")
+        whole = self.fake.logs[query.get("stream", "stdout") + (f"-{rank}" if rank else "")]
         offset, most = int(query.get("offset", 0)), int(query.get("bytes_max", 262_144))
         begin = max(0, len(whole) + offset) if offset < 0 else offset
         headers = {"hr-attempt": "1", "hr-offset": str(begin), "hr-size": str(len(whole)), "hr-complete": "1"}

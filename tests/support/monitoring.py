@@ -152,8 +152,9 @@ def accepted(job: str) -> m.Accepted:
     )
 
 
-def placed(attempt: int = 1) -> m.Placed:
-    return m.Placed(term=1, attempt=attempt, allocations=(m.Allocation(node="n1", cpus=1, memory_bytes=1),))
+def placed(attempt: int = 1, *, nodes: int = 1) -> m.Placed:
+    held = tuple(m.Allocation(node=f"n{number + 1}", cpus=1, memory_bytes=1) for number in range(nodes))
+    return m.Placed(term=1, attempt=attempt, allocations=held)
 
 
 def finished(attempt: int = 1) -> m.Finished:

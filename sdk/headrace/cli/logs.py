@@ -21,14 +21,15 @@ STREAMS = ("stdout", "stderr")
 @click.option("--stderr", "only", flag_value="stderr", help="Only what it wrote to stderr.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines of each stream.")
 @click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="Of this attempt. Default: the newest.")
+@click.option("--rank", type=click.IntRange(min=0), default=0, metavar="N", help="Of a gang: of this node of it.")
 @pass_app
-def logs(app: App, job: str, follow: bool, only: str | None, tail: int | None, attempt: int | None) -> None:
+def logs(app: App, job: str, follow: bool, only: str | None, tail: int | None, attempt: int | None, rank: int) -> None:
     """Print a job's output: what it wrote to stdout on stdout, what it wrote to stderr on stderr."""
     client, printer = app.client(), app.printer
     view = client.job(job)
     wanted = (only,) if only else STREAMS
     number = attempt or int(view.get("attempt") or 0)
-    reader = Reader(client, str(view["job"]), printer)
+    reader = Reader(client, str(view["job"]), printer, rank)
     cursor = output.Cursor()
     if tail is not None or not follow:
         for stream in wanted:
@@ -38,18 +39,20 @@ def logs(app: App, job: str, follow: bool, only: str | None, tail: int | None, a
 
 
 class Reader:
-    """Reads one job's output and writes it where it belongs."""
+    """Reads one job's output, of a gang that of one rank, and writes it where it belongs."""
 
-    def __init__(self, client: Client, job: str, printer: Printer) -> None:
+    def __init__(self, client: Client, job: str, printer: Printer, rank: int = 0) -> None:
         self._client = client
         self._job = job
         self._printer = printer
+        self._rank = rank
 
     def stored(self, stream: str, attempt: int, tail: int | None, cursor: output.Cursor) -> None:
         """What there is of one stream; only its last lines, if so many are asked for."""
         offset = 0 if tail is None else self._tail_offset(stream, attempt, tail)
         cursor.start(attempt, stream, offset)
-        for data in output.whole(self._client, self._job, stream=stream, attempt=attempt, offset=offset):
+        stored = output.whole(self._client, self._job, stream=stream, attempt=attempt, offset=offset, rank=self._rank)
+        for data in stored:
             cursor.take(attempt, stream, offset, data)
             offset += len(data)
             self._write(output.Output(attempt, stream, data))
@@ -61,7 +64,9 @@ class Reader:
             self._printer.note("connection lost, trying again …" if error else "connection is back")
 
         query = {"attempt": attempt}
-        printing = output.follow(self._client, self._job, query, cursor=cursor, place=place, on_retry=on_retry)
+        printing = output.follow(
+            self._client, self._job, query, cursor=cursor, place=place, rank=self._rank, on_retry=on_retry
+        )
         for printed in printing:
             if printed.stream in wanted:
                 self._write(printed)
@@ -71,6 +76,7 @@ class Reader:
         reach = TAIL_BYTES
         while True:
             query = {"stream": stream, "attempt": attempt or None, "offset": -reach, "bytes_max": reach}
+            query |= {"rank": self._rank or None}
             part = self._client.log(self._job, query)
             if lines == 0:
                 return part.offset + len(part.data)

@@ -53,6 +53,7 @@ def complete_tier(context: click.Context, parameter: click.Parameter, incomplete
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
 )
 @click.option("--tier", metavar="NAME", default="", shell_complete=complete_tier, help="What it needs: gpu1, cpu, ….")
+@click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="On N machines at once, the tier on each.")
 @click.option(
     "--on", multiple=True, metavar="K=V[,V]", callback=pairs, help="Only on nodes with this label: gpu=A100, node=!n7."
 )
@@ -98,6 +99,7 @@ def run(app: App, /, command: tuple[str, ...], **options: Any) -> int:
         retries=options["retries"],
         array=options["array"],
         on=submission.constraint(options["on"]),
+        nodes=options["nodes"],
         begin_at=options["begin"],
         deadline_at=options["deadline"],
         preemptible=options["preemptible"],

@@ -37,10 +37,10 @@ class Stage:
             file.write(content)
 
     @asynccontextmanager
-    async def shipping(self) -> AsyncIterator[asyncio.Event]:
+    async def shipping(self, rank: int = 0) -> AsyncIterator[asyncio.Event]:
         """A shipper at work; at the end of the block the attempt is over, and the shipper is waited for."""
         ended = asyncio.Event()
-        shipper = Shipper(bus=self.bus, node="n1", ref=REF, folder=self.folder, spool=self.spool)
+        shipper = Shipper(bus=self.bus, node="n1", ref=REF, folder=self.folder, spool=self.spool, rank=rank)
         task = asyncio.create_task(shipper.run(ended))
         try:
             yield ended
@@ -96,6 +96,15 @@ async def until_arrived(stage: Stage, size: int) -> None:
     async with asyncio.timeout(WAIT_S):
         while len(await stage.output()) < size:  # noqa: ASYNC110  what it waits for is in a server
             await asyncio.sleep(0.02)
+
+
+async def test_what_another_rank_of_a_gang_writes_has_names_of_its_own(stage: Stage) -> None:
+    with spool_into(stage.spool):
+        async with stage.shipping(rank=3):
+            stage.write(b"rank 3\n")
+            headrace.log(step=1, loss=0.5)
+    assert (await stage.output("stdout"), await stage.output("stdout-3")) == (b"", b"rank 3\n")
+    assert {batch.headers["hr-spool"].rpartition("/")[2][:2] for batch in await stage.batches()} == {"3:"}
 
 
 async def test_output_arrives_whole_with_an_end_mark_for_each_stream(stage: Stage) -> None:

@@ -175,6 +175,12 @@ def test_logs_go_where_they_were_written(terminal: Terminal, gateway: FakeGatewa
     assert terminal.run("logs", JOB, "--stderr") == "stderr:\noops"
 
 
+def test_logs_of_another_rank_can_be_asked_for(terminal: Terminal, gateway: FakeGateway, now: float) -> None:
+    gateway.logs = {"stdout": b"zero\n", "stdout-3": b"three\n"}
+    assert terminal.run("logs", JOB, "--stdout") == "zero"
+    assert terminal.run("logs", JOB, "--stdout", "--rank", "3") == "three"
+
+
 def test_logs_can_be_followed_from_their_last_lines_on(terminal: Terminal, gateway: FakeGateway, now: float) -> None:
     gateway.prints(b"one\ntwo\n")
     gateway.prints(b"three\n")

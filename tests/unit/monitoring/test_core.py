@@ -54,6 +54,17 @@ def test_what_is_missing_is_waited_for_and_not_for_ever(missing: str) -> None:
     assert core.is_complete(KEY, 100.0 + WAIT_S_MAX)
 
 
+def test_each_node_of_a_gang_is_waited_for() -> None:
+    core = a_core(placed(nodes=2), finished())
+    drain(core, spools=("vision/j-1/1/a", "vision/j-1/1/b"))
+    assert not core.is_complete(KEY, 100.0 + WAIT_S_MAX - 1)
+    core.on_output(KEY, 1, "stdout-1", whole=True)
+    core.on_output(KEY, 1, "stderr-1", whole=True)
+    assert not core.is_complete(KEY, 100.0 + WAIT_S_MAX - 1)
+    core.on_spool(KEY, 1, "vision/j-1/1/1:none", drained=True)
+    assert core.is_complete(KEY, 100.0)
+
+
 def test_an_attempt_that_logged_nothing_says_so_and_is_waited_for_until_then() -> None:
     """Found by the campaign, seed 2012: all that said that there were points was lost with the power of two servers."""
     core = a_core(placed(), finished())

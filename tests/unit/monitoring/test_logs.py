@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from controlplane.monitoring.logs import Chunk, Logs
 from controlplane.monitoring.store import Store
 from events import messages as m
+from events import ranks
 
 OUTPUT = bytes(range(33, 126)) * 3
 
@@ -33,6 +34,15 @@ def logs(tmp_path: Path, store: Store) -> Any:
 
 def a_chunk(first: int, after: int, *, job: str = "j-1", ended: bool = False, attempt: int = 1) -> Chunk:
     return Chunk("vision", job, attempt, "stdout", first, OUTPUT[first:after], ended)
+
+
+def test_the_nodes_of_a_gang_write_each_to_a_place_of_their_own(logs: Logs) -> None:
+    said = {0: b"rank 0\n", 1: b"I am rank 1\n"}
+    chunks = [Chunk("vision", "j-1", 1, ranks.stream("stdout", rank), 0, data) for rank, data in said.items()]
+    logs.commit(chunks, sequence=1)
+    answers = {rank: read(logs, rank=rank) for rank in said}
+    assert {rank: answer.data for rank, answer in answers.items()} == said
+    assert {answer.stream for answer in answers.values()} == {"stdout"}
 
 
 def read(logs: Logs, offset: int = 0, *, over: bool = False, job: str = "j-1", **more: Any) -> m.LogAnswer:

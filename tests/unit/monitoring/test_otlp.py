@@ -150,6 +150,14 @@ def test_sums_are_kept_as_they_are_and_histograms_as_count_and_sum() -> None:
     }
 
 
+def test_a_rank_may_come_as_text_as_it_does_from_an_environment_variable() -> None:
+    request = ExportMetricsServiceRequest()
+    resource = request.resource_metrics.add()
+    resource.resource.attributes.add(key="headrace.rank").value.string_value = "3"
+    resource.scope_metrics.add().metrics.add(name="loss").gauge.data_points.add(as_double=0.5, time_unix_nano=1)
+    assert [column.rank for column in otlp.columns(request)] == [3]
+
+
 def test_a_point_without_a_value_is_not_a_number() -> None:
     request, scope = a_request()
     metric = scope.metrics.add()  # type: ignore[attr-defined]

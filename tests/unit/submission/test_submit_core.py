@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from controlplane.submission import core
+from controlplane.submission import check, core, reading
 from events import messages as m
 from events.identity import environment_digest, job_id
+from runtime import job_environment
 from tests.support.malformed_submits import MALFORMED, Malformed
 from tests.support.submitting import CONFIG, QUEUES, accepted, incoming, rejected
 
@@ -54,6 +55,46 @@ def test_a_submit_gets_every_default_from_the_configuration() -> None:
         attempts_max=CONFIG.attempts_max_default,
         submitted_at=1000.0,
     )
+
+
+def test_a_gang_has_on_each_node_what_its_tier_brings() -> None:
+    tier = CONFIG.tier("gpu2")
+    assert tier is not None
+    resources = accepted(incoming(tier="gpu2", nodes=4)).fact.specification.resources
+    assert resources == msgspec.structs.replace(tier.resources, nodes=4)
+    assert accepted(incoming(tier="gpu2", nodes=None)).fact.specification.resources == tier.resources
+
+
+@pytest.mark.parametrize("nodes", [0, -1, 1025, 1.5, "4", True])
+def test_a_number_of_nodes_that_cannot_be_is_a_problem(nodes: Any) -> None:
+    (problem,) = rejected(incoming(nodes=nodes)).answer.problems
+    assert problem.path == "$.nodes"
+
+
+def test_what_a_gang_is_told_by_us_nobody_else_may_say() -> None:
+    (problem,) = rejected(incoming(nodes=2, env={"MASTER_PORT": "29500"})).answer.problems
+    assert problem.path == "$.env.MASTER_PORT"
+    accepted(incoming(nodes=1, env={"MASTER_PORT": "29500"}))
+
+
+def test_what_is_told_to_a_gang_is_reserved() -> None:
+    gang = m.GangPart(rank=1, size=2, meeting=m.Meeting(address="n1", port=1))
+    launch = m.Launch(
+        ref=m.AttemptRef(team="vision", job="j", attempt=1),
+        user="ada",
+        name="j",
+        allocation=m.Allocation(node="n1", cpus=1, memory_bytes=1),
+        entrypoint=("true",),
+        gang=gang,
+    )
+    assert job_environment.of_gang(launch).keys() == check.GANG_ENV
+
+
+def test_a_part_of_a_gpu_is_only_on_one_node() -> None:
+    half = m.Tier(name="half", resources=m.Resources(cpus=1, memory_bytes=1, gpus=1, gpu_milli=500))
+    found = reading.Findings()
+    check.check_gang(m.Submit(entrypoint=("true",), nodes=2), half, found)
+    assert [problem.path for problem in found.problems] == ["$.nodes"]
 
 
 def test_every_field_of_a_submit_reaches_the_specification() -> None:

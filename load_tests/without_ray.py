@@ -1,4 +1,4 @@
-"""A stack without Ray: NATS, every service in a process of its own, and a node whose runner is a plain process.
+"""A stack without Ray: NATS, every service in a process of its own, and nodes whose runners are plain processes.
 
 It starts in a third of the time of the embedded stack, and nothing in it is started again.
 """
@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from controlplane.config import Identity, load
+from controlplane.config import Configuration, Identity, load
 from load_tests.pipeline import USER, a_server, a_server_pid
 from load_tests.slurm import free_port
 from load_tests.stack import UP_S_MAX, Stack, ready, until
@@ -28,13 +28,12 @@ from runtime.settings import RunnerSettings
 from runtime.supervised import LauncherClient
 
 SERVICES: Final = ("submission", "environments", "scheduling", "monitoring", "gateway")
-NODE: Final = "n1"
 TEAM: Final = "default"
 
 
 @contextmanager
-def running(config: str = "") -> Iterator[Stack]:
-    """Such a stack while inside; `config`: its TOML. `Stack.children` has NATS, the services and `runner`."""
+def running(config: str = "", *, nodes: int = 1) -> Iterator[Stack]:
+    """Such a stack while inside; `config`: its TOML. `Stack.children` has NATS, the services and a `runner` or more."""
     with tempfile.TemporaryDirectory(prefix="headrace-") as temporary, ExitStack() as processes:
         folder = Path(temporary)
         password, token, otlp_secret = (os.urandom(16).hex() for _ in range(3))
@@ -60,22 +59,9 @@ def running(config: str = "") -> Iterator[Stack]:
         for name, port in doors.items():
             command = ["-m", "controlplane", name, "--config", str(file), "--set", f"health_port={port}"]
             pids[name] = processes.enter_context(_process(name, command, folder))
-        runner = RunnerSettings(
-            node=NODE,
-            folder=str(folder / "nodes" / NODE),
-            nats_url=url,
-            nats_user=USER,
-            nats_password=password,
-            blobs_url=settings.blobs,
-            otlp_url=settings.otlp,
-            otlp_secret=otlp_secret,
-            gpus=0,
-            pythons=("3.11.7",),
-        )
-        (folder / "runner.json").write_bytes(msgspec.json.encode(runner))
-        processes.callback(lambda: asyncio.run(LauncherClient(Path(runner.folder)).retire()))
-        command = ["-m", "runtime.runner", "--settings", str(folder / "runner.json")]
-        pids["runner"] = processes.enter_context(_process("runner", command, folder))
+        for number in range(1, nodes + 1):
+            name = "runner" if number == 1 else f"runner-{number}"
+            pids[name] = processes.enter_context(_runner(name, f"n{number}", settings, folder))
         until(lambda: all(map(ready, doors.values())), limit_s=UP_S_MAX, what="every service")
         about = {
             "url": f"http://127.0.0.1:{settings.gateway_port}",
@@ -84,7 +70,7 @@ def running(config: str = "") -> Iterator[Stack]:
             "nats_user": USER,
             "nats_password": password,
             "otlp": settings.otlp,
-            "node": NODE,
+            "node": "n1",
         }
         (folder / "stack.json").write_text(json.dumps(about))
         (folder / "secrets.json").write_text(json.dumps({"otlp_secret": otlp_secret}))
@@ -94,6 +80,30 @@ def running(config: str = "") -> Iterator[Stack]:
         stack = Stack(folder)
         until(stack.is_well, limit_s=UP_S_MAX, what="a stack that is well")
         yield stack
+
+
+@contextmanager
+def _runner(name: str, node: str, settings: Configuration, folder: Path) -> Iterator[int]:
+    """A node of this machine while inside; gives its runner's pid."""
+    runner = RunnerSettings(
+        node=node,
+        folder=str(folder / "nodes" / node),
+        nats_url=settings.nats_url,
+        nats_user=settings.nats_user,
+        nats_password=settings.nats_password,
+        blobs_url=settings.blobs,
+        otlp_url=settings.otlp,
+        otlp_secret=settings.otlp_secret,
+        gpus=0,
+        pythons=("3.11.7",),
+    )
+    file = folder / f"{name}.json"
+    file.write_bytes(msgspec.json.encode(runner))
+    try:
+        with _process(name, ["-m", "runtime.runner", "--settings", str(file)], folder) as pid:
+            yield pid
+    finally:
+        asyncio.run(LauncherClient(Path(runner.folder)).retire())
 
 
 @contextmanager

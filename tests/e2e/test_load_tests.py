@@ -21,6 +21,7 @@ RUN_S_MAX = 280
         ("waits", "--jobs", "2", "--queued", "10", "--called", "5", "--small", "1", "--no-slurm"),
         ("logging_overhead", "--no-peers", "--no-stack"),
         ("arrays", "--tasks", "5", "--chain", "3"),
+        ("gang", "--nodes", "3", "--rounds", "2"),
         ("monitoring", "--points", "500000"),
         ("fuzz", "--minutes", "0.02"),
         ("overload", "--submits", "300"),

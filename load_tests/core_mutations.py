@@ -332,6 +332,23 @@ MUTATIONS: Final = (
         "return True",
     ),
     Mutation(
+        "gangs: they start when one part is ready",
+        "parts.py",
+        "all(part.is_ready for part in parts)",
+        "any(part.is_ready for part in parts)",
+    ),
+    Mutation("gangs: who begins later meets elsewhere", "parts.py", "    if begun is not None:", "    if False:"),
+    Mutation(
+        "gangs: nobody is told that all are ready",
+        "core.py",
+        "            self._truth.changed.update(dict.fromkeys(job.nodes, True))\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "gangs: what a runner has lost is ready still", "core.py", "        if part.is_ready:", "        if False:"
+    ),
+    Mutation("gangs: who lingers has not failed first", "parts.py", "each[1].exited_at or each[1]", "each[1]"),
+    Mutation(
         "gangs: over when one part is",
         "core.py",
         "if not all(part.is_over for _, part in parts):",

@@ -40,7 +40,16 @@ def _where(job: Job) -> str:
     if job.life.state is State.STOPPING:
         what = f"cancelled by {job.cancelled_by}" if job.cancelled_by else job.stop_why
         return f"{on} is being stopped: {what}"
-    return f"{on} is starting" if job.life.state is State.PLACED else f"{on} runs"
+    return f"{on} is starting{_late(job)}" if job.life.state is State.PLACED else f"{on} runs"
+
+
+def _late(job: Job) -> str:
+    """Of a gang: the nodes for which the others wait."""
+    if len(job.nodes) == 1:
+        return ""
+    parts = job.parts or {}
+    late = [name for name in job.nodes if name not in parts or not (parts[name].is_ready or parts[name].runs)]
+    return f", once it is laid out on {', '.join(late)}" if late else ""
 
 
 def nodes_view(truth: Truth) -> m.NodesView:

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 from events.bus import Bus
-from events.messages import AttemptRef
+from events.messages import AttemptRef, Launch
 from runtime.node_folder import NodeFolder
 from runtime.runner import Runner
 from runtime.settings import RunnerSettings
@@ -17,6 +17,18 @@ from runtime.supervised import LauncherClient
 from tests.support.attempts import line_in, supervisor_of
 from tests.support.nats import NatsServer
 from tests.support.runners import PlainLayer, PlainShipping
+
+
+class Keeping(PlainShipping):
+    """Ships nothing away: it keeps what was written to stdout."""
+
+    def __init__(self, kept: dict[AttemptRef, str]) -> None:
+        super().__init__()
+        self._kept = kept
+
+    async def ship(self, launch: Launch, folder: Path, over: asyncio.Event) -> None:
+        await super().ship(launch, folder, over)
+        self._kept[launch.ref] = (folder / "stdout").read_text()
 
 
 class RealNode:
@@ -36,6 +48,8 @@ class RealNode:
         )
         self.folder = NodeFolder(folder / name)
         self.layer = PlainLayer(self.settings)
+        self.kept: dict[AttemptRef, str] = {}
+        """What attempts that are over wrote to stdout."""
         self._nats = nats
         self._runner: asyncio.Task[None] | None = None
 
@@ -45,7 +59,7 @@ class RealNode:
 
     async def _run(self, bus: Bus) -> None:
         try:
-            await Runner(self.settings, bus, self.layer, PlainShipping()).run()
+            await Runner(self.settings, bus, self.layer, Keeping(self.kept)).run()
         finally:
             await bus.drain()
 

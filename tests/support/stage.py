@@ -53,8 +53,8 @@ class Stage:
                 async with self._news:
                     self._news.notify_all()
 
-    async def until(self, there: Callable[[], bool]) -> None:
-        async with asyncio.timeout(WAIT_S_MAX), self._news:
+    async def until(self, there: Callable[[], bool], *, limit_s: float = WAIT_S_MAX) -> None:
+        async with asyncio.timeout(limit_s), self._news:
             await self._news.wait_for(there)
 
     async def scheduler(self, name: str = "s1") -> asyncio.Task[None]:

@@ -24,7 +24,7 @@ from runtime import meeting
 from tests.support.attempts import gone, lives
 from tests.support.nats import NatsServer
 from tests.support.real_nodes import RealNode
-from tests.support.stage import Stage, a_stage
+from tests.support.stage import WAIT_S_MAX, Stage, a_stage
 from tests.support.worlds import GIB, TEAM, a_job
 
 NAMES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "HEADRACE_NODE")
@@ -76,9 +76,19 @@ class Pool:
         return {each.subject.rpartition(".")[2] for each in self.stage.facts if isinstance(each.fact, m.NodeJoined)}
 
     async def submit(self, code: str, *, nodes: int = 3, **more: Any) -> None:
+        """A gang whose every part runs this Python."""
+        await self.submit_words((sys.executable, "-c", code), nodes=nodes, **more)
+
+    async def submit_words(
+        self, entrypoint: tuple[str, ...], *, nodes: int = 3, env: dict[str, str] | None = None, **more: Any
+    ) -> None:
         resources = m.Resources(cpus=1.0, memory_bytes=GIB, gpus=1, nodes=nodes)
         gang = a_job("gang", resources=resources, grace_s=0.5, **more)
-        await self.stage.submit(msgspec.structs.replace(gang, entrypoint=(sys.executable, "-c", code)))
+        await self.stage.submit(msgspec.structs.replace(gang, entrypoint=entrypoint, env=env or {}))
+
+    def output(self, node: str, ref: m.AttemptRef) -> str:
+        """What the attempt wrote there, which stays until the node is closed."""
+        return self.nodes[node].kept[ref]
 
     async def placed(self, attempt: int = 1) -> tuple[str, ...]:
         """Its nodes, in the order of their ranks."""
@@ -96,8 +106,8 @@ class Pool:
         ref = m.AttemptRef(team=TEAM, job="gang", attempt=attempt)
         return [json.loads(await self.nodes[name].said(ref, "met")) for name in await self.placed(attempt)]
 
-    async def finished(self) -> m.Finished:
-        await self.stage.until(lambda: self.stage.has(m.Finished, "gang"))
+    async def finished(self, *, limit_s: float = WAIT_S_MAX) -> m.Finished:
+        await self.stage.until(lambda: self.stage.has(m.Finished, "gang"), limit_s=limit_s)
         fact = self.stage.of("gang")[-1]
         assert isinstance(fact, m.Finished)
         return fact
@@ -281,16 +291,47 @@ async def test_a_runner_that_is_replaced_in_the_middle_of_it_holds_nobody_up(poo
     assert len({each["MASTER_PORT"] for each in said}) == 1
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed here")
-async def test_gloo_meets_there(pool: Pool) -> None:
-    code = """
-import torch, torch.distributed as dist
+TORCH = importlib.util.find_spec("torch")
+REDUCES = """
+import os
+import torch
+import torch.distributed as dist
+
 dist.init_process_group("gloo")
 total = torch.ones(1) * dist.get_rank()
 dist.all_reduce(total)
-assert total.item() == 3.0, total
-dist.destroy_process_group()
+print(os.environ["HEADRACE_RANK"], dist.get_rank(), dist.get_world_size(), int(total.item()), flush=True)
 """
+TORCH_S_MAX = 120.0
+"""Three imports of torch at once on a small machine."""
+
+
+async def submit_torch(pool: Pool, script: Path, *launcher: str) -> None:
+    """A gang of three that can import torch."""
+    assert TORCH is not None
+    assert TORCH.origin is not None
     await pool.grow(3)
-    await pool.submit(code)
-    assert (await pool.finished()).reason == "exit code 0"
+    env = {"PYTHONPATH": str(Path(TORCH.origin).parents[1])}
+    await pool.submit_words((sys.executable, *launcher, str(script)), env=env)
+
+
+@pytest.mark.skipif(TORCH is None, reason="torch is not installed here")
+@pytest.mark.parametrize("launcher", [(), ("-m", "torch.distributed.run")], ids=["python", "torchrun"])
+async def test_torch_distributed_meets_there(pool: Pool, tmp_path: Path, launcher: tuple[str, ...]) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(REDUCES + "dist.destroy_process_group()\n")
+    await submit_torch(pool, script, *launcher)
+    finished = await pool.finished(limit_s=TORCH_S_MAX)
+    assert finished.reason == "exit code 0"
+    ref = m.AttemptRef(team=TEAM, job="gang", attempt=1)
+    said = {pool.output(name, ref).strip() for name in await pool.placed()}
+    assert said == {f"{rank} {rank} 3 3" for rank in range(3)}
+
+
+@pytest.mark.skipif(TORCH is None, reason="torch is not installed here")
+async def test_the_rank_that_died_is_named_and_not_those_whom_gloo_tells(pool: Pool, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(REDUCES + "if dist.get_rank() == 1:\n    os.abort()\nwhile True:\n    dist.all_reduce(total)\n")
+    await submit_torch(pool, script)
+    finished = await pool.finished(limit_s=TORCH_S_MAX)
+    assert finished.reason.startswith(f"rank 1 on {(await pool.placed())[1]}: killed by SIGABRT")

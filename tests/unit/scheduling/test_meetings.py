@@ -58,6 +58,17 @@ def test_no_part_starts_before_all_are_ready_and_then_all_meet_where_rank_0_says
     assert [told(world, node).meeting for node in ("n1", "n2", "n3")] == [offered] * 3
 
 
+def test_while_it_starts_one_can_ask_for_whom_the_others_wait() -> None:
+    world = a_placed_gang()
+    for node in ("n1", "n3"):
+        world.obey(node)
+        world.exchange(node)
+    assert world.summary("gang") == "attempt 1 on nodes n1, n2, n3 is starting, once it is laid out on n2"
+    world.obey("n2")
+    world.exchange("n2")
+    assert world.summary("gang") == "attempt 1 on nodes n1, n2, n3 is starting"
+
+
 def test_nothing_of_it_is_in_the_ledger() -> None:
     world = a_placed_gang()
     facts = world.settle()

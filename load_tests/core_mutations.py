@@ -334,10 +334,15 @@ MUTATIONS: Final = (
     Mutation(
         "gangs: they start when one part is ready",
         "parts.py",
-        "all(part.is_ready for part in parts)",
-        "any(part.is_ready for part in parts)",
+        "            is_ready = False\n",
+        "            pass\n",
     ),
-    Mutation("gangs: who begins later meets elsewhere", "parts.py", "    if begun is not None:", "    if False:"),
+    Mutation(
+        "gangs: who begins later meets elsewhere",
+        "parts.py",
+        "if live is not None and live.meeting",
+        "if False and live.meeting",
+    ),
     Mutation(
         "gangs: nobody is told that all are ready",
         "core.py",

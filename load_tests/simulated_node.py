@@ -108,14 +108,25 @@ class SimulatedNode:
         wanted = set()
         for launch in desired.attempts:
             wanted.add(launch.ref)
-            if launch.ref not in self.attempts:
+            known = self.attempts.get(launch.ref)
+            if known is None and launch.gang is not None:
+                self._lay_out(launch.ref, launch.gang)
+            elif known is None or (known.state == "ready" and launch.gang is not None and launch.gang.meeting):
                 self._start(launch)
         for ref, live in self.attempts.items():
             if live.state != "ended" and ref not in wanted:
                 self._end(ref, m.AttemptEnd(cause="stopped", ended_at=time.time(), signal=15))
 
+    def _lay_out(self, ref: m.AttemptRef, gang: m.GangPart) -> None:
+        """A part of a gang: it waits for the others."""
+        offered = m.Meeting(address=self.name, port=20_000) if gang.rank == 0 else None
+        self.attempts[ref] = m.LiveAttempt(ref=ref, state="ready", meeting=offered)
+        self._news.set()
+
     def _start(self, launch: m.Launch) -> None:
-        self.attempts[launch.ref] = m.LiveAttempt(ref=launch.ref, state="running", started_at=time.time())
+        meeting = launch.gang.meeting if launch.gang is not None else None
+        running = m.LiveAttempt(ref=launch.ref, state="running", started_at=time.time(), meeting=meeting)
+        self.attempts[launch.ref] = running
         self.launched.append(launch.ref)
         at = asyncio.get_running_loop().time() + self._duration_s(launch)
         heapq.heappush(self._ends, (at, len(self.launched), launch.ref))
@@ -123,7 +134,9 @@ class SimulatedNode:
 
     def _end(self, ref: m.AttemptRef, end: m.AttemptEnd) -> None:
         live = self.attempts[ref]
-        self.attempts[ref] = m.LiveAttempt(ref=ref, state="ended", started_at=live.started_at, end=end)
+        self.attempts[ref] = m.LiveAttempt(
+            ref=ref, state="ended", started_at=live.started_at, end=end, meeting=live.meeting
+        )
         self._news.set()
 
     async def _end_attempts(self) -> None:

@@ -59,9 +59,10 @@ class Runner:
         self._folder = NodeFolder(Path(settings.folder))
         self._launcher = LauncherClient(self._folder.path)
         self._disk = Disk()
-        address = settings.address or own_address(settings.nats_url)
         self._tools = Tools(
-            self._folder, self._launcher, layer, shipping, self._disk, self._on_change, address, self._ports
+            *(self._folder, self._launcher, layer, shipping, self._disk, self._on_change),
+            address=settings.address,
+            ports=self._ports,
         )
         self._attempts: dict[AttemptRef, Attempt] = {}
         """Those whose end is not in the ledger yet: what the leader is told, and what is decided on."""
@@ -84,6 +85,9 @@ class Runner:
         await asyncio.to_thread(self._folder.prepare)
         lock = _only_one(self._folder.path)
         try:
+            if not self._tools.address:
+                address = await asyncio.to_thread(own_address, self._settings.nats_url)
+                self._tools = self._tools._replace(address=address)
             await self._launcher.ensure()  # afterwards every launch of a runner before us can be seen
             async with self._group:
                 await self._find_attempts()

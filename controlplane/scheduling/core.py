@@ -173,11 +173,12 @@ class Core:
     def _on_reported(self, job: Job, node: Node, live: m.LiveAttempt) -> None:
         part = job.part(node.name)
         part.missing, part.gone_why = 0, ""
-        before, is_gang = part.reported, job.shape.nodes > 1
-        met = job.meeting if is_gang else None
+        before = part.reported
+        has_moved = before is None or before.state != live.state or before.meeting != live.meeting
+        met = job.meeting if has_moved and job.shape.nodes > 1 else None
         if part.end is None:  # an end is never taken back
             part.reported = live
-        if is_gang and job.meeting != met:
+        if has_moved and job.shape.nodes > 1 and job.meeting != met:
             self._truth.changed.update(dict.fromkeys(job.nodes, True))
         has_saved = live.checkpoint_at is not None and (before is None or before.checkpoint_at != live.checkpoint_at)
         if has_saved and attained.is_unknown(job.specification, job.predicted_s):

@@ -215,7 +215,7 @@ class Job(msgspec.Struct, eq=False, kw_only=True):
     @property
     def meeting(self) -> m.Meeting | None:
         """Of a gang: where its parts meet; None: they must not start yet."""
-        return meeting([self.part(node) for node in self.nodes])
+        return meeting(self.part(node) for node in self.nodes)
 
     @property
     def attempt(self) -> int:

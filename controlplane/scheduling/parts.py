@@ -8,7 +8,7 @@ is started until each is laid out and ready: what they wait for then is `meeting
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -59,18 +59,22 @@ class Part(msgspec.Struct, eq=False):
         return self.is_lost or (self.end is not None and not is_success(self.end))
 
 
-def meeting(parts: Sequence[Part]) -> m.Meeting | None:
+def meeting(parts: Iterable[Part]) -> m.Meeting | None:
     """Where the parts of a gang, in the order of their ranks, meet; None: they must not start yet.
 
     Nothing of it is kept: it follows from what nodes say, and from the same words for every leader. Once a part was
     started the others follow it; until then all must be ready, and the one of rank 0 says where.
     """
-    told = (part.reported.meeting for part in parts if part.reported is not None and part.reported.state != "ready")
-    begun = next((each for each in told if each is not None), None)
-    if begun is not None:
-        return begun
-    first = parts[0].reported
-    return first.meeting if first is not None and all(part.is_ready for part in parts) else None
+    offered, is_ready = None, True
+    for rank, part in enumerate(parts):
+        live = part.reported
+        if live is None or live.state != "ready":
+            if live is not None and live.meeting is not None:
+                return live.meeting
+            is_ready = False
+        elif rank == 0:
+            offered = live.meeting
+    return offered if is_ready else None
 
 
 def is_success(end: m.AttemptEnd) -> bool:

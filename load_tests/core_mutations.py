@@ -352,6 +352,13 @@ MUTATIONS: Final = (
     Mutation(
         "gangs: what a runner has lost is ready still", "core.py", "        if part.is_ready:", "        if False:"
     ),
+    Mutation(
+        "gangs: a node's fault is the program's when peers are heard of sooner",
+        "parts.py",
+        "min(broke_off or by_itself or failed",
+        "min(by_itself or failed",
+    ),
+    Mutation("gangs: who fails since it is preempted has failed", "parts.py", "if stopping or each", "if each"),
     Mutation("gangs: who lingers has not failed first", "parts.py", "each[1].exited_at or each[1]", "each[1]"),
     Mutation(
         "gangs: over when one part is",

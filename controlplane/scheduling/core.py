@@ -266,7 +266,8 @@ class Core:
             node, part = lost
             why = part.gone_why or f"node {node} has no such attempt any more"
             return ends.on_loss(job, node, why, term=term)
-        node, end = deciding_end([(node, part.end) for node, part in parts if part.end is not None])
+        told = [(node, part.end) for node, part in parts if part.end is not None]
+        node, end = deciding_end(told, stopping=bool(job.stop_why))
         where = f"rank {job.nodes.index(node)} on {node}" if len(parts) > 1 else ""
         return ends.on_end(job, end, term=term, where=where)
 

@@ -12,13 +12,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from controlplane.scheduling.jobs import Job
+from controlplane.scheduling.parts import TRIED_AGAIN
 from events import messages as m
 from events.lifecycle import State
-
-TRIED_AGAIN: Final = frozenset(
-    {"source_failed", "environment_failed", "meeting_failed", "output_failed", "fenced", "supervisor_lost", "stopped"}
-)
-"""Causes that say nothing about the program."""
 
 FAILURES: Final = frozenset({"exited", "signalled", "out_of_memory"})
 """The program's own: what `retries` are for."""

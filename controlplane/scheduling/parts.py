@@ -20,6 +20,12 @@ MISSING_MAX: Final = 2
 knowing the list that it was answered to the first."""
 
 
+TRIED_AGAIN: Final = frozenset(
+    {"source_failed", "environment_failed", "meeting_failed", "output_failed", "fenced", "supervisor_lost", "stopped"}
+)
+"""Causes that say nothing about the program."""
+
+
 class Part(msgspec.Struct, eq=False):
     """An attempt on one of its nodes, as this leader has heard of it. May be forgotten, and is heard again."""
 
@@ -81,12 +87,16 @@ def is_success(end: m.AttemptEnd) -> bool:
     return end.cause == "exited" and end.exit_code == 0
 
 
-def deciding_end(ends: list[tuple[str, m.AttemptEnd]]) -> tuple[str, m.AttemptEnd]:
-    """Which end, of which node, says what became of the whole: the first that failed by itself; else the first that was
-    stopped; else, if all ended well, that of the first node.
+def deciding_end(ends: list[tuple[str, m.AttemptEnd]], *, stopping: bool = False) -> tuple[str, m.AttemptEnd]:
+    """Which end, of which node, says what became of the whole; if all ended well, that of the first node.
+
+    When one part is gone the programs of the others fail, and are often heard of sooner. So it is the first that broke
+    off through no fault of the program, else the first that failed by itself. While the job is `stopping`, those that
+    were stopped count among these: what fails after them fails because of them.
     """
     failed = [each for each in ends if not is_success(each[1])]
-    by_itself = [each for each in failed if each[1].cause != "stopped"]
+    by_itself = [each for each in failed if stopping or each[1].cause != "stopped"]
+    broke_off = [each for each in by_itself if each[1].cause in TRIED_AGAIN and each[1].cause != "stopped"]
     if not failed:
         return ends[0]
-    return min(by_itself or failed, key=lambda each: each[1].exited_at or each[1].ended_at)
+    return min(broke_off or by_itself or failed, key=lambda each: each[1].exited_at or each[1].ended_at)

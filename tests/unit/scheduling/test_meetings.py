@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from controlplane.scheduling.core import Core
 from events import messages as m
@@ -169,6 +170,33 @@ def test_a_gang_that_comes_back_meets_anew() -> None:
     assert world.state("gang") == "running"
     assert live(world, "n1").ref.attempt == 2
     assert live(world, "n1").meeting != first
+
+
+@pytest.mark.parametrize(("crashed_at", "kind"), [(990.1, m.Requeued), (989.0, m.Finished)])
+def test_who_fails_because_others_were_preempted_sooner_does_not_end_the_job(
+    crashed_at: float, kind: type[m.Fact]
+) -> None:
+    world = a_placed_gang()
+    world.settle()
+    world.about("gang", m.StopRequested(term=1, attempt=1, why="preempted by urgent"))
+    world.end("gang", an_end("stopped", signal=15, exited_at=990.0), node="n1")
+    world.end("gang", an_end(exit_code=1, exited_at=crashed_at), node="n2")  # it had not heard of the stop yet
+    world.exchange("n3")
+    world.follow(world.core.desired("n3", world.now))
+    world.exchange("n3")
+    facts = world.decide()
+    (end,) = (fact for fact in facts if isinstance(fact, m.Requeued | m.Finished))
+    assert type(end) is kind
+
+
+def test_those_who_fail_because_one_was_lost_do_not_end_the_job() -> None:
+    world = a_placed_gang()
+    world.settle()
+    world.end("gang", an_end(exit_code=1, exited_at=990.0), node="n1")
+    world.end("gang", an_end("supervisor_lost"), node="n3")
+    facts = world.settle()
+    (requeued,) = (fact for fact in facts if isinstance(fact, m.Requeued))
+    assert requeued.why.startswith("rank 2 on n3: its node lost it")
 
 
 def test_the_first_entrypoint_to_fail_is_named_though_what_it_left_running_ended_last() -> None:

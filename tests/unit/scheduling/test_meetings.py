@@ -59,6 +59,33 @@ def test_no_part_starts_before_all_are_ready_and_then_all_meet_where_rank_0_says
     assert [told(world, node).meeting for node in ("n1", "n2", "n3")] == [offered] * 3
 
 
+def test_all_are_told_at_once_when_the_last_is_ready_that_was_long_laid_out() -> None:
+    world = a_placed_gang()
+    for node in ("n1", "n2", "n3"):
+        world.obey(node)
+    ready = live(world, "n2")
+    world.attempts["n2"][KEY] = m.LiveAttempt(ref=ready.ref, state="starting")
+    for node in ("n1", "n2", "n3"):
+        world.exchange(node)
+    assert world.core.take_changed(urgent=True) == []
+    world.attempts["n2"][KEY] = ready
+    world.exchange("n2")
+    assert world.core.take_changed(urgent=True) == ["n1", "n2", "n3"]
+
+
+def test_another_port_of_rank_0_is_told_at_once() -> None:
+    world = a_placed_gang()
+    for node in ("n1", "n2", "n3"):
+        world.obey(node)
+        world.exchange(node)
+    world.core.take_changed(urgent=True)
+    proven = m.Meeting(address="n1", port=9)
+    world.attempts["n1"][KEY] = msgspec.structs.replace(live(world, "n1"), meeting=proven)
+    world.exchange("n1")
+    assert world.core.take_changed(urgent=True) == ["n1", "n2", "n3"]
+    assert told(world, "n3").meeting == proven
+
+
 def test_while_it_starts_one_can_ask_for_whom_the_others_wait() -> None:
     world = a_placed_gang()
     for node in ("n1", "n3"):

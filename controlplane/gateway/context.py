@@ -39,7 +39,7 @@ TEXT_CHARACTERS_MAX: Final = 256
 UPLOADS_MAX: Final = 8
 """Blobs being taken in at once: each is held in memory until its digest is known to be right."""
 UNPACKINGS_MAX: Final = 2
-"""Packages of Ray's client being taken in at once: each is kept on disk and read by a thread."""
+"""Packages of Ray's client being made sources of at once: each has a thread, and its list of files in memory."""
 
 TASK: Final = re.compile(r"(.+)_(\d{1,7})|(.+)\[(\d{1,7})\]")
 """How a task is named: by its array and its index."""

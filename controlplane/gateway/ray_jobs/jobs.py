@@ -105,7 +105,11 @@ async def submit_job(gateway: Here, request: Caller) -> Submitted:
     _check_is_new(gateway, caller, wanted.submission_id)
     runtime_env = msgspec.json.decode(body).get("runtime_env") or {}
     kept = Kept(entrypoint=wanted.command, metadata=wanted.metadata, runtime_env=masked(runtime_env))
-    key = await requests.keep(gateway.tools.blobs, kept)
+    try:
+        key = await requests.keep(gateway.tools.blobs, kept)
+    except requests.TooMuch as error:
+        hint = "write it into a file of the working folder"
+        raise Failure(400, str(error), hint, (m.Problem(path="metadata", message=str(error), hint=hint),)) from error
     answer = await _submit(gateway, caller, wanted, source, key)
     if answer.verdict == "rejected":
         paths = [(mapping.path_of(problem.path, wanted), problem) for problem in answer.problems]

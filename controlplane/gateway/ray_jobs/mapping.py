@@ -17,8 +17,10 @@ from events import messages as m
 from events.wire import UNREADABLE
 
 SHELL: Final = ("/bin/sh", "-c")
-MERGED: Final = "exec 2>&1; "
-"""Ray keeps both streams of a job in one file, in the order in which they were written."""
+BEFORE: Final = 'exec 2>&1 9<"$HEADRACE_SCRATCH"; export RAY_TMPDIR="${RAY_TMPDIR:-/proc/$$/fd/9}"; '
+"""What the shell does first. Ray keeps both streams of a job in one file, in the order in which they were written. And
+a program that says `ray.init()` starts a Ray of its own, whose sockets lie in its temporary folder: the path of one has
+107 bytes at most, and the attempt's folder alone may have more. Through a descriptor of the shell's it is short."""
 OURS: Final = "headrace."
 """Keys of the metadata that begin so choose what Ray has no word for."""
 PACKAGE: Final = re.compile(r"_ray_pkg_[0-9a-f]{8,64}\.zip")
@@ -52,7 +54,7 @@ class Wanted(msgspec.Struct, kw_only=True):
 
     @property
     def entrypoint(self) -> tuple[str, ...]:
-        return (*SHELL, MERGED + self.command)
+        return (*SHELL, BEFORE + self.command)
 
     @property
     def environment(self) -> m.EnvironmentRequest | None:
@@ -96,7 +98,8 @@ def _refused(hint: str) -> Reader:
 
 
 def _ignored(value: Any, path: str, wanted: Wanted, found: Findings) -> None:
-    """Nothing here depends on it."""
+    """Nothing here depends on it, but it is given back."""
+    _texts([value] if isinstance(value, str) else value, path, found)
 
 
 def _entrypoint(value: Any, path: str, wanted: Wanted, found: Findings) -> None:
@@ -199,7 +202,10 @@ def _packages(installer: str, options: tuple[list[str], ...]) -> Reader:
             if inner not in options:
                 hint = "packages come from the index that the operator has set up"
                 found.problem(at, "options of the installer are not possible", hint)
-        elif key not in (f"{installer}_check", f"{installer}_version"):  # what is installed has always been checked
+        elif key == f"{installer}_check":  # what is installed has always been checked
+            if not isinstance(inner, bool):
+                found.problem(at, f"must be a boolean, not {_kind(inner)}")
+        elif key != f"{installer}_version":
             found.problem(at, "is not known", f"give {path} a list of requirements")
 
     return read
@@ -212,7 +218,12 @@ _NO_IMAGE: Final = "jobs run in environments of packages: list them in runtime_e
 _NOT_HERE: Final = "leave it out, or start it in your entrypoint"
 
 TABLE: Final[tuple[Row, ...]] = (
-    Row("entrypoint", "entrypoint", "run by `/bin/sh -c`, its errors in one stream with its output", _entrypoint),
+    Row(
+        "entrypoint",
+        "entrypoint",
+        "run by `/bin/sh -c`, both of its streams in one, as Ray has them",
+        _entrypoint,
+    ),
     Row("submission_id", "name", "also the submit's `id`; without one it is made, `raysubmit_…`", _submission_id),
     Row("job_id", "name", "the old word for `submission_id`", _submission_id),
     Row("metadata", "", "kept and given back; `headrace.tier`, `headrace.queue`, `headrace.python` choose", _metadata),
@@ -235,9 +246,11 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("runtime_env.py_executable", "", "refused", _refused("name the program in the entrypoint")),
     Row("runtime_env.worker_process_setup_hook", "", "refused: there are no Ray workers", _refused(_NOT_HERE)),
     Row("runtime_env.config", "", "refused: how an environment is made is set up here", _refused("leave it out")),
-    Row("runtime_env.nsight", "", "refused", _refused(_NOT_HERE)),
-    Row("runtime_env.rocprof_sys", "", "refused", _refused(_NOT_HERE)),
+    Row("runtime_env._nsight", "", "refused", _refused(_NOT_HERE)),
+    Row("runtime_env._rocprof_sys", "", "refused", _refused(_NOT_HERE)),
     Row("runtime_env.mpi", "", "refused", _refused(_NOT_HERE)),
+    Row("runtime_env._inject_current_ray", "", "refused", _refused("list `ray` in runtime_env.pip")),
+    Row("runtime_env._ray_release", "", "of the client; nothing depends on it", _ignored),
     Row("runtime_env._ray_commit", "", "of the client; nothing depends on it", _ignored),
 )
 _ROWS: Final = {row.field: row for row in TABLE}

@@ -52,12 +52,13 @@ async def upload_package(
 ) -> Response[None]:
     """Keep a package of the caller's, under this name and as a source. 400 if it cannot be one."""
     _check_name(protocol, name)
-    async with gateway.unpackings:
+    async with gateway.uploads:
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES) as package:
             try:
                 async for part in request.stream():
                     package.write(part)
-                digest = await _source(gateway, package)
+                async with gateway.unpackings:
+                    digest = await _source(gateway, package)
             except BadPackage as error:
                 raise Failure(400, f"package {name} {error.message}", error.hint) from error
             except OSError as error:

@@ -18,14 +18,25 @@ from events.blobs import BlobMissing, Blobs
 from events.wire import UNREADABLE
 
 _KEY: Final = re.compile(r"[0-9a-f]{32}")
+KEPT_BYTES_MAX: Final = 64 * 1024
+"""Of one request: a list has hundreds of them."""
 _REQUESTS: Final = "ray_jobs/requests/"
 _DELETED: Final = "ray_jobs/deleted/"
 
 
+class TooMuch(Exception):
+    """More than is kept of a request."""
+
+
 async def keep(blobs: Blobs, kept: Kept) -> str:
-    """Gives the key under which it is kept, which nobody can guess."""
+    """Gives the key under which it is kept, which nobody can guess. Raises TooMuch."""
+    content = msgspec.json.encode(kept)
+    if len(content) > KEPT_BYTES_MAX:
+        raise TooMuch(
+            f"{len(content)} bytes of metadata, entrypoint and runtime environment; {KEPT_BYTES_MAX} are kept"
+        )
     key = secrets.token_hex(16)
-    await blobs.write(_REQUESTS + key, msgspec.json.encode(kept))
+    await blobs.write(_REQUESTS + key, content)
     return key
 
 

@@ -22,7 +22,9 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from controlplane import http
-from controlplane.gateway.ray_jobs import jobs
+from controlplane.gateway import app
+from controlplane.gateway.projection import Projection
+from controlplane.gateway.ray_jobs import jobs, mapping
 from events import messages as m
 from events import subjects
 from events.bus import Asked
@@ -33,6 +35,12 @@ from tests.integration.gateway.conftest import WAIT_S, Stage, a_stage, client
 from tests.support.nats import NatsServer
 
 PLACED = m.Placed(term=1, attempt=1, allocations=(m.Allocation(node="n1", cpus=1, memory_bytes=1),))
+UPGRADE = {
+    "upgrade": "websocket",
+    "connection": "upgrade",
+    "sec-websocket-version": "13",
+    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 FAILED = m.Finished(
     term=1,
     attempt=1,
@@ -138,7 +146,7 @@ async def test_a_job_of_rays_client_is_a_job_like_any_other(stage: Stage, tmp_pa
     assert re.fullmatch(r"raysubmit_[A-Za-z0-9]{16}", name)
     view = (await stage.ada.get(f"/v1/jobs/{name}")).json()
     assert (view["name"], view["user"], view["tier"], view["queue"]) == (name, "ada", "gpu1", "night")
-    assert view["entrypoint"] == ["/bin/sh", "-c", "exec 2>&1; python train.py | tee out"]
+    assert view["entrypoint"] == ["/bin/sh", "-c", mapping.BEFORE + "python train.py | tee out"]
     assert view["environment"]["state"] == "wanted"
     described = manifest.read(await stage.tools.blobs.get(view["source"]))
     assert [file.path for file in described.files] == ["train.py"]
@@ -184,6 +192,27 @@ async def test_a_job_goes_through_the_states_of_ray(stage: Stage) -> None:
     assert await ada.refused("get_job_info", name) == (404, f"Job {name} does not exist")
     assert await ada.list_jobs() == []
     assert (await stage.ada.get(f"/v1/jobs/{job}")).json()["state"] == "failed"  # nothing is ever undone
+
+
+async def test_a_gateway_that_lags_behind_says_no_job_is_alive_whose_end_is_in_the_ledger(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await ray(stage)
+    name = await ada.submit_job(entrypoint="exit 7")
+    job = (await ada.get_job_info(name)).job_id
+    await stage.fact(job, PLACED)
+    assert (await ada.get_job_info(name)).status == JobStatus.RUNNING
+    taken_in = Projection.apply
+    late: list[Any] = []
+    monkeypatch.setattr(Projection, "apply", lambda self, entry: late.append((self, entry)))
+    await stage.fact(job, FAILED)
+    telling = asyncio.create_task(ada.get_job_info(name))
+    await asyncio.sleep(0.3)
+    assert not telling.done()
+    monkeypatch.setattr(Projection, "apply", taken_in)
+    for projection, entry in late:
+        projection.apply(entry)
+    assert (await telling).status == JobStatus.FAILED
 
 
 async def test_a_job_is_stopped_once(stage: Stage) -> None:
@@ -242,6 +271,7 @@ async def test_an_id_whose_job_was_rejected_can_be_used_again(stage: Stage) -> N
         ({"metadata": {"headrace.queue": "nowhere"}}, "metadata.headrace.queue: "),
         ({"runtime_env": {"env_vars": {"HEADRACE_JOB": "x"}}}, "runtime_env.env_vars.HEADRACE_JOB: "),
         ({"submission_id": "x" * 300}, "submission_id: "),
+        ({"metadata": {"notes": "x" * 70_000}}, "metadata: 70"),
         ({"entrypoint_label_selector": {"gpu": ""}}, "entrypoint_label_selector.gpu: must name values"),
     ],
 )
@@ -354,7 +384,7 @@ async def test_a_package_of_the_same_name_replaces_the_one_before_and_no_job_tha
 )
 async def test_a_name_that_rays_client_never_makes_is_refused(stage: Stage, path: str) -> None:
     for method in ("GET", "PUT"):
-        answer = await stage.ada.request(method, f"/api/packages/{path}", content=b"")
+        answer = await stage.ada.request(method, f"/api/packages/{path}", content=a_zip(a=""))
         assert answer.status_code in (400, 404)
         assert "Traceback" not in answer.text
     assert await stage.tools.blobs.names("ray_jobs/packages/") == []
@@ -438,7 +468,9 @@ async def test_a_tail_whose_gateway_ends_is_cut_off_so_that_the_client_fails(nat
             await tail
 
 
-async def test_a_tail_that_fails_is_cut_off_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tail_that_fails_is_cut_off_too_and_the_log_has_the_story(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async def broken(*_: Any, **__: Any) -> Any:
         raise ValueError("of our own")
         yield
@@ -449,6 +481,25 @@ async def test_a_tail_that_fails_is_cut_off_too(stage: Stage, monkeypatch: pytes
     async with asyncio.timeout(WAIT_S):
         with pytest.raises(RuntimeError, match="closed unexpectedly with close code 1006"):
             await ada.tail(name)
+    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert told.exc_info is not None
+    assert "of our own" in repr(told.exc_info[1])
+
+
+async def test_a_reader_of_a_tail_that_reads_nothing_is_let_go(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "SLOW_S", 0.5)
+    ada, output = await ray(stage), await Output(stage).listen()
+    name = await ada.submit_job(entrypoint="true")
+    job = (await ada.get_job_info(name)).job_id
+    await stage.fact(job, PLACED)
+    await output.more(job, stdout=b"x" * 40_000_000)
+    host, port = stage.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    head = [f"GET /api/jobs/{name}/logs/tail HTTP/1.1", "host: x", "authorization: Bearer ada-token"]
+    writer.write("\r\n".join([*head, *(f"{key}: {value}" for key, value in UPGRADE.items()), "", ""]).encode())
+    await _followers(stage, 1)
+    await _followers(stage, 0)
+    writer.close()
 
 
 async def test_a_reader_of_a_tail_that_goes_is_forgotten(stage: Stage) -> None:
@@ -491,12 +542,8 @@ async def test_what_a_reader_says_is_not_listened_to(stage: Stage) -> None:
 
 async def _upgrade(stage: Stage, path: str, token: str) -> tuple[int, str]:
     """What somebody is told who asks for a WebSocket there and gets none."""
-    headers = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-version": "13"}
-    headers |= {"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="} | (
-        {"authorization": f"Bearer {token}"} if token else {}
-    )
-    async with client(stage.url, "") as http:
-        answer = await http.get(path, headers=headers)
+    async with client(stage.url, token) as somebody:
+        answer = await somebody.get(path, headers=UPGRADE)
     return answer.status_code, answer.text
 
 

@@ -53,6 +53,20 @@ def test_every_state_of_ours_is_one_of_rays_and_rays_client_can_read_it() -> Non
         assert told.status.is_terminal() == (told.end_time is not None)
 
 
+def test_what_is_placed_runs_and_what_is_cancelled_was_stopped() -> None:
+    assert {state.value: status for state, status in states.STATUS.items()} == {
+        "queued": "PENDING",
+        "unfolding": "RUNNING",
+        "placed": "RUNNING",
+        "running": "RUNNING",
+        "stopping": "RUNNING",
+        "succeeded": "SUCCEEDED",
+        "failed": "FAILED",
+        "cancelled": "STOPPED",
+        "rejected": "FAILED",
+    }
+
+
 def test_errors_are_words_of_rays() -> None:
     assert set(states.ERRORS.values()) <= {error.value for error in JobErrorType}
 

@@ -165,9 +165,10 @@ def test_a_file_gives_no_more_than_its_list_says() -> None:
     assert sum(map(len, seen)) <= 1000
 
 
-def test_damaged_content_is_refused() -> None:
+@pytest.mark.parametrize("at", [31, 40])  # how its content is packed, and its content
+def test_damaged_content_is_refused(at: int) -> None:
     content = bytearray(package(("a", b"some text that is long enough" * 40)))
-    content[40] ^= 0xFF
+    content[at] |= 0xFE
     with pytest.raises(BadPackage, match="damaged"):
         unpacked(bytes(content))
 

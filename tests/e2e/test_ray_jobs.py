@@ -71,15 +71,6 @@ def test_a_folder_and_packages_travel_and_the_output_comes_back(ray_job: RayJob,
     assert "submission_id='good'" in ray_job("list").out
 
 
-def test_a_program_of_ray_has_a_ray_of_its_own(ray_job: RayJob, tmp_path: Path) -> None:
-    lines = ("import ray", "ray.init()", "square = ray.remote(lambda x: x * x)", "print(ray.get(square.remote(7)))")
-    (tmp_path / "program.py").write_text("\n".join(lines))
-    said = ray_job("submit", "--working-dir", str(tmp_path), "--", "python", "program.py")
-    assert said.status == 0, said.out + said.err
-    assert "49\n" in said.out
-    assert "Started a local Ray instance" in said.out
-
-
 def test_a_job_that_fails_ends_the_command_with_1(ray_job: RayJob, code: Path, stack: Stack) -> None:
     words = ("submit", "--submission-id", "bad", "--working-dir", str(code), "--runtime-env-json", _env())
     said = ray_job(*words, "--", "python", "train.py", "7")

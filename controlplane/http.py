@@ -11,9 +11,11 @@ import json
 from typing import Any, Final
 
 import h11
+from litestar.enums import ScopeType
 from litestar.exceptions import ClientException
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 from events import logs
 
@@ -29,6 +31,12 @@ BUSY_S: Final = 2
 """When to come again, if all places were taken."""
 
 REQUEST_ID: Final = b"x-request-id"
+REFUSED: Final = b"hr-refused"
+"""On an answer of 500 that is none of our failures: Ray's API says no to some requests in this way."""
+STARTS: Final = frozenset({"http.response.start", "websocket.http.response.start"})
+HEARD_BYTES_MAX: Final = 4096
+"""Of a message over a WebSocket: what clients say there is not listened to."""
+CODES_OF_STATUS: Final = 4000
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
@@ -113,6 +121,42 @@ class Impatient(H11Protocol):
             self._late = None
 
 
+class Abrupt(WSProtocol):
+    """uvicorn's WebSocket, which would say a proper goodbye for an application that does not: when the server ends, and
+    to who does not answer. Here a goodbye is a word of the application's, and whoever did not hear it was cut off."""
+
+    def shutdown(self) -> None:
+        self.transport.abort()
+
+    def keepalive_timeout(self) -> None:
+        self.transport.abort()
+
+
+class Denied:
+    """What Litestar does with an exception, for WebSockets: an answer of HTTP before one is open, and a cut after it.
+
+    Litestar itself closes it with a code of four digits, the last three of which are the status.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app: ASGIApp = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_open = False
+
+        async def send_denied(message: Any) -> None:
+            nonlocal is_open
+            is_open = is_open or message["type"] == "websocket.accept"
+            if message["type"] != "websocket.close" or message["code"] < CODES_OF_STATUS:
+                await send(message)
+            elif not is_open:
+                body = message.get("reason", "") or ""
+                headers = [(b"content-type", b"text/plain; charset=utf-8")]
+                await _answer(scope, send, message["code"] - CODES_OF_STATUS, headers, body.encode())
+
+        await self._app(scope, receive, send_denied)
+
+
 class Identified:
     """Each request has an id: the client's own `x-request-id`, if it is well-formed, else a new one.
 
@@ -126,8 +170,8 @@ class Identified:
         given = next((value.decode("latin-1") for name, value in scope["headers"] if name == REQUEST_ID), "")
         request = given if logs.REQUEST_ID.fullmatch(given) else logs.new_request_id()
 
-        async def send_identified(message: Message) -> None:
-            if message["type"] == "http.response.start":
+        async def send_identified(message: Any) -> None:
+            if message["type"] in STARTS:
                 message["headers"] = [*message["headers"], (REQUEST_ID, request.encode())]
             await send(message)
 
@@ -147,17 +191,18 @@ class Bounded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._taken >= self._places:
             self.counts["unavailable"] += 1
-            await _refuse(send, _BUSY_BODY)
+            await _refuse(scope, send, _BUSY_BODY)
             return
         self._taken += 1
         has_begun = False
 
-        async def counting(message: Message) -> None:
+        async def counting(message: Any) -> None:
             nonlocal has_begun
             has_begun = True
-            if message["type"] == "http.response.start" and message["status"] >= 400:
+            if message["type"] in STARTS and message["status"] >= 400:
                 status = message["status"]
-                self.counts["refused" if status < 500 else "unavailable" if status == 503 else "failed"] += 1
+                is_refused = status < 500 or any(name.lower() == REFUSED for name, _ in message["headers"])
+                self.counts["refused" if is_refused else "unavailable" if status == 503 else "failed"] += 1
             await send(message)
 
         try:
@@ -166,14 +211,22 @@ class Bounded:
         except asyncio.CancelledError:
             if has_begun:
                 raise
-            await _refuse(counting, _CLOSING_BODY)  # uvicorn cancels what takes longer than its end may
+            await _refuse(scope, counting, _CLOSING_BODY)  # uvicorn cancels what takes longer than its end may
         finally:
             self._taken -= 1
 
 
-async def _refuse(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.start", "status": 503, "headers": list(_come_again(body))})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+async def _refuse(scope: Scope, send: Send, body: bytes) -> None:
+    await _answer(scope, send, 503, list(_come_again(body)), body)
+
+
+async def _answer(scope: Scope, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """An answer of HTTP, also to who asked for a WebSocket."""
+    before: Any = "websocket." if scope["type"] == ScopeType.WEBSOCKET else ""
+    start: Any = {"type": f"{before}http.response.start", "status": status, "headers": headers}
+    rest: Any = {"type": f"{before}http.response.body", "body": body, "more_body": False}
+    await send(start)
+    await send(rest)
 
 
 def _in_time(receive: Receive) -> Receive:

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from litestar import Litestar
 from litestar.di import Provide
+from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException, WebSocketException
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
-from litestar.types import Message, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 
 from controlplane.gateway import (
     admin,
@@ -24,6 +26,7 @@ from controlplane.gateway import (
     logs,
     machines,
     metrics,
+    ray_jobs,
     tenants,
     whatif,
 )
@@ -31,7 +34,7 @@ from controlplane.gateway.auth import Authentication
 from controlplane.gateway.context import Gateway
 from controlplane.gateway.contract import NoPages, bearer, description
 from controlplane.gateway.failures import HANDLERS
-from controlplane.http import Bounded
+from controlplane.http import STARTS, Bounded, Denied
 
 LOG: Final = logging.getLogger("headrace.gateway")
 
@@ -82,6 +85,7 @@ HANDLED: Final = (
     dead.replay_dead,
     dead.drop_dead,
     description,
+    ray_jobs.ROUTER,
 )
 
 _HEADERS: Final = (
@@ -112,12 +116,19 @@ def build(gateway: Gateway) -> Bounded:
             components=bearer(),
             security=[{"bearer": []}],
         ),
+        after_exception=[_tell_of_sockets],
         logging_config=None,
         debug=False,
     )
-    bounded = Bounded(Guard(app))
+    bounded = Bounded(Guard(Denied(app)))
     gateway.answered = bounded.counts
     return bounded
+
+
+async def _tell_of_sockets(error: Exception, scope: Scope) -> None:
+    """Log what went wrong over a WebSocket: no handler of exceptions is asked about these."""
+    if scope["type"] == ScopeType.WEBSOCKET and not isinstance(error, WebSocketException | HTTPException):
+        LOG.error("%s failed", scope["path"], exc_info=error)
 
 
 class Guard:
@@ -132,8 +143,8 @@ class Guard:
         try:
             async with asyncio.timeout(None) as limit:
 
-                async def send_in_time(message: Message) -> None:
-                    if message["type"] == "http.response.start":
+                async def send_in_time(message: Any) -> None:
+                    if message["type"] in STARTS:
                         message["headers"] = _guarded(message["headers"])
                         _note(scope, message["status"], loop.time() - began)
                     limit.reschedule(loop.time() + SLOW_S)

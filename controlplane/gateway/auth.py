@@ -8,13 +8,21 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from litestar.connection import ASGIConnection
-from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
+from litestar.enums import ScopeType
+from litestar.exceptions import NotAuthorizedException, PermissionDeniedException, WebSocketException
 from litestar.handlers import BaseRouteHandler
 from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
 
 from controlplane.config import Identity
 
 TOKEN_CHARACTERS_MAX: Final = 4096
+NO_TOKEN: Final = "Unauthorized: Missing authentication token"
+WRONG_TOKEN: Final = "Forbidden: Invalid authentication token"
+"""In the words of Ray, whose client knows them."""
+
+
+class UnknownToken(NotAuthorizedException):
+    """There is a token, and nobody has it."""
 
 
 class Authentication(AbstractAuthenticationMiddleware):
@@ -25,13 +33,22 @@ class Authentication(AbstractAuthenticationMiddleware):
         self._tokens = tokens
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
+        try:
+            return AuthenticationResult(user=self._identity(connection), auth=None)
+        except NotAuthorizedException as error:
+            if connection.scope["type"] == ScopeType.HTTP:
+                raise
+            code, words = (4403, WRONG_TOKEN) if isinstance(error, UnknownToken) else (4401, NO_TOKEN)
+            raise WebSocketException(detail=words, code=code) from error  # only Ray's client comes this way
+
+    def _identity(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise NotAuthorizedException("no token", extra={"hint": "send the header `Authorization: Bearer <token>`"})
         identity = whose(token.strip(), self._tokens)
         if identity is None:
-            raise NotAuthorizedException("the token is unknown", extra={"hint": "ask your operator for a token"})
-        return AuthenticationResult(user=identity, auth=None)
+            raise UnknownToken("the token is unknown", extra={"hint": "ask your operator for a token"})
+        return identity
 
 
 def operators_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

@@ -38,7 +38,8 @@ TEXT_CHARACTERS_MAX: Final = 256
 """Of what a job is looked for by."""
 UPLOADS_MAX: Final = 8
 """Blobs being taken in at once: each is held in memory until its digest is known to be right."""
-
+UNPACKINGS_MAX: Final = 2
+"""Packages of Ray's client being made sources of at once: each has a thread, and its list of files in memory."""
 
 TASK: Final = re.compile(r"(.+)_(\d{1,7})|(.+)\[(\d{1,7})\]")
 """How a task is named: by its array and its index."""
@@ -67,6 +68,7 @@ class Gateway:
         self.answered: Mapping[str, int] = {}
         """How many answers were refusals, by their kind."""
         self.uploads = asyncio.Semaphore(UPLOADS_MAX)
+        self.unpackings = asyncio.Semaphore(UNPACKINGS_MAX)
 
     def close(self) -> None:
         """End every stream of events: whoever follows goes on with another gateway, or with the next one here."""

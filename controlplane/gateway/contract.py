@@ -19,6 +19,19 @@ class MissingBlobs(msgspec.Struct, frozen=True, kw_only=True):
     digests: list[str]
 
 
+class RaySubmit(msgspec.Struct, frozen=True, kw_only=True):
+    """A submit in the words of Ray's Jobs API; docs/ray-jobs.md says what each field is here."""
+
+    entrypoint: str
+    submission_id: str | None = None
+    runtime_env: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
+    entrypoint_num_cpus: float | None = None
+    entrypoint_num_gpus: float | None = None
+    entrypoint_memory: int | None = None
+    entrypoint_label_selector: dict[str, str] | None = None
+
+
 _TEMPLATE: Final = "#/components/schemas/{name}"
 _MESSAGES: Final = (
     m.Submit,
@@ -36,6 +49,7 @@ _MESSAGES: Final = (
     m.GiveUpNode,
     m.Answer,
     MissingBlobs,
+    RaySubmit,
 )
 
 
@@ -127,3 +141,20 @@ class UploadOperation(Operation):
         schema: Any = {"type": "string", "format": "binary"}
         content = {"application/octet-stream": OpenAPIMediaType(schema=schema)}
         self.request_body = RequestBody(content=content, required=True)
+
+
+@dataclass
+class RaySubmitOperation(Operation):
+    """Takes a RaySubmit."""
+
+    def __post_init__(self) -> None:
+        self.request_body = _body("RaySubmit", required=True)
+
+
+@dataclass
+class PackageOperation(Operation):
+    """Takes a zip."""
+
+    def __post_init__(self) -> None:
+        schema: Any = {"type": "string", "format": "binary"}
+        self.request_body = RequestBody(content={"application/zip": OpenAPIMediaType(schema=schema)}, required=True)

@@ -117,7 +117,7 @@ async def list_jobs(
     if array:
         return await _tasks(gateway, request.user, array, states, limit, after, latest=latest)
     behind = await _cursor(gateway, request.user, after)
-    page, silent = await _page(
+    page, silent = await page_of(
         gateway,
         request.user.team,
         states,
@@ -157,7 +157,7 @@ async def _cursor(gateway: Gateway, caller: Identity, after: str) -> Cursor | No
     return cursor(after) or place(await gateway.job(caller, after))
 
 
-async def _page(
+async def page_of(
     gateway: Gateway, team: str, states: frozenset[str], behind: Cursor | None, asked: m.AskArchived
 ) -> tuple[Part, str]:
     """Jobs of the ledger and of the archive in one order; and why the archive's are not among them."""

@@ -82,11 +82,11 @@ async def follow_log(
     gang, of which of its nodes.
     """
     record = await gateway.job(request.user, job)
-    place = _Place.read(last_event_id) or _Place(attempt or record.life.attempt)
-    return sse.stream(gateway, _follow(gateway, record, place, rank, alone=bool(attempt)))
+    place = Place.read(last_event_id) or Place(attempt or record.life.attempt)
+    return sse.stream(gateway, follow(gateway, record, place, rank, alone=bool(attempt)))
 
 
-class _Place(msgspec.Struct):
+class Place(msgspec.Struct):
     """How far an attempt was sent; as `Last-Event-ID` it is enough to go on from."""
 
     attempt: int
@@ -94,7 +94,7 @@ class _Place(msgspec.Struct):
     stderr: int = 0
 
     @classmethod
-    def read(cls, text: str) -> _Place | None:
+    def read(cls, text: str) -> Place | None:
         match = _PLACE.fullmatch(text)
         return cls(*map(int, match.groups())) if match else None
 
@@ -102,7 +102,11 @@ class _Place(msgspec.Struct):
         return f"{self.attempt}-{self.stdout}-{self.stderr}"
 
 
-async def _follow(gateway: Gateway, record: JobRecord, place: _Place, rank: int, *, alone: bool) -> sse.Follower:
+async def follow(gateway: Gateway, record: JobRecord, place: Place, rank: int = 0, *, alone: bool) -> sse.Follower:
+    """`chunk` of both streams of an attempt as they come, and of those behind it unless it is `alone`; then `end`.
+
+    `rank`: of a gang, of which of its nodes.
+    """
     now = gateway.tools.clock.now
     news_at = now()
     with gateway.projection.watch(record) as changed:
@@ -127,7 +131,7 @@ async def _follow(gateway: Gateway, record: JobRecord, place: _Place, rank: int,
                     complete = True
                 silent_s = now() - news_at
                 if (complete or silent_s > LEFT_S) and place.attempt < newest and not alone:
-                    place = _Place(place.attempt + 1)
+                    place = Place(place.attempt + 1)
                     continue
                 if (complete and (was_over or alone)) or (was_over and not newest):
                     yield sse.Event("end", {"attempt": place.attempt}, str(place))
@@ -137,7 +141,7 @@ async def _follow(gateway: Gateway, record: JobRecord, place: _Place, rank: int,
 
 
 async def _part(
-    gateway: Gateway, record: JobRecord, place: _Place, name: Literal["stdout", "stderr"], rank: int
+    gateway: Gateway, record: JobRecord, place: Place, name: Literal["stdout", "stderr"], rank: int
 ) -> m.LogAnswer | None:
     """What lies behind the place in a stream; None while nobody can tell."""
     asked = m.AskLog(

@@ -199,6 +199,10 @@ class Projection:
             raise Ambiguous(near)
         return jobs.get(near[0]) if near else None
 
+    def named(self, team: str, name: str) -> JobRecord | None:
+        """The newest job of a name."""
+        return self.job(team, self._names.get((team, name), ""))
+
     def task(self, array: JobRecord, index: int) -> JobRecord | None:
         """A task of an array; None: nobody has placed it, or the array has no such index."""
         return self.job(array.team, self._tasks.get((array.team, array.job), {}).get(index, ""))

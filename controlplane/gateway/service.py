@@ -76,7 +76,9 @@ def _server(gateway: Gateway) -> Server:
         uvicorn.Config(
             http.Identified(app.build(gateway)),
             lifespan="off",
-            ws="none",
+            ws=http.Abrupt,
+            ws_max_size=http.HEARD_BYTES_MAX,
+            ws_per_message_deflate=False,
             log_config=None,
             access_log=False,
             server_header=False,

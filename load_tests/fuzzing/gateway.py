@@ -1,7 +1,8 @@
 """The gateway's own OpenAPI, by schemathesis, against a stack of its own: every service a process, jobs really run.
 
 Each operation is called with what its description allows and with what it forbids, pass after pass with another seed.
-A finding is an answer of 5xx (503 with a time to come back is a refusal, and only counted), no answer at all, a service
+A finding is an answer of 5xx (503 with a time to come back is a refusal, and only counted, and so is what Ray's API
+says no to with 500), no answer at all, a service
 that was started again, or one whose memory grows by more than its jobs explain. Streams of events are left out: they
 end when their reader goes.
 """
@@ -19,6 +20,7 @@ import schemathesis
 from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode
 
+from controlplane.http import REFUSED
 from load_tests.stack import Stack, rss_mib, running
 
 GROWTH_MIB_MAX: Final = 64.0
@@ -66,7 +68,8 @@ class Walk:
             return
         status = answer.status_code
         self.statuses[str(status)] += 1
-        if status >= 500 and not (status == 503 and "retry-after" in answer.headers):
+        is_refused = REFUSED.decode() in answer.headers or (status == 503 and "retry-after" in answer.headers)
+        if status >= 500 and not is_refused:
             self._found(f"{what}: {status}", f"{answer.text[:500]}\n{case.as_curl_command()}")
 
     def look(self) -> None:

@@ -6,12 +6,14 @@ A parser has its own error for what it cannot read, and that one alone may leave
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,6 +23,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from controlplane.config import Configuration, Team
 from controlplane.gateway.projection import Projection
+from controlplane.gateway.ray_jobs import mapping
+from controlplane.gateway.ray_jobs.unpack import BadPackage, Unpacking
 from controlplane.monitoring import door, intake, otlp, strided
 from controlplane.monitoring.store import Store
 from controlplane.scheduling import reports
@@ -32,6 +36,7 @@ from events import cloudevents, dead, ledger, otlp_token, subjects
 from events import messages as m
 from events.wire import UNREADABLE, Delivery, ack_info
 from runtime import spool
+from runtime.materialise import manifest
 
 _SUBJECT: Final = re.compile(r"hr\.v1\.job\.[a-z0-9-]+\.[a-z0-9-]+")
 NOW: Final = 1_000_000.0
@@ -63,8 +68,48 @@ def parsers() -> dict[str, Parser]:
         "exchange": Parser([msgspec.json.encode(_an_exchange())], _exchange),
         "fact": Parser([b'hr.v1.job.vision.j-1\n{"type":"held","by":"ada"}'], _fact),
         "snapshots": Parser([Projection().snapshot(), scheduling.build(CONFIG).snapshot()], _snapshots),
+        "ray_submit": Parser(_ray_submits(), _ray_submit),
+        "package": Parser([_a_package()], _package),
         "envelope": Parser([b"hr.v1.dead.submit.a.b\nce-id: 7\nhr-reason: x\nhr-tries: 3"], _envelope),
     }
+
+
+# -- Ray's Jobs API ----------------------------------------------------------------------------------------------------
+
+
+def _ray_submits() -> list[bytes]:
+    env = {"working_dir": "gcs://_ray_pkg_0123456789abcdef.zip", "pip": {"packages": ["numpy"], "pip_check": False}}
+    request = {"entrypoint": "python x.py", "entrypoint_num_gpus": 1, "metadata": {"headrace.queue": "night"}}
+    return [
+        json.dumps(request | {"runtime_env": env, "entrypoint_label_selector": {"gpu": "in(A100,H100)"}}).encode(),
+        b'{"entrypoint": "x", "runtime_env": {"uv": ["a"], "env_vars": {"A": "b"}, "conda": "c"}, "job_id": "d"}',
+    ]
+
+
+def _ray_submit(data: bytes) -> None:
+    wanted, problems = mapping.read(data, CONFIG.tiers, "3.11")
+    assert all(problem.path and problem.message for problem in problems)
+    if not problems:
+        submit = m.Submit(entrypoint=wanted.entrypoint, env=wanted.env, environment=wanted.environment, on=wanted.on)
+        _submit(msgspec.json.encode(submit))
+
+
+def _a_package() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (("a.py", b"print(1)\n" * 30), ("b/c.txt", b"x" * 200), ("b/d", b"")):
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def _package(data: bytes) -> None:
+    try:
+        unpacking = Unpacking(io.BytesIO(data), bytes_max=1024**2)
+        size = sum(map(len, unpacking.chunks()))
+    except BadPackage:
+        return
+    assert size <= 1024**2
+    manifest.read(unpacking.manifest)
 
 
 # -- monitoring --------------------------------------------------------------------------------------------------------

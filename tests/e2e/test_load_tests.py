@@ -17,6 +17,7 @@ RUN_S_MAX = 280
     "words",
     [
         ("launch_latency", "--jobs", "3", "--ray-jobs", "0"),
+        ("ray_jobs", "--jobs", "1", "--ray-port", "0"),
         ("pipeline", "--jobs", "100", "--slurm-jobs", "0"),
         ("waits", "--jobs", "2", "--queued", "10", "--called", "5", "--small", "1", "--no-slurm"),
         ("logging_overhead", "--no-peers", "--no-stack"),

@@ -19,6 +19,7 @@ from controlplane.embedded import plan
 from controlplane.environments import core as environments_core
 from controlplane.environments import service as environments
 from controlplane.gateway import cluster
+from controlplane.gateway.ray_jobs import mapping, states
 from controlplane.monitoring import answers, door, writer
 from controlplane.scheduling import explain
 from controlplane.scheduling import service as scheduling
@@ -120,6 +121,14 @@ def _size(count: int) -> str:
 
 def _small(count: int) -> str:
     return f"{count // 1024**2} MiB" if count >= 1024**2 else f"{count // 1024} KiB"
+
+
+def test_the_table_of_rays_fields_is_the_codes_own() -> None:
+    page = (DOCS / "ray-jobs.md").read_text()
+    rows = [f"| `{row.field}` |{f' `{row.ours}`' if row.ours else ''} | {row.note} |" for row in mapping.TABLE]
+    assert [line for line in page.splitlines() if re.match(r"\| `[a-z]", line)] == rows
+    ends = [f"| {state.value} | {status} |" for state, status in states.STATUS.items()]
+    assert [line for line in page.splitlines() if re.match(r"\| [a-z]+ \| [A-Z]+ \|", line)] == ends
 
 
 # -- operating ---------------------------------------------------------------------------------------------------------

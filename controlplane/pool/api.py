@@ -260,6 +260,8 @@ async def _lines(answer: aiohttp.ClientResponse, path: str) -> AsyncIterator[byt
                 yield bytes(line)
         if len(rest) > EVENT_BYTES_MAX:
             raise Malformed(f"watch {path}: an event of more than {EVENT_BYTES_MAX} bytes")
+    if rest.strip():
+        raise Malformed(f"watch {path}: no event of Kubernetes: {_shown(bytes(rest))}")
 
 
 async def _read(answer: aiohttp.ClientResponse, what: str) -> bytes:

@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from msgspec import structs
+
 from controlplane.pool import raycluster
 from controlplane.pool.machines import GIB, Amounts, Machine, Worker
 from controlplane.pool.raycluster import Cluster, Group, Settings, Shape, shape_of
@@ -30,6 +32,8 @@ from events import messages as m
 
 NAMED_S: Final = 30.0
 """How long a pod is still named after it is gone."""
+ASKED_S: Final = 60.0
+"""How long it is gone by what other pods ask for, while a machine does not join because of it."""
 FREE_MIN: Final = 0.5
 """Of its CPUs and of its memory, for a machine to be of use to us."""
 BY: Final = "kubernetes"
@@ -86,6 +90,9 @@ class Reserved:
         """
         self._asked_of: dict[str, Amounts] | None = None
         """What other pods ask for of each machine; None: not known, or not any more."""
+        self._asked_at = 0.0
+        self._kept_out = False
+        """Whether a machine does not join because of what other pods ask for."""
         self._standing: Mapping[str, Standing] | None = None
         """None: the scheduler has not been heard yet, and whatever may run somewhere is left alone."""
         self._by_host: dict[str, Machine] = {}
@@ -134,16 +141,22 @@ class Reserved:
     def on_worker_gone(self, name: str) -> None:
         self.workers.pop(name, None)
 
-    def on_cluster(self, cluster: Cluster | None) -> None:
-        """What a watch or an answer said. Older than what is known: passed over."""
-        known = self.cluster
-        if known is None or cluster is None or cluster.uid != known.uid or cluster.generation >= known.generation:
-            self.cluster = cluster
-        self._has_cluster = True
+    def on_cluster(self, cluster: Cluster | None, *, listed: bool = False) -> None:
+        """What a watch or an answer said: older than what is known, it is passed over. A list is always right.
 
-    def on_pods(self, asked_of: Mapping[str, Amounts]) -> None:
+        If somebody else has written groups that cannot be read, ours are as they were before.
+        """
+        known = self.cluster
+        self._has_cluster = True
+        if cluster is None or known is None or cluster.uid != known.uid:
+            self.cluster = cluster
+        elif listed or cluster.generation >= known.generation:
+            is_lost = bool(cluster.malformed) and not known.malformed
+            self.cluster = structs.replace(cluster, groups=known.groups, malformed="") if is_lost else cluster
+
+    def on_pods(self, asked_of: Mapping[str, Amounts], now: float) -> None:
         """What all pods but ours ask for, by node."""
-        self._asked_of = dict(asked_of)
+        self._asked_of, self._asked_at = dict(asked_of), now
 
     def on_standing(self, standing: Mapping[str, Standing]) -> None:
         self._standing = standing
@@ -160,21 +173,23 @@ class Reserved:
         self.problems = {name: machine.problem for name, machine in self.machines.items() if machine.problem}
         self._by_host = {machine.host: machine for machine in self.machines.values()}
         say = tuple(self._say())
-        if self.cluster is not None and self.cluster.problem:
-            self.problems[self._settings.name] = self.cluster.problem
+        wrong = (self.cluster.problem or self.cluster.malformed) if self.cluster is not None else ""
+        if wrong:
+            self.problems[self._settings.name] = wrong
             return Decisions(None, say, look_at_pods=False)
         candidates = self._candidates()
-        if candidates and self._asked_of is None:
-            joining: dict[Shape, list[str]] = {}
-        else:
-            joining = self._joining(candidates)
-        groups = tuple(self._groups(joining, now))
-        write = self._write(groups)
-        return Decisions(write, say, look_at_pods=bool(candidates) and self._asked_of is None)
+        joining = self._joining(candidates) if self._asked_of is not None else {}
+        self._kept_out = len(candidates) > sum(map(len, joining.values()))
+        write = self._write(tuple(self._groups(joining, now)))
+        is_known = self._asked_of is not None and now < self._asked_at + ASKED_S
+        return Decisions(write, say, look_at_pods=self._kept_out and not is_known)
 
     def wake_at(self) -> float | None:
-        """When to decide again though nothing happens: a name may be dropped."""
-        return min((at + NAMED_S for at in self._gone_at.values()), default=None)
+        """When to decide again though nothing happens: a name may be dropped, or a machine may be free by now."""
+        times = [at + NAMED_S for at in self._gone_at.values()]
+        if self._kept_out and self._asked_of is not None:
+            times.append(self._asked_at + ASKED_S)
+        return min(times, default=None)
 
     def _write(self, groups: Sequence[Group]) -> Write | None:
         body = raycluster.render(self._settings, groups)

@@ -93,6 +93,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...] = ()
     problem: str = ""
     """Why we must not write it."""
+    malformed: str = ""
+    """Why its groups cannot be read: somebody else has written them."""
     body: Mapping[str, Any] = {}
 
 
@@ -266,7 +268,7 @@ def read(raw: Mapping[str, Any], settings: Settings) -> Cluster:
     except msgspec.ValidationError as error:
         return Cluster(uid="", version="", generation=0, problem=f"cannot be read: {error}", body=raw)
     metadata, labels = seen.metadata, seen.metadata.labels or {}
-    problem, groups = "", []
+    problem, malformed, groups = "", "", []
     if labels.get(OWNER_LABEL) != OWNER or labels.get(POOL_LABEL) != settings.pool:
         problem = (
             f"RayCluster {settings.namespace}/{settings.name} is not ours: it lacks the labels {OWNER_LABEL}={OWNER} "
@@ -279,13 +281,14 @@ def read(raw: Mapping[str, Any], settings: Settings) -> Cluster:
             try:
                 groups.append(_read_group(group))
             except _MALFORMED as error:
-                problem = f"group {group.groupName!r} of the RayCluster is not as we write it: {error!r}"
+                malformed = f"group {group.groupName!r} of the RayCluster is not as we write it: {error!r}"
     return Cluster(
         uid=metadata.uid,
         version=metadata.resourceVersion,
         generation=metadata.generation,
         groups=tuple(groups),
         problem=problem,
+        malformed=malformed,
         body=raw,
     )
 

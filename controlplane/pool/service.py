@@ -30,6 +30,8 @@ LOOK_S: Final = 2.0
 PAUSE_S_MIN: Final = 1.0
 PAUSE_S_MAX: Final = 300.0
 """Between two tries of a write that was refused."""
+FINAL: Final = frozenset({400, 422, 500})
+"""What is answered to a RayCluster that the CRD does not know like this: the same will be answered to the same."""
 LEASE: Final = "headrace-pool"
 PROBLEMS_MAX: Final = 50
 """In a status."""
@@ -107,7 +109,7 @@ class Pool:
 
     async def listed(self, kind: str, items: list[Object]) -> None:
         if kind == "cluster":
-            self._core.on_cluster(raycluster.read(items[0], self._settings) if items else None)
+            self._core.on_cluster(raycluster.read(items[0], self._settings) if items else None, listed=True)
             self._cluster_listed.set()
         elif kind == "pods":
             self._core.on_workers(filter(None, map(machines.worker, items)))
@@ -202,7 +204,8 @@ class Pool:
             try:
                 await self._round(now)
             except ApiError as error:
-                self._pause_s = min(PAUSE_S_MAX, max(PAUSE_S_MIN, 2 * self._pause_s))
+                is_final = error.status in FINAL
+                self._pause_s = PAUSE_S_MAX if is_final else min(PAUSE_S_MAX, max(PAUSE_S_MIN, 2 * self._pause_s))
                 self._try_again_at = now + self._pause_s
                 self.failing("write", str(error))
                 LOG.warning("was not done", extra={"why": str(error), "again_in_s": self._pause_s})
@@ -222,7 +225,7 @@ class Pool:
     async def _round(self, now: float) -> None:
         decisions = self._core.decide(now)
         if decisions.look_at_pods:
-            self._core.on_pods(await self._asked_of())
+            self._core.on_pods(await self._asked_of(), now)
             decisions = self._core.decide(now)
         if decisions.write is not None and decisions.write.afresh:
             pods = await self._api.list(self._pods, {"labelSelector": self._ours})

@@ -246,7 +246,7 @@ class World:
         for say in decisions.say:
             self.say(leader, say)
         if decisions.look_at_pods:
-            core.on_pods(dict.fromkeys(self.nodes, Amounts(500, GIB)))
+            core.on_pods(dict.fromkeys(self.nodes, Amounts(500, GIB)), self.now)
         if decisions.write is not None and decisions.write.afresh:
             leader.list_pods()
             decisions = core.decide(self.now)

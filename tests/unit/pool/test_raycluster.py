@@ -97,7 +97,8 @@ def test_a_group_that_is_not_as_we_write_it_is_a_problem_with_its_name(broken):
     body = as_seen(raycluster.render(SETTINGS, [a_group("a")]))
     body["spec"]["workerGroupSpecs"][0]["template"] = broken
     seen = raycluster.read(body, SETTINGS)
-    assert body["spec"]["workerGroupSpecs"][0]["groupName"] in seen.problem
+    assert body["spec"]["workerGroupSpecs"][0]["groupName"] in seen.malformed
+    assert not seen.problem
 
 
 def test_machines_that_differ_by_less_than_a_core_and_a_gib_have_one_shape():

@@ -15,8 +15,8 @@ MUTATIONS: Final = (
     Mutation(
         "workersToDelete: cleared while its pod ends",
         "core.py",
-        "        if name in self.workers:\n            self._gone_at",
-        "        if name in self.workers and not self.workers[name].terminating:\n            self._gone_at",
+        "deleting=tuple(sorted(deleting))",
+        "deleting=tuple(sorted(one for one in deleting if one in self.workers and _lives(self.workers[one])))",
     ),
     Mutation("workersToDelete: cleared at once", "core.py", "now) + NAMED_S\n", "now)\n"),
     Mutation(

@@ -164,7 +164,7 @@ class World:
         name = f"node-{dice.randrange(8)}"
         does = dice.choices(
             ["node", "gone", "change", "busy", "dies", "restart", "kubelet", "hear", "it_hears", "decide", "reconcile"],
-            [3, 1, 3, 4, 1, 1, 8, 48, 24, 16, 12],
+            [3, 1, 3, 4, 1, 3, 8, 48, 24, 16, 12],
         )[0]
         if does == "node" and name not in self.nodes:
             self.put_node(name)
@@ -212,7 +212,7 @@ class World:
     def kubernetes(self) -> None:
         """Its scheduler, its garbage collector and its kubelets."""
         for pod in list(self.pods.values()):
-            if pod.terminating and self.dice.random() < 0.5:
+            if pod.terminating and self.dice.random() < 0.2:
                 del self.pods[pod.name]
                 self.tell("pod", pod.name, None)
                 if pod.name not in self.expected:

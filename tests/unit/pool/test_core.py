@@ -181,6 +181,20 @@ def test_a_pod_that_stands_nowhere_is_not_named_while_a_machine_lacks_one():
     assert (world.group.hosts, world.group.deleting) == (("a",), ("p-2",))
 
 
+def test_a_pod_that_stands_by_an_older_list_makes_its_machine_a_member(two):
+    two.core.on_machine(a_machine("c"))
+    two.core.on_standing({"c": Standing("ready", busy=True)})
+    two.pods(a_pod("p-c", "c"))
+    two.decide()
+    assert (two.group.hosts, two.group.deleting) == (("a", "b", "c"), ())
+
+
+def test_a_pod_on_a_machine_that_nobody_knows_is_named(two):
+    two.pods(a_pod("p-c", "c"))
+    two.decide()
+    assert (two.group.hosts, two.group.deleting) == (("a", "b"), ("p-c",))
+
+
 def test_a_cordoned_machine_is_let_go_when_nothing_runs_there(two):
     two.core.on_machine(a_machine("b", cordoned=True))
     two.core.on_standing({"b": Standing("ready", busy=True)})

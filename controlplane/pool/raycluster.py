@@ -30,6 +30,7 @@ OVERWRITE: Final = "ray.io/overwrite-container-cmd"
 NO_MACHINE: Final = "headrace.dev-none"
 """In place of the names of a group without machines: a list of values must not be empty."""
 CONTAINER: Final = "ray-worker"
+VOLUME: Final = "headrace"
 CPU_STEP: Final = 1000
 MEMORY_STEP: Final = GIB
 """Machines that differ by less than a core and a GiB have one shape."""
@@ -52,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     head_memory_bytes: int = 8 * GIB
     grace_s: int = 660
     """For what runs on a node, before its container is killed: a job's longest grace, and a minute."""
+    node_folder: str = "/var/lib/headrace"
+    """Below which a node keeps its attempts and caches, as long as its pod lives."""
     service_account: str = ""
 
 
@@ -141,7 +144,7 @@ def _head(settings: Settings) -> dict[str, Any]:
         "template": {
             "metadata": {"labels": {OWNER_LABEL: OWNER}},
             "spec": {
-                "containers": [_container(settings, "ray-head", amounts)],
+                "containers": [_container(settings, "ray-head", amounts, is_node=False)],
                 "terminationGracePeriodSeconds": 30,
                 **_account(settings),
             },
@@ -170,7 +173,8 @@ def _group(settings: Settings, group: Group) -> dict[str, Any]:
             "spec": {
                 "affinity": _affinity(settings, group.hosts),
                 "tolerations": _tolerations(settings, gpus=bool(amounts.gpus)),
-                "containers": [_container(settings, CONTAINER, limits)],
+                "containers": [_container(settings, CONTAINER, limits, is_node=True)],
+                "volumes": [{"name": VOLUME, "emptyDir": {}}],
                 "terminationGracePeriodSeconds": settings.grace_s,
                 **_account(settings),
             },
@@ -183,15 +187,18 @@ def _account(settings: Settings) -> dict[str, Any]:
     return account | {"automountServiceAccountToken": False}
 
 
-def _container(settings: Settings, name: str, amounts: dict[str, str]) -> dict[str, Any]:
+def _container(settings: Settings, name: str, amounts: dict[str, str], *, is_node: bool) -> dict[str, Any]:
+    """Its process 1 is ours: `runtime.pod`."""
     node_name = {"name": "HEADRACE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
-    return {
+    container: dict[str, Any] = {
         "name": name,
         "image": settings.node_image,
-        "command": ["python", "-m", "runtime.pod"],
-        "env": [node_name],
+        "command": ["python", "-m", "runtime.pod", *([settings.node_folder] if is_node else [])],
         "resources": {"limits": amounts, "requests": dict(amounts)},
     }
+    if is_node:
+        container |= {"env": [node_name], "volumeMounts": [{"name": VOLUME, "mountPath": settings.node_folder}]}
+    return container
 
 
 def _affinity(settings: Settings, hosts: Sequence[str]) -> dict[str, Any]:

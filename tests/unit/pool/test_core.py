@@ -195,6 +195,19 @@ def test_a_pod_on_a_machine_that_nobody_knows_is_named(two):
     assert (two.group.hosts, two.group.deleting) == (("a", "b"), ("p-c",))
 
 
+def test_a_machine_joins_again_only_when_the_last_pod_of_ours_there_is_gone(two):
+    two.core.on_machine_gone("b")
+    two.decide()
+    two.pods(a_pod("p-b", "b", terminating=True))
+    two.core.on_machine(a_machine("b", uid="another"))
+    two.core.on_pods({}, 0.0)
+    two.decide()
+    assert two.group.hosts == ("a",)
+    two.core.on_worker_gone("p-b")
+    two.decide()
+    assert two.group.hosts == ("a", "b")
+
+
 def test_a_cordoned_machine_is_let_go_when_nothing_runs_there(two):
     two.core.on_machine(a_machine("b", cordoned=True))
     two.core.on_standing({"b": Standing("ready", busy=True)})

@@ -72,6 +72,21 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Signs the tokens by which an attempt may write its own series; the same for monitoring and every runner."""
     node_folder: str = ""
     """Where a node keeps its attempts and caches. Empty: the folder `nodes` in `state`."""
+    # Kubernetes; without it, nodes are what joins Ray
+    kubernetes_pool: str = ""
+    """Of machines with the label `headrace.dev/pool=<this>`, all are ours."""
+    kubernetes_namespace: str = "headrace"
+    kubernetes_cluster: str = "headrace"
+    """Name of the RayCluster that is kept on them."""
+    kubernetes_node_image: str = ""
+    """Of its pods: our runtime, and Ray."""
+    kubernetes_ray_version: str = ""
+    """What Ray is in that image."""
+    kubernetes_token_secret: str = "headrace-ray-token"
+    """Name of the Secret with the token of the shared Ray cluster."""
+    kubeconfig: str = ""
+    """Empty: the service account of the pod that the service runs in."""
+
     health_port: int = -1
     """`/healthz` and `/readyz` of each process. -1: no such door; 0: any free port."""
 

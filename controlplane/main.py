@@ -28,7 +28,8 @@ from events.blobs import Blobs
 from events.bus import Bus
 from events.ledger import Ledger
 
-SERVICES: Final = ("submission", "environments", "scheduling", "monitoring", "gateway", "capacity")
+SERVICES: Final = ("submission", "environments", "scheduling", "monitoring", "gateway", "capacity", "pool")
+"""All of them: the last only on Kubernetes."""
 DRAIN_S: Final = 10.0
 """A service that has not finished what it holds by then is dropped: the facts are in the ledger all the same."""
 
@@ -42,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit status: 0 after a drain, 1 after a failure, 2 for a mistake in the call."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    names = SERVICES if "all" in options.services else tuple(dict.fromkeys(options.services))
     try:
         config = configuration(options)
+        names = _names(options.services, config)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -52,6 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "monitoring" in names:
         _give_memory_back()
     return asyncio.run(run(names, config))
+
+
+def _names(asked: Sequence[str], config: Configuration) -> tuple[str, ...]:
+    """Which services to run. Raises ConfigurationError."""
+    if "all" in asked:
+        return SERVICES if config.kubernetes_pool else SERVICES[:-1]
+    if "pool" in asked:
+        import_module("controlplane.pool.service").settings_of(config)
+    return tuple(dict.fromkeys(asked))
 
 
 def _give_memory_back() -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,7 @@ from load_tests.stack import report
 
 REPOSITORY: Final = Path(__file__).parents[1]
 COPIED: Final = ("events", "controlplane", "tests", "docs", "scripts", "pyproject.toml")
+FOLDER: Final = "controlplane/scheduling"
 TESTS: Final = ("tests/unit/scheduling",)
 
 
@@ -419,7 +421,7 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [mutation for mutation in MUTATIONS if options.only in mutation.name]
     for mutation in chosen:
-        if mutation.what not in (REPOSITORY / "controlplane" / "scheduling" / mutation.file).read_text():
+        if mutation.what not in (REPOSITORY / FOLDER / mutation.file).read_text():
             raise SystemExit(f"mutation {mutation.name!r}: {mutation.file} does not hold {mutation.what!r} any more")
     found = {}
     for mutation in () if options.list else chosen:
@@ -430,20 +432,20 @@ def main() -> int:
     return 0 if options.list or all(each["by"] for each in found.values()) else 1
 
 
-def play(mutation: Mutation) -> dict[str, Any]:
-    """The first test that fails; none: empty."""
+def play(mutation: Mutation, *, folder: str = FOLDER, tests: Sequence[str] = TESTS) -> dict[str, Any]:
+    """The first test that fails; none: empty. `folder` holds the mutation's file."""
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="hr-core-") as folder:
-        tree = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="hr-core-") as copy:
+        tree = Path(copy)
         for name in COPIED:
             source = REPOSITORY / name
             if source.is_dir():
                 shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, tree / name)
-        file = tree / "controlplane" / "scheduling" / mutation.file
+        file = tree / folder / mutation.file
         file.write_text(file.read_text().replace(mutation.what, mutation.instead))
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *TESTS]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *tests]
         command += ["--hypothesis-profile=first"]  # what fails first is enough, however long it is
         environ = os.environ | {"PYTHONPATH": str(tree)}
         ran = subprocess.run(command, cwd=tree, env=environ, capture_output=True, text=True, check=False)

@@ -34,6 +34,11 @@ class NodeFolder(NamedTuple):
         return self.path / "lease"
 
     @property
+    def closing(self) -> Path:
+        """Is there while nothing more may start here, and says why (`runtime.pod`)."""
+        return self.path / "closing"
+
+    @property
     def seen(self) -> Path:
         return self.path / "seen.json"
 

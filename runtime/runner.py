@@ -192,6 +192,8 @@ class Runner:
 
     def _cannot_start(self) -> str:
         try:
+            if self._folder.closing.exists():
+                return self._folder.closing.read_text()
             return self._disk.problem(room(self._folder.path), time.monotonic())
         except OSError as error:
             return f"its folder cannot be looked at: {error.strerror}"

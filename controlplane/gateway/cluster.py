@@ -83,7 +83,8 @@ async def status(gateway: Here) -> dict[str, Any]:
 
 async def statuses(gateway: Gateway) -> dict[str, dict[str, Any]]:
     """What each service says of itself, the gateway among them."""
-    answers = await asyncio.gather(*(_status(gateway, name) for name in SERVICES))
+    names = (*SERVICES, "pool") if gateway.tools.config.kubernetes_pool else SERVICES
+    answers = await asyncio.gather(*(_status(gateway, name) for name in names))
     seen = gateway.projection
     own: dict[str, Any] = {
         "answers": True,
@@ -93,7 +94,7 @@ async def statuses(gateway: Gateway) -> dict[str, dict[str, Any]]:
         **seen.outcomes,
     }
     own |= {"dead_letters": await _dead_letters(gateway), **gateway.answered}
-    return {**dict(zip(SERVICES, answers, strict=True)), "gateway": own}
+    return {**dict(zip(names, answers, strict=True)), "gateway": own}
 
 
 @get("/v1/config")

@@ -46,6 +46,8 @@ RUN_S_MAX = 280
         ),
         ("growth", "--jobs", "1200"),
         ("core_mutations", "--list"),
+        ("pool", "--machines", "50", "--idle-s", "1", "--events", "200"),
+        ("pool_mutations", "--list"),
         ("trace_replay", "--traces", "load_tests/traces/sample.swf"),
         ("forecast_error", "--traces", "load_tests/traces/sample.swf", "--each", "5", "--waiting", "50"),
         ("scheduler_core", "--waiting", "300", "--nodes", "20", "--rounds", "20"),

@@ -1,0 +1,362 @@
+"""The RayCluster that stands on the reserved machines: groups of machines → the object, and back. Pure.
+
+One group for each shape of machine. Its pods may only be on the machines that are named in it, one on each, so that the
+number of replicas and the list of names say the same. A group is never removed, since KubeRay leaves its pods behind
+then (ray-project/kuberay issue 1739): it stays, with no replica and no machine.
+
+`workerGroupSpecs` is one atomic list for server-side apply, so the whole of it is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from controlplane.pool.machines import GIB, GPU, HOSTNAME, POOL_LABEL, Amounts
+from controlplane.pool.quantities import BadQuantity, quantity
+
+API_VERSION: Final = "ray.io/v1"
+KIND: Final = "RayCluster"
+MANAGER: Final = "headrace-pool"
+"""Our name as a field manager of server-side apply."""
+OWNER_LABEL: Final = "app.kubernetes.io/managed-by"
+OWNER: Final = "headrace"
+MODEL_ANNOTATION: Final = "headrace.dev/gpu-model"
+OVERWRITE: Final = "ray.io/overwrite-container-cmd"
+NO_MACHINE: Final = "headrace.dev-none"
+"""In place of the names of a group without machines: a list of values must not be empty."""
+CONTAINER: Final = "ray-worker"
+VOLUME: Final = "headrace"
+CPU_STEP: Final = 1000
+MEMORY_STEP: Final = GIB
+"""Machines that differ by less than a core and a GiB have one shape."""
+OBJECT_STORE_BYTES: Final = 256 * 1024**2
+"""Of Ray. No job's data goes through it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator decides of the RayCluster, beside its machines."""
+
+    name: str
+    namespace: str
+    pool: str
+    node_image: str
+    """Of the head and of the nodes: our runtime and its Ray."""
+    ray_version: str
+    token_secret: str
+    """Name of the Secret that holds the token of the shared cluster."""
+    head_milli_cpus: int = 2000
+    head_memory_bytes: int = 8 * GIB
+    grace_s: int = 660
+    """For what runs on a node, before its container is killed: a job's longest grace, and a minute."""
+    node_folder: str = "/var/lib/headrace"
+    """Below which a node keeps its attempts and caches, as long as its pod lives."""
+    service_account: str = ""
+
+
+class Shape(msgspec.Struct, frozen=True, order=True):
+    """What machines of one group have for us."""
+
+    amounts: Amounts
+    gpu_model: str = ""
+
+    @property
+    def group(self) -> str:
+        """The name of its group: a DNS label, the same for the same shape."""
+        parts = [f"cpu{self.amounts.milli_cpus // 1000}", f"mem{self.amounts.memory_bytes // GIB}"]
+        if self.amounts.gpus:
+            parts.insert(0, f"gpu{self.amounts.gpus}")
+        exactly = f"{self.amounts.milli_cpus} {self.amounts.memory_bytes} {self.amounts.gpus} {self.gpu_model}"
+        return "-".join([*parts, hashlib.sha256(exactly.encode()).hexdigest()[:6]])
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """The machines of one shape that a pod of ours stands on, or should."""
+
+    shape: Shape
+    hosts: tuple[str, ...] = ()
+    """What their label `kubernetes.io/hostname` says, sorted."""
+    replicas: int = 0
+    """As many as there are hosts; else somebody else wrote it."""
+    deleting: tuple[str, ...] = ()
+    """Names of pods that KubeRay is told to delete, sorted."""
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """The RayCluster as it was seen."""
+
+    uid: str
+    version: str
+    """metadata.resourceVersion: the guard of the next write."""
+    generation: int
+    groups: tuple[Group, ...] = ()
+    problem: str = ""
+    """Why we must not write it."""
+    malformed: str = ""
+    """Why its groups cannot be read: somebody else has written them."""
+    body: Mapping[str, Any] = {}
+
+
+def shape_of(left: Amounts, gpu_model: str) -> Shape:
+    """Of a machine with so much left for us."""
+    return Shape(
+        Amounts(
+            left.milli_cpus // CPU_STEP * CPU_STEP, left.memory_bytes // MEMORY_STEP * MEMORY_STEP, max(0, left.gpus)
+        ),
+        gpu_model,
+    )
+
+
+def render(settings: Settings, groups: Sequence[Group]) -> dict[str, Any]:
+    """The whole object as it is applied, but for the guard."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "name": settings.name,
+            "namespace": settings.namespace,
+            "labels": {OWNER_LABEL: OWNER, POOL_LABEL: settings.pool},
+            "annotations": {OVERWRITE: "true"},
+        },
+        "spec": {
+            "rayVersion": settings.ray_version,
+            "enableInTreeAutoscaling": False,
+            "upgradeStrategy": {"type": "None"},
+            "authOptions": {"mode": "token", "secretName": settings.token_secret},
+            "headGroupSpec": _head(settings),
+            "workerGroupSpecs": [_group(settings, group) for group in sorted(groups, key=lambda one: one.shape)],
+        },
+    }
+
+
+def _head(settings: Settings) -> dict[str, Any]:
+    amounts = {"cpu": _cpu(settings.head_milli_cpus), "memory": str(settings.head_memory_bytes)}
+    return {
+        "rayStartParams": {
+            "num-cpus": "0",
+            "object-store-memory": str(OBJECT_STORE_BYTES),
+            "dashboard-host": "127.0.0.1",
+        },
+        "template": {
+            "metadata": {"labels": {OWNER_LABEL: OWNER}},
+            "spec": {
+                "containers": [_container(settings, "ray-head", amounts, is_node=False)],
+                "terminationGracePeriodSeconds": 30,
+                **_account(settings),
+            },
+        },
+    }
+
+
+def _group(settings: Settings, group: Group) -> dict[str, Any]:
+    amounts = group.shape.amounts
+    limits = {"cpu": _cpu(amounts.milli_cpus), "memory": str(amounts.memory_bytes)}
+    if amounts.gpus:
+        limits[GPU] = str(amounts.gpus)
+    return {
+        "groupName": group.shape.group,
+        "replicas": group.replicas,
+        "minReplicas": group.replicas,
+        "maxReplicas": group.replicas,
+        "numOfHosts": 1,
+        "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES)},
+        "scaleStrategy": {"workersToDelete": list(group.deleting)},
+        "template": {
+            "metadata": {
+                "labels": {OWNER_LABEL: OWNER},
+                "annotations": {MODEL_ANNOTATION: group.shape.gpu_model},
+            },
+            "spec": {
+                "affinity": _affinity(settings, group.hosts),
+                "tolerations": _tolerations(settings, gpus=bool(amounts.gpus)),
+                "containers": [_container(settings, CONTAINER, limits, is_node=True)],
+                "volumes": [{"name": VOLUME, "emptyDir": {}}],
+                "terminationGracePeriodSeconds": settings.grace_s,
+                **_account(settings),
+            },
+        },
+    }
+
+
+def _account(settings: Settings) -> dict[str, Any]:
+    account = {"serviceAccountName": settings.service_account} if settings.service_account else {}
+    return account | {"automountServiceAccountToken": False}
+
+
+def _container(settings: Settings, name: str, amounts: dict[str, str], *, is_node: bool) -> dict[str, Any]:
+    """Its process 1 is ours: `runtime.pod`."""
+    node_name = {"name": "HEADRACE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+    container: dict[str, Any] = {
+        "name": name,
+        "image": settings.node_image,
+        "command": ["python", "-m", "runtime.pod", *([settings.node_folder] if is_node else [])],
+        "resources": {"limits": amounts, "requests": dict(amounts)},
+    }
+    if is_node:
+        container |= {"env": [node_name], "volumeMounts": [{"name": VOLUME, "mountPath": settings.node_folder}]}
+    return container
+
+
+def _affinity(settings: Settings, hosts: Sequence[str]) -> dict[str, Any]:
+    """On these machines and no other, and one on each.
+
+    By the label of the host's name and not by `metadata.name`: a field takes one name a term, and this list is in each
+    pod.
+    """
+    named = {"key": HOSTNAME, "operator": "In", "values": list(hosts) or [NO_MACHINE]}
+    ours = {"matchLabels": {"ray.io/cluster": settings.name, "ray.io/node-type": "worker"}}
+    return {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [named]}]}
+        },
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [{"labelSelector": ours, "topologyKey": HOSTNAME}]
+        },
+    }
+
+
+def _tolerations(settings: Settings, *, gpus: bool) -> list[dict[str, Any]]:
+    """Not ready and unreachable without limit of time: whether a node is lost, its lease decides."""
+    always = [
+        {"key": POOL_LABEL, "operator": "Equal", "value": settings.pool},
+        {"key": "node.kubernetes.io/not-ready", "operator": "Exists"},
+        {"key": "node.kubernetes.io/unreachable", "operator": "Exists"},
+        {"key": "node.kubernetes.io/unschedulable", "operator": "Exists"},
+    ]
+    return [*always, {"key": GPU, "operator": "Exists"}] if gpus else always
+
+
+def _cpu(milli: int) -> str:
+    return str(milli // 1000) if milli % 1000 == 0 else f"{milli}m"
+
+
+# -- back ------------------------------------------------------------------------------------------------------------
+
+
+class _Metadata(msgspec.Struct):
+    uid: str = ""
+    resourceVersion: str = ""  # noqa: N815
+    generation: int = 0
+    labels: dict[str, str] | None = None
+    deletionTimestamp: str | None = None  # noqa: N815
+
+
+class _Scale(msgspec.Struct):
+    workersToDelete: list[str] | None = None  # noqa: N815
+
+
+class _Group(msgspec.Struct):
+    groupName: str  # noqa: N815
+    template: dict[str, Any]
+    replicas: int | None = None
+    scaleStrategy: _Scale | None = None  # noqa: N815
+
+
+class _Spec(msgspec.Struct):
+    workerGroupSpecs: list[_Group] | None = None  # noqa: N815
+
+
+class _RayCluster(msgspec.Struct):
+    metadata: _Metadata
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+
+_MALFORMED: Final = (KeyError, IndexError, TypeError, AttributeError, BadQuantity)
+
+
+def read(raw: Mapping[str, Any], settings: Settings) -> Cluster:
+    """What is said of our machines in a RayCluster. One that is not ours, or cannot be read, has a `problem`."""
+    try:
+        seen = msgspec.convert(raw, _RayCluster)
+    except msgspec.ValidationError as error:
+        return Cluster(uid="", version="", generation=0, problem=f"cannot be read: {error}", body=raw)
+    metadata, labels = seen.metadata, seen.metadata.labels or {}
+    problem, malformed, groups = "", "", []
+    if labels.get(OWNER_LABEL) != OWNER or labels.get(POOL_LABEL) != settings.pool:
+        problem = (
+            f"RayCluster {settings.namespace}/{settings.name} is not ours: it lacks the labels {OWNER_LABEL}={OWNER} "
+            f"and {POOL_LABEL}={settings.pool}"
+        )
+    elif metadata.deletionTimestamp is not None:
+        problem = f"RayCluster {settings.namespace}/{settings.name} is being deleted"
+    else:
+        for group in seen.spec.workerGroupSpecs or []:
+            try:
+                groups.append(_read_group(group))
+            except _MALFORMED as error:
+                malformed = f"group {group.groupName!r} of the RayCluster is not as we write it: {error!r}"
+    return Cluster(
+        uid=metadata.uid,
+        version=metadata.resourceVersion,
+        generation=metadata.generation,
+        groups=tuple(groups),
+        problem=problem,
+        malformed=malformed,
+        body=raw,
+    )
+
+
+def _read_group(group: _Group) -> Group:
+    spec, annotations = group.template["spec"], (group.template.get("metadata") or {}).get("annotations") or {}
+    limits = spec["containers"][0]["resources"]["limits"]
+    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    hosts = (host for term in terms for label in term["matchExpressions"] for host in label["values"])
+    shape = Shape(
+        Amounts(
+            int(quantity(limits["cpu"]) * 1000), int(quantity(limits["memory"])), int(quantity(limits.get(GPU, 0)))
+        ),
+        annotations.get(MODEL_ANNOTATION, ""),
+    )
+    deleting = (group.scaleStrategy.workersToDelete if group.scaleStrategy else None) or []
+    return Group(
+        shape=shape,
+        hosts=tuple(sorted(host for host in hosts if host != NO_MACHINE)),
+        replicas=group.replicas or 0,
+        deleting=tuple(sorted(deleting)),
+    )
+
+
+def differs(desired: Any, seen: Any) -> str:
+    """The path of the first field that is not as it should be; empty: none. Fields that we do not say are left alone.
+
+    Quantities are compared by what they mean: the server may write them in another way.
+    """
+    return _differs(desired, seen, "$")
+
+
+def _differs(desired: Any, seen: Any, path: str) -> str:
+    if isinstance(desired, dict):
+        if not isinstance(seen, dict):
+            return path
+        for name, value in desired.items():
+            if name not in seen and value in ({}, [], "", 0, False, None):
+                continue
+            if found := _differs(value, seen.get(name), f"{path}.{name}"):
+                return found
+        return ""
+    if isinstance(desired, list):
+        if not isinstance(seen, list) or len(desired) != len(seen):
+            return path
+        return next(
+            (
+                found
+                for at, (mine, its) in enumerate(zip(desired, seen, strict=True))
+                if (found := _differs(mine, its, f"{path}[{at}]"))
+            ),
+            "",
+        )
+    if desired == seen:
+        return ""
+    is_amount = re.search(r"\.(limits|requests)\.[^.]+", path) is not None
+    return "" if is_amount and _same_amount(desired, seen) else path
+
+
+def _same_amount(desired: Any, seen: Any) -> bool:
+    try:
+        return quantity(desired) == quantity(seen)
+    except BadQuantity:
+        return False

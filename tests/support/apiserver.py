@@ -1,0 +1,226 @@
+"""A small API server, by HTTP: objects with versions, lists in pages, watches from a version on, guarded writes.
+
+Of server-side apply it knows what one manager sees: maps are merged, lists replaced, a `resourceVersion` is a guard,
+and what changes nothing writes nothing. It may forget old events (410), end and begin again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import json
+from collections import Counter
+from typing import Any
+
+from aiohttp import web
+
+Object = dict[str, Any]
+
+
+class ApiServer:
+    def __init__(self) -> None:
+        self.version = 100
+        self.objects: dict[tuple[str, str], Object] = {}
+        """(collection's path, name) → object."""
+        self.events: list[tuple[int, str, str, Object]] = []
+        """(version, collection's path, type, object)."""
+        self.oldest = 0
+        self.changed = asyncio.Condition()
+        self.requests: Counter[str] = Counter()
+        """By verb and collection."""
+        self.refuse: dict[str, tuple[int, str]] = {}
+        """By verb and collection: the status and message that such a request gets."""
+        self.page = 0
+        """As an HTML page, if not 0: the status."""
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+        self._uids = itertools.count(1)
+        self._watches: set[asyncio.Task[Any]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Every connection ends, watches too."""
+        assert self._runner is not None
+        for task in list(self._watches):
+            task.cancel()
+        await self._runner.cleanup()
+
+    # -- for tests ---------------------------------------------------------------------------------------------------
+
+    async def put(self, collection: str, thing: Object) -> Object:
+        """As whoever else writes there."""
+        name = thing["metadata"]["name"]
+        known = self.objects.get((collection, name))
+        self.version += 1
+        thing = copy.deepcopy(thing)
+        metadata = thing["metadata"]
+        metadata["uid"] = known["metadata"]["uid"] if known else f"uid-{next(self._uids)}"
+        same = known is not None and known.get("spec") == thing.get("spec")
+        generation = known["metadata"]["generation"] if known else 0
+        metadata["generation"] = generation if same else generation + 1
+        metadata["resourceVersion"] = str(self.version)
+        self.objects[collection, name] = thing
+        await self._tell(collection, "MODIFIED" if known else "ADDED", thing)
+        return thing
+
+    async def drop(self, collection: str, name: str) -> None:
+        thing = self.objects.pop((collection, name))
+        self.version += 1
+        thing["metadata"]["resourceVersion"] = str(self.version)
+        await self._tell(collection, "DELETED", thing)
+
+    def forget(self) -> None:
+        """All events so far: whoever goes on from before gets 410."""
+        self.oldest = self.version
+
+    async def _tell(self, collection: str, what: str, thing: Object) -> None:
+        self.events.append((self.version, collection, what, copy.deepcopy(thing)))
+        async with self.changed:
+            self.changed.notify_all()
+
+    # -- HTTP --------------------------------------------------------------------------------------------------------
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        collection, name = self._split(path)
+        verb = self._verb(request, name)
+        self.requests[f"{verb} {collection.rpartition('/')[2]}"] += 1
+        if self.page:
+            return web.Response(
+                status=self.page, text="<html><body>Bad gateway</body></html>", content_type="text/html"
+            )
+        if f"{verb} {collection.rpartition('/')[2]}" in self.refuse:
+            return _status(*self.refuse[f"{verb} {collection.rpartition('/')[2]}"])
+        if verb == "watch":
+            return await self._watch(request, collection)
+        if verb == "list":
+            return self._list(request, collection)
+        if verb == "get":
+            found = self.objects.get((collection, name))
+            return web.json_response(found) if found else _status(404, f"{name} not found")
+        body = json.loads(await request.read())
+        if verb == "create":
+            name = body["metadata"]["name"]
+            if (collection, name) in self.objects:
+                return _status(409, f"{name} already exists")
+            return web.json_response(await self.put(collection, body), status=201)
+        return await self._change(collection, name, verb, body)
+
+    async def _change(self, collection: str, name: str, verb: str, body: Object) -> web.Response:
+        known = self.objects.get((collection, name))
+        guard = body["metadata"].get("resourceVersion")
+        if guard and (known is None or guard != known["metadata"]["resourceVersion"]):
+            return _status(409, "the object has been modified; please apply your changes to the latest version")
+        after = _merged(known or {}, body) if verb == "patch" else body
+        if known is not None and _same(known, after):
+            return web.json_response(known)
+        return web.json_response(await self.put(collection, after))
+
+    def _verb(self, request: web.Request, name: str) -> str:
+        if request.method == "GET":
+            return "get" if name else "watch" if "watch" in request.query else "list"
+        return {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}[request.method]
+
+    def _split(self, path: str) -> tuple[str, str]:
+        """Collection and name. A collection has an odd place below its group or namespace."""
+        parts = path.strip("/").split("/")
+        base = 2 if parts[0] == "api" else 3
+        if len(parts) > base and parts[base] == "namespaces" and len(parts) > base + 2:
+            base += 2
+        return "/" + "/".join(parts[: base + 1]), "/".join(parts[base + 1 :])
+
+    def _matching(self, request: web.Request, collection: str) -> list[Object]:
+        kind = collection.rpartition("/")[2]
+        everywhere = "/namespaces/" not in collection and kind != "nodes"
+        return [
+            thing
+            for (place, _), thing in sorted(self.objects.items())
+            if (place == collection or (everywhere and place.endswith("/" + kind))) and _fits(thing, request)
+        ]
+
+    def _list(self, request: web.Request, collection: str) -> web.Response:
+        found, limit = self._matching(request, collection), int(request.query.get("limit", 0)) or 10**9
+        begin = int(request.query.get("continue", 0))
+        more = str(begin + limit) if begin + limit < len(found) else ""
+        metadata = {"resourceVersion": str(self.version), "continue": more}
+        return web.json_response({"metadata": metadata, "items": found[begin : begin + limit]})
+
+    async def _watch(self, request: web.Request, collection: str) -> web.StreamResponse:
+        since = int(request.query["resourceVersion"])
+        answer = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await answer.prepare(request)
+        task = asyncio.current_task()
+        assert task is not None
+        self._watches.add(task)
+        try:
+            if since < self.oldest:
+                gone = {"kind": "Status", "code": 410, "message": "too old resource version"}
+                await answer.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+                return answer
+            async with asyncio.timeout(float(request.query.get("timeoutSeconds", 300))):
+                while True:
+                    for version, place, what, thing in [one for one in self.events if one[0] > since]:
+                        since = version
+                        if place == collection:
+                            seen = _as_seen(what, thing, request)
+                            if seen:
+                                await answer.write(json.dumps({"type": seen, "object": thing}).encode() + b"\n")
+                    async with self.changed:
+                        if self.version <= since or not any(one[0] > since for one in self.events):
+                            await self.changed.wait()
+        except TimeoutError:
+            return answer
+        finally:
+            self._watches.discard(task)
+
+
+def _as_seen(what: str, thing: Object, request: web.Request) -> str:
+    """An object that does not match a selector any more is deleted, for who watches by it."""
+    if _fits(thing, request):
+        return what
+    return "DELETED" if what == "MODIFIED" else ""
+
+
+def _fits(thing: Object, request: web.Request) -> bool:
+    labels = thing["metadata"].get("labels") or {}
+    for selector in filter(None, request.query.get("labelSelector", "").split(",")):
+        key, _, value = selector.partition("=")
+        if labels.get(key) != value:
+            return False
+    field = request.query.get("fieldSelector", "")
+    if field == "spec.nodeName!=":
+        return bool(thing.get("spec", {}).get("nodeName"))
+    if field.startswith("metadata.name="):
+        return bool(thing["metadata"]["name"] == field.partition("=")[2])
+    return True
+
+
+def _merged(known: Any, body: Any) -> Any:
+    if isinstance(known, dict) and isinstance(body, dict):
+        return {**known, **{key: _merged(known.get(key), value) for key, value in body.items()}}
+    return copy.deepcopy(body)
+
+
+def _same(known: Object, after: Object) -> bool:
+    def said(thing: Object) -> Object:
+        metadata = {k: v for k, v in thing["metadata"].items() if k not in {"resourceVersion", "uid", "generation"}}
+        return {**thing, "metadata": metadata}
+
+    return said(known) == said(after)
+
+
+def _status(code: int, message: str) -> web.Response:
+    return web.json_response({"kind": "Status", "status": "Failure", "code": code, "message": message}, status=code)

@@ -24,7 +24,7 @@ import msgspec
 from events import ranks
 from events.messages import AttemptEnd, AttemptRef, GangPart, Launch, LiveAttempt, Meeting, Usage
 from events.wire import UNREADABLE
-from runtime import bounds, disk, exit_record, job_environment, meeting, spool
+from runtime import bounds, disk, exit_record, job_environment, meeting, short_way, spool
 from runtime.desired import Actual, Phase
 from runtime.disk import Disk
 from runtime.exit_record import Record, Spec
@@ -181,7 +181,11 @@ class Attempt:
                 record = await self._begin(group)
             self._note_end(record)
             await self._recorded.wait()
-        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+        await asyncio.to_thread(self._remove_folder)
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        short_way.remove(self.folder / "scratch")
 
     async def _begin(self, group: asyncio.TaskGroup) -> Record:
         # not in the group: a failure of this is an ordinary end

@@ -40,6 +40,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     pythonpath: Path
     bin: Path
     virtual_env: Path | None = None
+    temporary: Path | None = None
+    """A way to `scratch` that is short (`short_way`); None: its own path."""
     otlp_url: str = ""
     otlp_secret: str = ""
 
@@ -60,7 +62,11 @@ def mark(attempt_folder: Path) -> str:
 def variables(launch: Launch, around: Surroundings, node_environ: Mapping[str, str]) -> dict[str, str]:
     """The whole environment of an attempt."""
     base = {name: node_environ[name] for name in PASSED_ON if name in node_environ}
-    base |= {"PATH": f"{around.bin}:{SYSTEM_PATH}", "TMPDIR": str(around.scratch), "PYTHONUNBUFFERED": "1"}
+    base |= {
+        "PATH": f"{around.bin}:{SYSTEM_PATH}",
+        "TMPDIR": str(around.temporary or around.scratch),
+        "PYTHONUNBUFFERED": "1",
+    }
     base.setdefault("LANG", "C.UTF-8")
     asked = {**base, **launch.env}
     if "PATH" in launch.env:  # the job's packages stay in front, whatever the user adds

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from events.messages import Launch
-from runtime import job_environment
+from runtime import job_environment, short_way
 from runtime.attempt import LayOutFailed
 from runtime.exit_record import Spec
 from runtime.job_environment import Surroundings
@@ -57,6 +57,7 @@ class Layout:
             pythonpath=self._folder.pythonpath,
             bin=binaries,
             virtual_env=virtual_env,
+            temporary=await asyncio.to_thread(short_way.to, folder / "scratch"),
             otlp_url=self._settings.otlp_url,
             otlp_secret=self._settings.otlp_secret,
         )

@@ -26,7 +26,7 @@ from events import logs, subjects
 from events.bus import AskRefused, Bus, BusError, Delivery
 from events.messages import AttemptRef, Capacity, Desired, Exchange, Launch
 from events.wire import UNREADABLE
-from runtime import desired, exit_record, node_capacity
+from runtime import desired, exit_record, node_capacity, short_way
 from runtime.attempt import Attempt, Layer, Shipping, Tools
 from runtime.desired import Actual, Forget, Go, Phase, Seen, Start, Stop
 from runtime.disk import Disk, room
@@ -109,6 +109,7 @@ class Runner:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             else:
                 self._live(attempt)
+        await asyncio.to_thread(short_way.sweep, self._folder.attempts)
         names = {attempt.folder.name for attempt in self._attempts.values()}
         await asyncio.to_thread(self._sweep_groups, names)
 

@@ -19,6 +19,7 @@ class RunnerProcess:
     """The runner of the node n1, below a folder."""
 
     def __init__(self, folder: Path, nats: NatsServer, *, gpus: int = 0) -> None:
+        folder.mkdir(exist_ok=True)
         self.node = NodeFolder(folder / "n1")
         self.file = folder / "settings.json"
         settings = RunnerSettings(

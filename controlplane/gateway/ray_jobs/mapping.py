@@ -17,10 +17,8 @@ from events import messages as m
 from events.wire import UNREADABLE
 
 SHELL: Final = ("/bin/sh", "-c")
-BEFORE: Final = 'exec 2>&1 9<"$HEADRACE_SCRATCH"; [ "$TMPDIR" != "$HEADRACE_SCRATCH" ] || export TMPDIR=/proc/$$/fd/9; '
-"""What the shell does first. Ray keeps both streams of a job in one file, in the order in which they were written. And
-a program that says `ray.init()` starts a Ray of its own, whose sockets lie in its temporary folder: the path of one has
-107 bytes at most, and the attempt's folder alone may have more. Through a descriptor of the shell's it is short."""
+BEFORE: Final = "exec 2>&1; "
+"""What the shell does first: Ray keeps both streams of a job in one file, in the order in which they were written."""
 OURS: Final = "headrace."
 """Keys of the metadata that begin so choose what Ray has no word for."""
 PACKAGE: Final = re.compile(r"_ray_pkg_[0-9a-f]{8,64}\.zip")

@@ -14,6 +14,7 @@ from events import subjects
 from events.bus import Bus
 from events.messages import Launch
 from events.streams import LOGS
+from runtime import short_way
 from runtime.supervised import LauncherClient
 from tests.support.attempts import END_S_MAX, line_in, lives
 from tests.support.leader import Leader, a_launch
@@ -49,6 +50,32 @@ async def shipped(bus: Bus, launch: Launch, stream: str) -> bytes:
                 assert int(headers["hr-offset"]) == len(found)
                 return found
     raise AssertionError("unreachable")
+
+
+SHARED = """\
+import multiprocessing, os, tempfile
+with multiprocessing.get_context("forkserver").Manager() as manager:  # by a socket below TMPDIR
+    print(manager.list([1]), os.path.samefile(tempfile.gettempdir(), os.environ["HEADRACE_SCRATCH"]))
+"""
+
+
+async def test_processes_of_a_job_meet_at_sockets_however_deep_the_nodes_folder_is(
+    bus: Bus, leader: Leader, nats: NatsServer, tmp_path: Path
+) -> None:
+    runner = RunnerProcess(tmp_path / ("deep" * 20), nats)
+    await runner.start()
+    try:
+        launch = a_launch("j-a", SHARED)
+        await leader.want(launch)
+        end = await leader.end_of(launch.ref)
+        assert (end.exit_code, await shipped(bus, launch, "stdout")) == (0, b"[1] True\n")
+        scratch = runner.node.attempt(launch.ref) / "scratch"
+        async with asyncio.timeout(END_S_MAX):
+            while os.path.lexists(short_way.way(scratch)):  # noqa: ASYNC110, ASYNC240  it goes with the folder
+                await asyncio.sleep(0.02)
+    finally:
+        assert await runner.end() == 0
+        await LauncherClient(runner.node.path).retire()
 
 
 async def test_a_job_runs_and_all_of_its_output_is_shipped(bus: Bus, leader: Leader, runner: RunnerProcess) -> None:

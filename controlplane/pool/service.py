@@ -87,6 +87,10 @@ class Pool:
         self._try_again_at = 0.0
         self._pause_s = 0.0
         self._writes = self._conflicts = 0
+        self._standing: dict[str, Standing] | None = None
+        """What the scheduler said last."""
+        self._asked: set[str] = set()
+        """Nodes of which something was asked in the last round: it may not have been done."""
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -187,9 +191,12 @@ class Pool:
                 try:
                     said = await self._tools.bus.ask(subjects.ask("scheduling", "nodes"))
                     view = msgspec.json.decode(said, type=m.NodesView)
-                    self._core.on_standing({node.node: _standing(node) for node in view.nodes})
+                    standing = {node.node: _standing(node) for node in view.nodes}
                     self.failing("scheduling", "")
-                    self._changed.set()
+                    if standing != self._standing or self._asked:
+                        self._standing = standing
+                        self._core.on_standing(standing)
+                        self._changed.set()
                 except (BusError, AskRefused, msgspec.DecodeError) as error:
                     self.failing("scheduling", str(error))
             await asyncio.sleep(LOOK_S)
@@ -270,6 +277,10 @@ class Pool:
         self._changed.set()
 
     async def _say(self, decisions: Decisions) -> None:
+        asked = {say.node for say in decisions.say}
+        for node in self._asked - asked:
+            self.failing(_of_node(node), "")
+        self._asked = asked
         for say in decisions.say:
             await self._ask_for(say)
 
@@ -280,10 +291,10 @@ class Pool:
                 await self._tools.bus.ask(subject, msgspec.json.encode(say.change)), type=m.Answer
             )
         except (BusError, AskRefused, msgspec.DecodeError) as error:
-            self.failing(f"node {say.node}", str(error))
+            self.failing(_of_node(say.node), str(error))
             return
         problems = "; ".join(problem.message for problem in answer.problems)
-        self.failing(f"node {say.node}", problems)
+        self.failing(_of_node(say.node), problems)
         LOG.info(
             "scheduling is told", extra={"node": say.node, "change": type(say.change).__name__, "why_not": problems}
         )
@@ -321,6 +332,11 @@ class _Sink:
 
     def failing(self, why: str) -> None:
         self._pool.failing(self._kind, why)
+
+
+def _of_node(node: str) -> str:
+    """Under which it is told what the scheduler does not do with a node."""
+    return f"node {node}"
 
 
 def _standing(node: m.NodeView) -> Standing:

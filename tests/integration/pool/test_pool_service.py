@@ -18,7 +18,7 @@ from controlplane.scheduling import service as scheduling
 from controlplane.submission.service import serve as submission
 from events import messages as m
 from events import subjects
-from events.bus import AskRefused, Bus, NoAnswer
+from events.bus import Asked, AskRefused, Bus, NoAnswer
 from events.ledger import CaughtUp, Ledger
 from load_tests.simulated_node import SimulatedNode
 from tests.support.apiserver import ApiServer
@@ -254,6 +254,27 @@ async def test_a_cordoned_machine_takes_no_job_and_is_let_go_when_its_last_one_i
         assert not any(attempt.state == "running" for attempt in node.attempts.values())
     await here.until(lambda: [*here.kuberay.pods().values()] == ["n2"])
     assert len(here.kuberay.deleted) == 1
+
+
+async def test_what_the_scheduler_does_not_do_is_told_until_it_does(here: Setting, bus: Bus) -> None:
+    """Nobody is there to take the request; then it is not wanted any more."""
+    node = m.NodeView(
+        node="n1", state="ready", capacity=a_capacity(), free=m.Allocation(node="n1", cpus=1, memory_bytes=1)
+    )
+
+    async def answer(_: Asked) -> bytes:
+        return msgspec.json.encode(m.NodesView(term=1, nodes=(node,)))
+
+    door = await bus.answer(subjects.ask("scheduling", "nodes"), answer)
+    await here.server.put(NODES, a_node("n1", unschedulable=True))
+
+    async def told() -> bool:
+        return "node n1" in (await here.status())["problems"]
+
+    await here.becomes(told, True)
+    await here.server.put(NODES, a_node("n1"))
+    await here.becomes(told, False)
+    await door.close()
 
 
 async def test_what_runs_on_a_machine_that_is_deleted_waits_again_at_once(

@@ -30,14 +30,18 @@ TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def a_machine(number: int) -> dict[str, Any]:
-    """Of two shapes."""
+    """Of two shapes; with the names of 50 images, as a kubelet tells them, which are most of a node's 9 KB."""
     gpus = 8 if number % 4 else 0
+    names = [
+        [f"images/team/some-image-{one}@sha256:{one:064x}", f"images/some-image-{one}:v1.{one}"] for one in range(50)
+    ]
     return {
         "metadata": {"name": f"n{number:05}", "labels": {"headrace.dev/pool": "research"}},
         "spec": {},
         "status": {
             "allocatable": {"cpu": "96", "memory": "768Gi", "nvidia.com/gpu": str(gpus)},
             "conditions": [{"type": "Ready", "status": "True"}],
+            "images": [{"names": each, "sizeBytes": 123_456_789} for each in names],
         },
     }
 

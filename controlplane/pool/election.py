@@ -37,6 +37,8 @@ class Election:
         self._identity = identity
         self._seen: Seen | None = None
         self._renewed_at: float | None = None
+        self.held: Object | None = None
+        """The Lease as we wrote it last: it is renewed without a look at it."""
 
     def leads(self, now: float) -> bool:
         return self._renewed_at is not None and now < self._renewed_at + RENEW_S_MAX
@@ -55,12 +57,12 @@ class Election:
         duration_s = lasts_s if isinstance(lasts_s, int) and lasts_s > 0 else LEASE_S
         return "take" if not holder or now >= self._seen.at + duration_s else "wait"
 
-    def on_written(self, now: float) -> None:
+    def on_written(self, lease: Object, now: float) -> None:
         """It says now that we lead; `now` is from before the write."""
-        self._renewed_at = now
+        self.held, self._renewed_at = lease, now
 
     def on_lost(self) -> None:
-        self._renewed_at = None
+        self.held = self._renewed_at = None
 
 
 def written(lease: Object | None, step: Step, identity: str, now: float) -> Object:
@@ -86,10 +88,12 @@ def _spec(lease: Object) -> Object:
 
 async def once(api: Api, election: Election, path: str, name: str, identity: str, now: float, wall: float) -> None:
     """One round: look, and take or renew. Raises ApiError; whoever led then leads until its time is over."""
-    try:
-        lease: Object | None = await api.get(f"{path}/{name}")
-    except NotFound:
-        lease = None
+    lease, election.held = election.held, None
+    if lease is None:
+        try:
+            lease = await api.get(f"{path}/{name}")
+        except NotFound:
+            lease = None
     step = election.step(lease, now)
     if step == "wait":
         election.on_lost()
@@ -102,13 +106,13 @@ async def once(api: Api, election: Election, path: str, name: str, identity: str
     }
     try:
         if lease is None:
-            await api.create(path, body)
+            answer = await api.create(path, body)
         else:
-            await api.replace(f"{path}/{name}", body | {"metadata": lease["metadata"]})
+            answer = await api.replace(f"{path}/{name}", body | {"metadata": lease["metadata"]})
     except Conflict:
         election.on_lost()
         return
-    election.on_written(now)
+    election.on_written(answer, now)
 
 
 async def give_up(api: Api, path: str, name: str, identity: str, wall: float) -> None:

@@ -53,14 +53,14 @@ def test_a_lease_that_is_no_lease_is_waited_for_and_taken(election, spec):
 
 def test_who_could_not_renew_acts_no_more_before_anybody_else_may(election):
     assert not election.leads(100.0)
-    election.on_written(100.0)
+    election.on_written(a_lease("me"), 100.0)
     assert election.leads(100.0 + RENEW_S_MAX - 0.1)
     assert not election.leads(100.0 + RENEW_S_MAX)
     assert RENEW_S_MAX < LEASE_S
 
 
 def test_who_has_lost_it_acts_no_more(election):
-    election.on_written(100.0)
+    election.on_written(a_lease("me"), 100.0)
     election.on_lost()
     assert not election.leads(100.1)
 

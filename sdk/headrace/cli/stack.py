@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from headrace.client import Client
 NOT_RUNNING = 1
 COUNTERS_FROM = 23
 """Columns before the counters: the longest name of a service, its state, and the gaps."""
+
+PROBLEMS_MAX = 10
 
 
 @click.command(cls=Command, short_help="Start Headrace on this machine.")
@@ -111,7 +114,20 @@ def _service(name: str, service: Any, width: int) -> list[list[Cell | str]]:
     counters = [f"{key} {text.count(value)}" for key, value in said.items() if type(value) is int and value]
     word = Cell("answers", "green") if answers else Cell("silent", "red")
     first, *more = _wrapped([str(said["error"])] if said.get("error") else counters, width - COUNTERS_FROM)
-    return [[name, word, first], *(["", "", line] for line in more)]
+    return [[name, word, first], *(["", "", line] for line in more), *_problems(said.get("problems"), width)]
+
+
+def _problems(told: Any, width: int) -> list[list[Cell | str]]:
+    """What a service says is wrong, with what, and why; a line of its own each."""
+    if not isinstance(told, Mapping):
+        return []
+    rows: list[list[Cell | str]] = []
+    for about, why in [*told.items()][:PROBLEMS_MAX]:
+        first, *more = textwrap.wrap(text.clean(f"{about}: {why}"), max(20, width - COUNTERS_FROM))
+        rows += [["", Cell("problem", "yellow"), first], *(["", "", line] for line in more)]
+    if len(told) > PROBLEMS_MAX:
+        rows.append(["", "", f"and {len(told) - PROBLEMS_MAX} more: headrace status --json"])
+    return rows
 
 
 def _wrapped(items: Sequence[str], width: int) -> list[str]:

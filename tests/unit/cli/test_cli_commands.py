@@ -309,6 +309,19 @@ def test_status_says_up_or_not(terminal: Terminal, gateway: FakeGateway) -> None
                                forbidden 1,234,567, rounds 1,234,567, jobs 1,234,567,
                                nodes 1,234,567, term 1,234,567
         gateway       answers  dead 2""")
+    why = (
+        "other pods ask for 60 of 96 CPUs, 10.0 of 700.0 GiB and 0 of 8 GPUs: it joins when at least half of it is free"
+    )
+    told = {"gpu-1": why} | {f"gpu-{number}": "\x1b[2Jcannot be read" for number in range(2, 13)}
+    gateway.pages["/v1/status"] = {"version": "0.1.0", "services": {"pool": {"machines": 12, "problems": told}}}
+    assert terminal.run("status").splitlines()[1:6] == [
+        "SERVICE  STATE    COUNTERS",
+        "pool     answers  machines 12",
+        "         problem  gpu-1: other pods ask for 60 of 96 CPUs, 10.0 of 700.0",
+        "                  GiB and 0 of 8 GPUs: it joins when at least half of it is",
+        "                  free",
+    ]
+    assert terminal.run("status").splitlines()[-1].strip() == "and 2 more: headrace status --json"
     gateway.stop()
     assert terminal.run("status").startswith("exit status 1\nunreachable  http://[ADDRESS] cannot be reached")
 

@@ -165,8 +165,8 @@ MUTATIONS: Final = (
     Mutation(
         "shared GPUs: one more than there is room for",
         "nodes.py",
-        "for index, left in self.shared.items() if left >= shape.gpu_milli]",
-        "for index, left in self.shared.items() if left]",
+        "for index, left in self.parts_left.items() if left >= shape.gpu_milli]",
+        "for index, left in self.parts_left.items() if left]",
     ),
     Mutation(
         "shared GPUs: an idle one before the one that is shared",
@@ -318,7 +318,7 @@ MUTATIONS: Final = (
     Mutation(
         "preemption: it costs a try",
         "truth.py",
-        "is_excused = bool(job.stop_why) and not has_failed",
+        "is_excused = (bool(job.stop_why) or _is_of_hardware(fact)) and not has_failed",
         "is_excused = False",
     ),
     Mutation(

@@ -19,7 +19,7 @@ from events import messages as m
 from events import subjects
 from events.identity import task_id
 from events.lifecycle import ENDS, HOLDS_RESOURCES, Life, Outcome, State, advance
-from tests.support.worlds import SETTINGS, TEAM, World, a_job, an_end
+from tests.support.worlds import SETTINGS, TEAM, World, a_fault, a_job, an_end
 
 Pick = Callable[[Sequence[Any]], Any]
 
@@ -186,6 +186,25 @@ class Campaign:
             )
             self.world.write(subjects.node(pick(sorted(self.world.attempts))), fact)
 
+    def on_gpu(self, pick: Pick) -> None:
+        """The watch of a node finds something, or does not see it any more."""
+        name = self._speaking(pick)
+        if name:
+            found = a_fault(
+                pick((0, 0, 1, 7)),
+                pick(("Xid 79", "lost")),
+                since_at=self.world.now,
+                stands=pick((False, True)),
+                ends=pick((False, True)),
+            )
+            self.world.faults[name] = pick(((), (), (found,), (*self.world.faults.get(name, ()), found)[-3:]))
+
+    def on_repaired(self, pick: Pick) -> None:
+        if self.world.attempts:
+            name = pick(sorted(self.world.attempts))
+            self.world.now += 1
+            self.world.write(subjects.node(name), m.NodeGpusRepaired(by="ops", gpus=pick(((0,), (0, 1, 7)))))
+
     def on_maintenance(self, pick: Pick) -> None:
         if self.world.attempts:
             begins_at = self.world.now + pick((0.0, 61.0, 90.0))
@@ -313,6 +332,7 @@ class Campaign:
         for subject, life in lives.items():
             assert self.world.state(subjects.tokens(subject)[2], team=TEAM) == life.state.value
         self._judge_gpus(lives)
+        self._judge_faults()
         self._judge_maintenance()
         self._judge_conditions()
         self._judge_forecasts()
@@ -328,6 +348,19 @@ class Campaign:
                 for allocation in placed[subject].allocations:
                     held.update({(allocation.node, gpu): allocation.gpu_milli for gpu in allocation.gpus})
         assert not (over := {gpu: much for gpu, much in held.items() if much > 1000}), f"held are {over}"
+
+    def _judge_faults(self) -> None:
+        """Nothing was placed on a GPU that the ledger had called out of use, and what ran on one was asked to stop."""
+        broken: dict[str, set[int]] = {}
+        for entry in self.world.ledger:
+            node = subjects.tokens(entry.subject)[-1]
+            if isinstance(entry.fact, m.NodeGpus):
+                broken[node] = {fault.gpu for fault in entry.fact.faults}
+            elif isinstance(entry.fact, m.NodeGpusRepaired):
+                broken[node] = broken.get(node, set()) - set(entry.fact.gpus)
+            elif isinstance(entry.fact, m.Placed):
+                for each in entry.fact.allocations:
+                    assert not broken.get(each.node, set()) & set(each.gpus), f"{entry} got one that is out of use"
 
     def _judge_forecasts(self) -> None:
         """What is kept from round to round says what asking every node anew says."""

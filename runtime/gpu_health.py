@@ -83,9 +83,14 @@ class GpuWatch:
             LOG.warning("the driver of the GPUs does not answer")
 
     def errors(self, gpus: Iterable[int], since: float) -> tuple[GpuError, ...]:
-        """What was reported of these since then, each once."""
+        """What was reported of these since then, or is seen since, each once."""
         mine, found = set(gpus), dict[tuple[int, str], GpuError]()
-        for error in self._errors:
+        seen = [
+            GpuError(gpu=fault.gpu, why=f"a fault ({fault.why})", at=fault.since_at, hardware=True)
+            for fault in (self._standing or {}).values()
+            if fault.ends
+        ]
+        for error in (*self._errors, *seen):
             if error.gpu in mine and error.at >= since:
                 found.setdefault((error.gpu, error.why), error)
         return tuple(found.values())[:TOLD_MAX]

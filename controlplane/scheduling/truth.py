@@ -450,10 +450,10 @@ class Truth(Waiting):
         self._look_at_drained(job)
 
     def _look_at_drained(self, job: Job) -> None:
-        """Its node may have been drained while this was on its way to the ledger, or its GPU has failed."""
+        """Its node may have been drained while this was on its way to the ledger."""
         for name in job.nodes:
             node = self.fleet.node(name)
-            if node.stops or node.faults:
+            if node.stops:
                 self.nodes_due[name] = node
 
     def on_broken_off(self, job: Job, fact: m.Requeued | m.Lost, entry: Entry) -> None:

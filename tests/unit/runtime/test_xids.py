@@ -91,6 +91,10 @@ def test_an_attempt_is_told_of_its_own_gpus_and_its_own_time_and_not_without_end
     for at, gpu, xid in ((1.0, 0, 31), (2.0, 1, 31), (3.0, 0, 13), (3.5, 0, 13)):
         watch.on_event(Event(gpu, xid), at)
     assert [(error.gpu, error.at) for error in watch.errors((0, 2), 2.0)] == [(0, 3.0)]
+    watch.on_look((LOST, LOST._replace(gpu=0), Condition(2, "rows pending", "rows wait", False)), 3.7)
+    assert [(error.gpu, error.why, error.hardware) for error in watch.errors((0, 2), 3.6)] == [
+        (0, "a fault (the driver has lost it)", True)
+    ]
     for xid in range(1000, 2000):
         watch.on_event(Event(0, xid), 4.0)
     assert len(watch.errors((0,), 0.0)) == TOLD_MAX

@@ -247,20 +247,20 @@ def test_what_needs_it_waits_with_its_name_and_keeps_no_place() -> None:
 
 
 def test_a_reservation_counts_on_no_gpu_that_is_out_of_use() -> None:
-    world = a_world(gpus=3)
+    world = a_world(gpus=4)
     world.submit(a_job("first", tier="gpu2", time_limit_s=600.0), a_job("other", tier="gpu1", time_limit_s=6000.0))
     world.settle()
     found(world, a_fault(0, ends=False))
-    world.submit(a_job("pair", tier="gpu2", time_limit_s=60.0), a_job("late", tier="gpu1", time_limit_s=3600.0))
+    three = m.Resources(cpus=1.0, memory_bytes=2**30, gpus=3)
+    world.submit(a_job("wide", resources=three, time_limit_s=60.0), a_job("late", tier="gpu1", time_limit_s=3600.0))
     world.settle()
-    world.end("first", an_end())
-    world.settle()
-    assert world.gpus("late") == ("n1", (1,)), "the pair gets its place when `other` ends, not when `first` does"
+    assert world.state("wide") == "queued"
+    assert world.gpus("late") == ("n1", (3,)), "`wide` gets its place when `other` ends, not when `first` does"
 
 
 def test_nobody_is_preempted_for_a_gpu_that_is_out_of_use() -> None:
-    world = a_world(gpus=2)
-    world.submit(*(a_job(name, tier="gpu1", preemptible=True, queue="low") for name in ("a", "b")))
+    world = a_world(gpus=3)
+    world.submit(*(a_job(name, tier="gpu1", preemptible=name != "c", queue="low") for name in ("a", "b", "c")))
     world.queue("high", guaranteed_gpus=2)
     world.settle()
     world.now += 120
@@ -268,6 +268,20 @@ def test_nobody_is_preempted_for_a_gpu_that_is_out_of_use() -> None:
     world.submit(a_job("wide", tier="gpu2", queue="high"))
     world.settle()
     assert world.state("a") == world.state("b") == "running"
+    world.submit(a_job("small", tier="gpu1", queue="high", priority=1))
+    world.settle()
+    assert (world.state("a"), world.gpus("small")) == ("running", ("n1", (1,)))
+
+
+def test_nobody_joins_who_has_a_part_of_one_that_is_out_of_use() -> None:
+    world = a_world(gpus=2)
+    world.submit(a_job("a", tier="half"))
+    world.settle()
+    found(world, a_fault(0, ends=False))
+    world.submit(a_job("b", tier="half"))
+    world.settle()
+    assert (world.gpus("b"), world.state("a")) == (("n1", (1,)), "running")
+    assert world.core.nodes_view().nodes[0].shared == {1: 500}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@
    rows.<gpu>   if it is there, rows wait for a reset to be remapped
    action.<gpu> the recovery action
 
-   Only what runtime/nvml.py calls. */
+   Only what runtime/nvml.py calls, and what Ray calls when it starts. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,6 +60,11 @@ int nvmlDeviceGetCount_v2(unsigned *count) { *count = number("count", -1, 0); re
 int nvmlDeviceGetHandleByIndex_v2(unsigned gpu, Device **device) {
     *device = &devices[gpu];
     return is_lost(*device) ? LOST : SUCCESS;
+}
+int nvmlDeviceGetName(Device *device, char *name, unsigned length) {
+    (void)device;
+    snprintf(name, length, "NVIDIA A100-SXM4-80GB");
+    return SUCCESS;
 }
 int nvmlDeviceGetSupportedEventTypes(Device *device, unsigned long long *types) {
     (void)device;

@@ -2,8 +2,9 @@
 
    count        how many GPUs there are
    events       lines "<gpu> <xid>": each is an event, for whoever waits when it is added; 0 is a double-bit ECC error
-   lost.<gpu>   if it is there, the GPU is lost
-   rows.<gpu>   if it is there, rows wait for a reset to be remapped
+   late.<gpu>   events of it wake nobody: only who asks without waiting gets them
+   lost.<gpu>   the GPU is lost: once that was seen, until the library is initialised anew
+   rows.<gpu>   rows wait for a reset to be remapped
    action.<gpu> the recovery action
 
    Only what runtime/nvml.py calls, and what Ray calls when it starts. */
@@ -27,6 +28,7 @@ typedef struct {
 } Field;
 
 static Device devices[GPUS_MAX];
+static int is_gone[GPUS_MAX];
 static long seen;
 
 static FILE *named(const char *name, int gpu) {
@@ -47,11 +49,11 @@ static int number(const char *name, int gpu, int otherwise) {
     return found;
 }
 
-static int is_lost(Device *device) { return number("lost", device->gpu, 0); }
+static int is_lost(Device *device) { return is_gone[device->gpu] |= number("lost", device->gpu, 0); }
 
 int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
-    for (int gpu = 0; gpu < GPUS_MAX; gpu++) devices[gpu].gpu = gpu;
+    for (int gpu = 0; gpu < GPUS_MAX; gpu++) devices[gpu].gpu = gpu, is_gone[gpu] = 0;
     return SUCCESS;
 }
 int nvmlShutdown(void) { return SUCCESS; }
@@ -97,7 +99,7 @@ int nvmlEventSetWait_v2(void *set, Event *event, unsigned timeout_ms) {
             fseek(file, seen, SEEK_SET);
             int is_whole = fgets(line, sizeof line, file) && strchr(line, '\n');
             fclose(file);
-            if (is_whole && sscanf(line, "%d %d", &gpu, &xid) == 2) {
+            if (is_whole && sscanf(line, "%d %d", &gpu, &xid) == 2 && !(timeout_ms && number("late", gpu, 0))) {
                 seen += strlen(line);
                 memset(event, 0, sizeof *event);
                 event->device = &devices[gpu];

@@ -31,7 +31,7 @@ class FakeNvml:
             events.write(f"{gpu} {number}\n")
 
     def set(self, what: str, gpu: int, value: int = 1) -> None:
-        """`lost`, `rows`, `action`; 0: it is over."""
+        """`late`, `lost`, `rows`, `action`; 0: it is over."""
         new = self._folder / f"{what}.{gpu}.new"
         new.write_text(str(value))
         os.replace(new, self._folder / f"{what}.{gpu}")

@@ -82,12 +82,16 @@ async def test_what_a_look_shows_stands_until_a_look_does_not(machine: Machine) 
 async def test_who_fails_reads_what_his_own_gpu_reported_while_he_held_it(machine: Machine) -> None:
     await machine.until_faults()
     machine.nvml.xid(1, 13)  # before him
+    machine.nvml.xid(0, 63)
+    await machine.until_faults((0, "Xid 63"))  # so that was heard
     launch = a_launch("j-a", WAITS, gpus=(1,))
     folder = machine.runner.node.job(launch.ref)
     folder.mkdir(parents=True)
     os.mkfifo(folder / "go")
     await machine.leader.want(launch)
     await machine.leader.until_running(launch.ref)
+    for gpu in (0, 1):
+        machine.nvml.set("late", gpu)  # nothing wakes the watch: it is asked
     for gpu, number in ((0, 79), (1, 31), (1, 31), (1, 4000), (1, 48)):
         machine.nvml.xid(gpu, number)
     await asyncio.to_thread((folder / "go").write_text, "go")

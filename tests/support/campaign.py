@@ -26,7 +26,7 @@ Pick = Callable[[Sequence[Any]], Any]
 QUEUES = ("default", "other")
 ENVIRONMENT = "sha256:ab"
 CAUSES: tuple[m.EndCause, ...] = ("exited", "signalled", "supervisor_lost", "stopped", "start_failed", "source_failed")
-OFTEN = {"on_submit": 5, "on_exchange": 9, "on_decide": 8, "on_end": 4, "on_node": 2, "on_time": 2}
+OFTEN = {"on_submit": 5, "on_exchange": 9, "on_decide": 8, "on_end": 4, "on_node": 2, "on_time": 2, "on_gpu": 2}
 """The everyday happens more often than the rest, or nothing would ever run."""
 
 
@@ -190,20 +190,24 @@ class Campaign:
         """The watch of a node finds something, or does not see it any more."""
         name = self._speaking(pick)
         if name:
+            jobs = self.world.core._truth.fleet.node(name).jobs.values()
+            held = {gpu for job in jobs for each in job.allocations if each.node == name for gpu in each.gpus}
             found = a_fault(
-                pick((0, 0, 1, 7)),
+                pick((*sorted(held), 0, 7)),
                 pick(("Xid 79", "lost")),
                 since_at=self.world.now,
                 stands=pick((False, True)),
                 ends=pick((False, True)),
             )
-            self.world.faults[name] = pick(((), (), (found,), (*self.world.faults.get(name, ()), found)[-3:]))
+            self.world.faults[name] = pick(((), (found,), (*self.world.faults.get(name, ()), found)[-3:]))
+            self.world.obey(name)
 
     def on_repaired(self, pick: Pick) -> None:
-        if self.world.attempts:
-            name = pick(sorted(self.world.attempts))
+        broken = [view.node for view in self.world.core.nodes_view().nodes if view.faults]
+        if broken:
+            name = pick(broken)
             self.world.now += 1
-            self.world.write(subjects.node(name), m.NodeGpusRepaired(by="ops", gpus=pick(((0,), (0, 1, 7)))))
+            self.world.write(subjects.node(name), m.NodeGpusRepaired(by="ops", gpus=pick(((0,), tuple(range(8))))))
 
     def on_maintenance(self, pick: Pick) -> None:
         if self.world.attempts:

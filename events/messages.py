@@ -147,6 +147,45 @@ class Task(Value, frozen=True, kw_only=True):
     """How many tasks the array has."""
 
 
+class GpuFault(Value, frozen=True, kw_only=True):
+    """Why nothing is placed on a GPU of a node. A GPU may have several, each with a `sign` of its own."""
+
+    gpu: int
+    """Its index."""
+    sign: str
+    """What it is known by, such as `Xid 79` or `lost`."""
+    why: str
+    """One line for a person."""
+    since_at: float
+    """By the node's clock: when it was seen first, or, of an event as the node tells it, last."""
+    stands: bool = False
+    """The node sees it whenever it looks, and says when it is gone. False: it happened, and a person has to say that
+    the GPU is fit again, unless the machine was restarted since and finds nothing."""
+    ends: bool = True
+    """Who holds the GPU is stopped, and waits again. False: he runs on, and nobody comes after him."""
+    boot: str = ""
+    """Of the node, when it was seen."""
+    jobs: tuple[AttemptRef, ...] = ()
+    """Who held the GPU then. Only in the ledger."""
+
+
+class GpuHealth(Value, frozen=True, kw_only=True):
+    """What a node's watch over its GPUs has found: the whole of it, after a look at every one."""
+
+    faults: tuple[GpuFault, ...] = ()
+
+
+class GpuError(Value, frozen=True, kw_only=True):
+    """What the driver said of a GPU while an attempt held it."""
+
+    gpu: int
+    why: str
+    """One line for a person: `Xid 31 (memory page fault of the program)`."""
+    at: float
+    hardware: bool = False
+    """It was the machine's fault, and not the program's."""
+
+
 EndCause = Literal[
     "exited",  # by itself, with an exit code
     "signalled",  # by a signal that nobody here sent
@@ -181,6 +220,8 @@ class AttemptEnd(Value, frozen=True, kw_only=True):
     """When the entrypoint itself ended: what it left running may have lived on for a while, until `ended_at`."""
     last_lines: tuple[str, ...] = ()
     """Of a part of a gang that failed: what it wrote last."""
+    gpu_errors: tuple[GpuError, ...] = ()
+    """Of GPUs that it held."""
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -359,7 +400,15 @@ class GiveUpNode(Request, frozen=True, kw_only=True, tag="give_up_node"):
     why: str = ""
 
 
-NodeChange = CordonNode | UncordonNode | DrainNode | MaintainNode | GiveUpNode
+class RepairNode(Request, frozen=True, kw_only=True, tag="repair_node"):
+    """GPUs are fit again: place jobs on them. Refused for one of which the node says that its fault still stands."""
+
+    gpus: tuple[int, ...] = ()
+    """Their indices; empty: all that are out of use."""
+    why: str = ""
+
+
+NodeChange = CordonNode | UncordonNode | DrainNode | MaintainNode | GiveUpNode | RepairNode
 """Of a machine: for operators alone."""
 
 
@@ -775,8 +824,32 @@ class NodeGone(Fact, frozen=True, kw_only=True, tag="node_gone"):
     """Whose word it is; empty: the leader found it out."""
 
 
+class NodeGpus(Fact, frozen=True, kw_only=True, tag="node_gpus"):
+    """The GPUs on which nothing is placed, all of them as of now. Without a fault: every one is fit."""
+
+    term: int
+    faults: tuple[GpuFault, ...] = ()
+
+
+class NodeGpusRepaired(Fact, frozen=True, kw_only=True, tag="node_gpus_repaired"):
+    """Somebody says that these are fit again; what had happened to them until now does not count any more."""
+
+    by: str
+    gpus: tuple[int, ...]
+    why: str = ""
+
+
 NodeFact = (
-    NodeJoined | NodeSuspected | NodeCleared | NodeCordoned | NodeUncordoned | NodeDraining | NodeMaintenance | NodeGone
+    NodeJoined
+    | NodeSuspected
+    | NodeCleared
+    | NodeCordoned
+    | NodeUncordoned
+    | NodeDraining
+    | NodeMaintenance
+    | NodeGone
+    | NodeGpus
+    | NodeGpusRepaired
 )
 
 
@@ -828,6 +901,8 @@ AnyFact = (
     | NodeDraining
     | NodeMaintenance
     | NodeGone
+    | NodeGpus
+    | NodeGpusRepaired
     | Led
     | Renewed
     | Archived
@@ -873,6 +948,8 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     """Id of this life of the runner."""
     capacity: Capacity
     attempts: tuple[LiveAttempt, ...] = ()
+    gpu_health: GpuHealth | None = None
+    """None: nobody watches its GPUs, or has not looked at all of them yet. Nothing follows from that."""
 
 
 class GangPart(Value, frozen=True, kw_only=True):
@@ -1109,6 +1186,8 @@ class NodeView(Value, frozen=True, kw_only=True):
     maintenance: Span | None = None
     shared: dict[int, int] = {}
     """Of GPUs of which somebody has a part: how many thousandths are free. They are not in `free`."""
+    faults: tuple[GpuFault, ...] = ()
+    """Why GPUs are out of use: these are neither in `free` nor in `shared`."""
 
 
 class NodesView(Value, frozen=True, kw_only=True):

@@ -15,14 +15,14 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from events import ranks
-from events.messages import AttemptEnd, AttemptRef, GangPart, Launch, LiveAttempt, Meeting, Usage
+from events.messages import AttemptEnd, AttemptRef, GangPart, GpuError, Launch, LiveAttempt, Meeting, Usage
 from events.wire import UNREADABLE
 from runtime import bounds, disk, exit_record, job_environment, meeting, short_way, spool
 from runtime.desired import Actual, Phase
@@ -64,6 +64,15 @@ class Shipping(Protocol):
         """Returns when `over` is set and everything was shipped. Can be begun again after a restart."""
 
 
+class Gpus(Protocol):
+    """Knows what is reported of the node's GPUs."""
+
+    async def settled(self) -> None:
+        """What there is to know by now is known."""
+
+    def errors(self, gpus: Iterable[int], since: float) -> tuple[GpuError, ...]: ...
+
+
 class Tools(NamedTuple):
     """What an attempt works with. `changed` tells the runner that it is ready, started, or ended."""
 
@@ -77,6 +86,7 @@ class Tools(NamedTuple):
     """At which other nodes reach this one."""
     ports: Callable[[], set[int]]
     """At which gangs meet here."""
+    gpus: Gpus
 
 
 class Attempt:
@@ -87,6 +97,8 @@ class Attempt:
         self.phase = Phase.STARTING
         self.folder = tools.folder.attempt(launch.ref)
         self._tools = tools
+        self._begun_at = time.time()
+        """When this runner took it up: what was reported of GPUs before, it has not heard, or it is not about this."""
         self._started_at: float | None = None
         self._end: AttemptEnd | None = None
         self._over = asyncio.Event()
@@ -179,7 +191,7 @@ class Attempt:
                 record = await self._follow(self._supervised)
             else:
                 record = await self._begin(group)
-            self._note_end(record)
+            self._note_end(record, await self._gpu_errors(record))
             await self._recorded.wait()
         await asyncio.to_thread(self._remove_folder)
 
@@ -324,9 +336,17 @@ class Attempt:
             LOG.warning("its end is not on disk: %s", error)
         return record
 
-    def _note_end(self, record: Record) -> None:
+    async def _gpu_errors(self, record: Record) -> tuple[GpuError, ...]:
+        """Of an attempt that failed: what was reported of its GPUs."""
+        gpus = self.launch.allocation.gpus
+        if not gpus or record.exit_code == 0 or record.started_at is None or self._recorded.is_set():
+            return ()
+        await self._tools.gpus.settled()
+        return self._tools.gpus.errors(gpus, self._begun_at)
+
+    def _note_end(self, record: Record, errors: tuple[GpuError, ...]) -> None:
         self._started_at = record.started_at
-        self._end = self._seen(end_of(record))
+        self._end = msgspec.structs.replace(self._seen(end_of(record)), gpu_errors=errors)
         self.phase = Phase.RECORDED if self._recorded.is_set() else Phase.ENDED
         self._over.set()
         self._tools.changed(self)

@@ -115,6 +115,7 @@ def _ours(launch: Launch, around: Surroundings) -> dict[str, str]:
         "HEADRACE_NODES": str(launch.gang.size if launch.gang is not None else 1),
         "HEADRACE_RANK": str(ranks.of(launch)),
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, launch.allocation.gpus)),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that an index is the same GPU to CUDA and to who watches it
         "HEADRACE_GPU_SHARE": f"{launch.allocation.gpu_milli / 1000:g}" if launch.allocation.gpus else "0",
     }
     if launch.task is not None:

@@ -30,6 +30,7 @@ from runtime import desired, exit_record, node_capacity, short_way
 from runtime.attempt import Attempt, Layer, Shipping, Tools
 from runtime.desired import Actual, Forget, Go, Phase, Seen, Start, Stop
 from runtime.disk import Disk, room
+from runtime.gpu_health import GpuWatch
 from runtime.lease import Lease
 from runtime.meeting import own_address
 from runtime.node_folder import NodeFolder
@@ -59,16 +60,19 @@ class Runner:
         self._folder = NodeFolder(Path(settings.folder))
         self._launcher = LauncherClient(self._folder.path)
         self._disk = Disk()
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._changed = asyncio.Event()
+        self._gpus = GpuWatch(self._boot, self._changed.set)
         self._tools = Tools(
             *(self._folder, self._launcher, layer, shipping, self._disk, self._on_change),
             address=settings.address,
             ports=self._ports,
+            gpus=self._gpus,
         )
         self._attempts: dict[AttemptRef, Attempt] = {}
         """Those whose end is not in the ledger yet: what the leader is told, and what is decided on."""
         self._recorded: set[AttemptRef] = set()
         """Those whose end is. The output of some is still on its way, so that their folders are still here."""
-        self._changed = asyncio.Event()
         self._desired: Desired | None = None
         self._seen = _read_seen(self._folder.seen)
         self._kept_term = self._seen.term
@@ -76,7 +80,6 @@ class Runner:
         self._lease = Lease(self._folder.lease, node=settings.node, lease_s=settings.lease_s)
         self._done: deque[AttemptRef] = deque()
         """Of the recorded ones those without a folder, in the order in which they are forgotten."""
-        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._life = secrets.token_hex(8)
         self._group = asyncio.TaskGroup()
 
@@ -92,12 +95,14 @@ class Runner:
             async with self._group:
                 await self._find_attempts()
                 capacity = await node_capacity.find(self._settings, bounds=self._launcher.bounds)
+                self._gpus.start(capacity.gpus)
                 subscription = await self._bus.listen(subjects.to_node(self._settings.node), self._on_message)
                 try:
                     await self._keep_telling(capacity)
                 finally:
                     await subscription.close()
         finally:
+            self._gpus.stop()
             os.close(lock)
 
     # -- attempts ------------------------------------------------------------------------------------------------------
@@ -179,6 +184,7 @@ class Runner:
                 runner=self._life,
                 capacity=msgspec.structs.replace(capacity, cannot_start=self._cannot_start()),
                 attempts=tuple(reports),
+                gpu_health=self._gpus.health,
             )
         )
         try:

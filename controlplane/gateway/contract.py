@@ -47,6 +47,7 @@ _MESSAGES: Final = (
     m.DrainNode,
     m.MaintainNode,
     m.GiveUpNode,
+    m.RepairNode,
     m.Answer,
     MissingBlobs,
     RaySubmit,
@@ -121,7 +122,7 @@ class NodeOperation(Operation):
     """Takes the fields of what is said of a node."""
 
     def __post_init__(self) -> None:
-        names = ("CordonNode", "UncordonNode", "DrainNode", "MaintainNode", "GiveUpNode")
+        names = ("CordonNode", "UncordonNode", "DrainNode", "MaintainNode", "GiveUpNode", "RepairNode")
         self.request_body = _body(*names, required=False)
 
 

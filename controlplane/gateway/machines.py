@@ -21,6 +21,7 @@ VERBS: Final = {
     "drain": "drain_node",
     "maintenance": "maintain_node",
     "gone": "give_up_node",
+    "repair": "repair_node",
 }
 
 
@@ -28,7 +29,8 @@ VERBS: Final = {
 async def steer_node(
     gateway: Here, request: Request[Identity, Any, Any], node: FromPath[str], verb: FromPath[str]
 ) -> Response[Any]:
-    """Cordon, uncordon or drain a machine, close it for a maintenance, or give it up as gone; the body has the fields.
+    """Cordon, uncordon or drain a machine, close it for a maintenance, give it up as gone, or say that GPUs are fit
+    again; the body has the fields.
 
     404: there is no such node; 409: it is gone; 422: the fields are wrong.
     """

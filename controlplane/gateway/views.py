@@ -263,6 +263,10 @@ def _started(record: JobRecord, fact: m.Started, at: float) -> None:
     record.started_at = fact.started_at
 
 
+def _stop_requested(record: JobRecord, fact: m.StopRequested, at: float) -> None:
+    record.reason = fact.why
+
+
 def _back(record: JobRecord, fact: m.Requeued | m.Lost, at: float) -> None:
     record.allocations, record.reason = (), fact.why
     record.end = fact.end if isinstance(fact, m.Requeued) else None
@@ -284,6 +288,7 @@ _CHANGES: Final[dict[type[m.Fact], Any]] = {
     m.Unfolded: _unfolded,
     m.Placed: _placed,
     m.Started: _started,
+    m.StopRequested: _stop_requested,
     m.Requeued: _back,
     m.Lost: _back,
     m.Finished: _finished,

@@ -69,7 +69,7 @@ def shared_until(node: Node, now: float) -> dict[int, End]:
             is_over = isinstance(job.decided, m.Finished | m.Requeued | m.Lost)
             end = End(math.nextafter(now, math.inf), True) if is_over else end_of(job, now)
             here = (index for each in held_by(job) if each.node == node.name for index in each.gpus)
-            for index in node.shared.keys() & here:
+            for index in node.parts_left.keys() & here:
                 until[index] = max(end, until.get(index, end), key=lambda one: (one.at, not one.overdue))
     return until
 
@@ -77,7 +77,7 @@ def shared_until(node: Node, now: float) -> dict[int, End]:
 def lacking(node: Node, shape: Shape) -> tuple[int, int, int, int]:
     """What is missing on a node for this shape, GPUs first; for a part of a GPU, a whole one."""
     return (
-        max(0, shape.gpus - node.free_gpus.bit_count()),
+        max(0, shape.gpus - node.idle_gpus.bit_count()),
         max(0, shape.milli_cpus - node.free_milli_cpus),
         max(0, shape.memory_bytes - node.free_memory_bytes),
         max(0, shape.launch_bytes - node.free_launch_bytes),
@@ -175,7 +175,7 @@ def _offer(node: Node, shape: Shape, now: float) -> Offer:
             until = now
         else:
             at = math.inf
-        ends.append((at, job.shape, 0 if job.shape.shares_gpu else job.shape.gpus))
+        ends.append((at, job.shape, node.gives_back(job)))
     if node.shared:
         whole = [end.at for end in shared_until(node, now).values()]
         ends += [(at if at < now + FAR_S else math.inf, _NOTHING, 1) for at in whole]

@@ -65,10 +65,9 @@ def need_of(shape: Shape) -> Amounts:
     return Amounts(shape.milli_cpus, shape.memory_bytes, shape.gpus, shape.launch_bytes)
 
 
-def _whole(shape: Shape) -> Amounts:
-    """What comes back with a job of this shape: a GPU that it shares only with the last."""
-    need = need_of(shape)
-    return need._replace(gpus=0) if shape.shares_gpu else need
+def _given_back(node: Node, job: Job) -> Amounts:
+    """What others may have when this job is over: a GPU that it shares only with the last, and none that is broken."""
+    return need_of(job.shape)._replace(gpus=node.gives_back(job))
 
 
 class Plan:
@@ -245,7 +244,7 @@ class Plan:
         """(time, what is free from then on), ascending; begins now."""
         if (known := self._profiles.get(node.name)) is not None:
             return known
-        changes = [(end_of(job, self._now).at, _whole(job.shape)) for job in node.jobs.values()]
+        changes = [(end_of(job, self._now).at, _given_back(node, job)) for job in node.jobs.values()]
         if node.shared:
             changes += [(end.at, ONE_GPU) for end in shared_until(node, self._now).values()]
         if node.is_closed(self._now, math.inf) and (span := node.maintenance) is not None:
@@ -266,7 +265,7 @@ class Plan:
 
 def free_of(node: Node) -> Amounts:
     """What of a node is free now."""
-    return Amounts(node.free_milli_cpus, node.free_memory_bytes, node.free_gpus.bit_count(), node.free_launch_bytes)
+    return Amounts(node.free_milli_cpus, node.free_memory_bytes, node.idle_gpus.bit_count(), node.free_launch_bytes)
 
 
 def length_s(job: Job) -> float:

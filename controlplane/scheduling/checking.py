@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from controlplane.scheduling import attained
+from controlplane.scheduling import attained, gpu_faults
 from controlplane.scheduling.backfill import length_s
 from controlplane.scheduling.dependencies import awaited
 from controlplane.scheduling.jobs import Job, Key
@@ -164,6 +164,8 @@ def _node(node: Node, jobs: list[Job]) -> Iterator[str]:
     yield from (f"of GPU {gpu} of {node.name} {much} thousandths are held" for gpu, much in over.items())
     if node.free_gpus != bits(range(node.capacity.gpus)) & ~bits(held):
         yield f"node {node.name} says that GPUs {node.free_gpus:b} are free, held are {sorted(held)}"
+    if node.unfit_gpus != gpu_faults.unfit(node.faults, node.claims, node.repaired, node.capacity):
+        yield f"node {node.name} says that GPUs {node.unfit_gpus:b} are out of use, by {node.faults}"
     parts = {
         gpu
         for job in jobs
@@ -184,7 +186,11 @@ def _node(node: Node, jobs: list[Job]) -> Iterator[str]:
 
 def _index(truth: Truth) -> Iterator[str]:
     nodes = truth.fleet.nodes.values()
-    right = {node.name: (node.free_gpus.bit_count(), node.free_milli_cpus) for node in nodes if node.is_open}
+    right = {
+        node.name: ((node.free_gpus & ~node.unfit_gpus).bit_count(), node.free_milli_cpus)
+        for node in nodes
+        if node.is_open
+    }
     if truth.fleet.indexed() != right:
         yield "the index of nodes is not what the nodes say"
     if truth.fleet.sharing() != {node.name for node in nodes if node.is_open and node.shared}:

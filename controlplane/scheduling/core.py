@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from controlplane.scheduling import arrays, attained, checking, ends, explain, snapshots, standing, tenants
+from controlplane.scheduling import arrays, attained, checking, ends, explain, gpu_faults, snapshots, standing, tenants
 from controlplane.scheduling.decisions import ROUND_MAX, Broken, Decision, Round, Settings
 from controlplane.scheduling.jobs import Job
 from controlplane.scheduling.lease import Silence
@@ -139,6 +139,7 @@ class Core:
         for node in self._truth.fleet.nodes.values():
             node.decided = node.claims = node.timer_at = None
             node.heard_at = 0.0
+            self._truth.fleet.judge(node)
             self._truth.fleet.index(node)
 
     def hear(self, exchange: m.Exchange, now: float) -> bool:
@@ -153,6 +154,7 @@ class Core:
         self._look = None
         rebooted = node.is_known and exchange.boot != node.boot
         node.heard_at, node.claims = now, exchange
+        truth.fleet.judge(node)
         truth.fleet.index(node)
         truth.nodes_due[node.name] = node
         listed = set()
@@ -284,7 +286,8 @@ class Core:
                 continue
             del truth.nodes_due[name]
             loss = self._loss(node, silence, now)
-            if (loss or node.stops) and any(job.decided is not None for job in node.jobs.values()):
+            must_leave = node.stops or node.faults
+            if (loss or must_leave) and any(job.decided is not None for job in node.jobs.values()):
                 truth.nodes_due[name] = node  # what is being written about these comes first
             for _, job in sorted(node.jobs.items()) if loss else ():
                 if len(decisions) >= ROUND_MAX:
@@ -294,10 +297,10 @@ class Core:
                     self._lose(job, node, loss, decisions)
             if node.jobs and (loss or self._must_lose_first(node)):
                 continue  # it is due again when it holds nothing any more
-            if node.stops and not self._stop_all(node, decisions):
+            if must_leave and not self._stop(node, decisions):
                 truth.nodes_due[name] = node
                 return
-            fact = silence.verdict(node, now)
+            fact = silence.verdict(node, now) or self._on_gpus(node, silence, now)
             if fact is not None:
                 node.decided = fact
                 decisions.append(Decision(subjects.node(name), fact, node.sequence))
@@ -312,12 +315,21 @@ class Core:
         if fact is not None:
             self._decide_about(job, fact, decisions)
 
-    def _stop_all(self, node: Node, decisions: list[Decision]) -> bool:
-        """Ask what runs on the node to stop. False: there was no room for all of it in this round."""
+    def _on_gpus(self, node: Node, silence: Silence, now: float) -> m.NodeGpus | None:
+        """What there is to write about GPUs of a node that says how they are."""
+        if not node.is_known or not silence.is_heard(node, now):
+            return None
+        holders = [job for _, job in sorted(node.jobs.items())]
+        faults = gpu_faults.standing(node.faults, node.claims, node.repaired, holders)
+        return m.NodeGpus(term=self._truth.term, faults=faults) if faults != node.faults else None
+
+    def _stop(self, node: Node, decisions: list[Decision]) -> bool:
+        """Ask what must leave the node to stop. False: there was no room for all of it in this round."""
         said = f": {node.closed_why}" if node.closed_why else ""
-        why = f"node {node.name} is being drained by {node.draining_by}{said}"
+        drained = f"node {node.name} is being drained by {node.draining_by}{said}" if node.stops else ""
         for _, job in sorted(node.jobs.items()):
-            if job.decided is None and job.life.state in (State.PLACED, State.RUNNING):
+            why = drained or gpu_faults.stop_why(node.name, node.faults, job)
+            if why and job.decided is None and job.life.state in (State.PLACED, State.RUNNING):
                 if len(decisions) >= ROUND_MAX:
                     return False
                 stop = m.StopRequested(term=self._truth.term, attempt=job.life.attempt, why=why)

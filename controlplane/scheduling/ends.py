@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from typing import Final
 
 from controlplane.scheduling.jobs import Job
-from controlplane.scheduling.parts import TRIED_AGAIN
+from controlplane.scheduling.parts import FAILURES, TRIED_AGAIN, met_a_broken_gpu
 from events import messages as m
 from events.lifecycle import State
 
-FAILURES: Final = frozenset({"exited", "signalled", "out_of_memory"})
-"""The program's own: what `retries` are for."""
+ERRORS_SHOWN_MAX: Final = 3
+"""Of those that a driver reported of its GPUs."""
 
 _WORDS: Final = {
     "exited": "it ended without an exit code",
@@ -47,11 +47,12 @@ def on_end(job: Job, end: m.AttemptEnd, *, term: int, where: str = "") -> m.Fini
     words = f"{where}: {describe(job, end)}" if where else describe(job, end)
     if end.last_lines:
         words += f"; its last lines: {' | '.join(end.last_lines)}"
-    if end.cause not in TRIED_AGAIN:
+    is_broken = met_a_broken_gpu(end)
+    if end.cause not in TRIED_AGAIN and not is_broken:
         return _on_failure(job, end, words, term=term)
     if job.stop_why:
         return m.Requeued(term=term, attempt=attempt, why=job.stop_why, end=end)
-    if job.tries < job.specification.attempts_max:
+    if is_broken or job.tries < job.specification.attempts_max:
         return m.Requeued(term=term, attempt=attempt, why=words, end=end)
     reason = f"{words} ({tries(job.tries)})"
     return m.Finished(term=term, attempt=attempt, outcome="failed", reason=reason, end=end)
@@ -105,7 +106,14 @@ def describe(job: Job, end: m.AttemptEnd) -> str:
         return f"over its time limit of {span(job.specification.time_limit_s)}"
     else:
         words = _WORDS[end.cause]
-    return f"{words}: {end.message}" if end.message else words
+    return (f"{words}: {end.message}" if end.message else words) + _gpus(end)
+
+
+def _gpus(end: m.AttemptEnd) -> str:
+    """What was reported of its GPUs: `; GPU 3 reported Xid 31 (…)`."""
+    errors = sorted(end.gpu_errors, key=lambda error: not error.hardware)
+    told = dict.fromkeys(f"; GPU {error.gpu} reported {error.why}" for error in errors)
+    return "".join(list(told)[:ERRORS_SHOWN_MAX])
 
 
 def tries(attempts: int) -> str:

@@ -65,7 +65,8 @@ def nodes_view(truth: Truth) -> m.NodesView:
             by=node.draining_by or node.cordoned_by,
             why=node.gone_why or node.closed_why,
             maintenance=node.maintenance,
-            shared=dict(sorted(node.shared.items())),
+            shared=dict(sorted(node.parts_left.items())),
+            faults=node.faults,
         )
         for _, node in sorted(truth.fleet.nodes.items())
         if node.sequence

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import msgspec
 from sortedcontainers import SortedDict, SortedList
 
+from controlplane.scheduling import gpu_faults
 from controlplane.scheduling.jobs import Job, Key, Shape
 from controlplane.scheduling.packing import MILLI, Fragmentation, Room, Want
 from events import labels
@@ -50,12 +51,18 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     """What was said when it was cordoned, or drained."""
     maintenance: m.Span | None = None
     gone_why: str = ""
+    faults: tuple[m.GpuFault, ...] = ()
+    """Why GPUs are out of use, by the ledger."""
+    repaired: dict[int, float] = msgspec.field(default_factory=dict)
+    """When somebody said last that a GPU is fit again, by index."""
     free_milli_cpus: int = 0
     free_memory_bytes: int = 0
     free_gpus: int = 0
-    """One bit an index. Those that nobody has a part of."""
+    """One bit an index. Those that nobody has a part of, out of use or not."""
     shared: dict[int, int] = msgspec.field(default_factory=dict)
     """Of GPUs of which some have parts: how many thousandths are left, by index."""
+    unfit_gpus: int = 0
+    """One bit an index: those that are out of use, by the ledger, or by the node's own word that is not there yet."""
     free_launch_bytes: int = LAUNCHES_BYTES_MAX
     jobs: dict[Key, Job] = msgspec.field(default_factory=dict)
 
@@ -83,6 +90,27 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
         return self.capacity.cannot_start or (self.claims.capacity.cannot_start if self.claims is not None else "")
 
     @property
+    def idle_gpus(self) -> int:
+        """One bit an index: those that a job may get whole."""
+        return self.free_gpus & ~self.unfit_gpus
+
+    @property
+    def parts_left(self) -> dict[int, int]:
+        """Of `shared` those of which a job may get a part."""
+        if not self.unfit_gpus:
+            return self.shared
+        return {index: left for index, left in self.shared.items() if not self.unfit_gpus >> index & 1}
+
+    def gives_back(self, job: Job) -> int:
+        """How many whole GPUs others may have when this job holds nothing here any more."""
+        if job.shape.shares_gpu:
+            return 0
+        if not self.unfit_gpus:
+            return job.shape.gpus
+        held = bits(index for each in held_by(job) if each.node == self.name for index in each.gpus)
+        return (held & ~self.unfit_gpus).bit_count()
+
+    @property
     def is_known(self) -> bool:
         """Whether it counts: the ledger knows it, and it is not gone."""
         return bool(self.boot) and not self.gone_why
@@ -101,7 +129,7 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     def fits(self, shape: Shape) -> bool:
         """Whether a job of this shape can start now, were the node open."""
         return self.suits(shape) and (
-            (shape.gpus <= self.free_gpus.bit_count() or self.part_for(shape) is not None)
+            (shape.gpus <= self.idle_gpus.bit_count() or self.part_for(shape) is not None)
             and shape.milli_cpus <= self.free_milli_cpus
             and shape.memory_bytes <= self.free_memory_bytes
             and shape.launch_bytes <= self.free_launch_bytes
@@ -116,7 +144,7 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
         """The shared GPU that has room for a part of it, with the least left over; None: none has."""
         if not shape.shares_gpu:
             return None
-        roomy = [(left, index) for index, left in self.shared.items() if left >= shape.gpu_milli]
+        roomy = [(left, index) for index, left in self.parts_left.items() if left >= shape.gpu_milli]
         return min(roomy)[1] if roomy else None
 
     def suits(self, shape: Shape) -> bool:
@@ -137,10 +165,10 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
         """Whether it could if the node were empty."""
         return self.suits(shape) and self.is_large_enough(shape)
 
-    def is_large_enough(self, shape: Shape) -> bool:
-        """The same, whatever its labels are."""
+    def is_large_enough(self, shape: Shape, *, repaired: bool = False) -> bool:
+        """The same, whatever its labels are. `repaired`: were all of its GPUs fit."""
         return (
-            shape.gpus <= self.capacity.gpus
+            shape.gpus <= self.capacity.gpus - (0 if repaired else self.unfit_gpus.bit_count())
             and shape.milli_cpus <= round(self.capacity.cpus * 1000)
             and shape.memory_bytes <= self.capacity.memory_bytes
             and shape.launch_bytes <= LAUNCHES_BYTES_MAX
@@ -151,7 +179,7 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
             node=self.name,
             cpus=self.free_milli_cpus / 1000,
             memory_bytes=self.free_memory_bytes,
-            gpus=indices(self.free_gpus),
+            gpus=indices(self.idle_gpus),
         )
 
 
@@ -255,8 +283,17 @@ class Fleet:
             for allocation in held_by(job):
                 if allocation.node == node.name:
                     _take_gpus(node, allocation)
+        node.unfit_gpus = gpu_faults.unfit(node.faults, node.claims, node.repaired, capacity)
         self.touch(node)
         self.index(node)
+
+    def judge(self, node: Node) -> None:
+        """What the node, the ledger or an operator says of its GPUs is new: which are fit may be others."""
+        unfit = gpu_faults.unfit(node.faults, node.claims, node.repaired, node.capacity)
+        if unfit != node.unfit_gpus:
+            node.unfit_gpus = unfit
+            self.touch(node)
+            self.index(node)
 
     def close(self, node: Node, span: m.Span | None) -> None:
         """Its maintenance is another one; None: there is none."""
@@ -276,7 +313,7 @@ class Fleet:
 
     def index(self, node: Node) -> None:
         """Put the node where it belongs; to be called after every change of what is free, or of its state."""
-        where = (node.free_gpus.bit_count(), node.free_milli_cpus) if node.is_open else None
+        where = (node.idle_gpus.bit_count(), node.free_milli_cpus) if node.is_open else None
         if where is not None and node.shared:
             self._sharing[node.name] = node
         else:
@@ -402,7 +439,7 @@ def want_of(shape: Shape) -> Want:
 
 def room_of(node: Node) -> Room:
     """What is free of a node, for `packing`: which GPUs it is does not matter."""
-    free, parts = node.free_gpus.bit_count(), tuple(sorted(node.shared.values(), reverse=True))
+    free, parts = node.idle_gpus.bit_count(), tuple(sorted(node.parts_left.values(), reverse=True))
     taken = node.capacity.gpus - free - len(parts)
     model = labels.of_node(node.name, node.capacity, labels.GPU)
     return Room(node.free_milli_cpus, (MILLI,) * free + parts + (0,) * taken, model)
@@ -417,7 +454,7 @@ def allocate(node: Node, shape: Shape) -> m.Allocation:
         node=node.name,
         cpus=shape.milli_cpus / 1000,
         memory_bytes=shape.memory_bytes,
-        gpus=indices(node.free_gpus)[: shape.gpus] if part is None else (part,),
+        gpus=indices(node.idle_gpus)[: shape.gpus] if part is None else (part,),
         gpu_milli=shape.gpu_milli if shape.gpus else MILLI,
     )
 

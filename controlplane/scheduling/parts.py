@@ -25,6 +25,9 @@ TRIED_AGAIN: Final = frozenset(
 )
 """Causes that say nothing about the program."""
 
+FAILURES: Final = frozenset({"exited", "signalled", "out_of_memory"})
+"""The program's own: what `retries` are for."""
+
 
 class Part(msgspec.Struct, eq=False):
     """An attempt on one of its nodes, as this leader has heard of it. May be forgotten, and is heard again."""
@@ -87,6 +90,11 @@ def is_success(end: m.AttemptEnd) -> bool:
     return end.cause == "exited" and end.exit_code == 0
 
 
+def met_a_broken_gpu(end: m.AttemptEnd) -> bool:
+    """Whether the program failed when a GPU of its own did: that says nothing about the program."""
+    return end.cause in FAILURES and not is_success(end) and any(error.hardware for error in end.gpu_errors)
+
+
 def deciding_end(ends: list[tuple[str, m.AttemptEnd]], *, stopping: bool = False) -> tuple[str, m.AttemptEnd]:
     """Which end, of which node, says what became of the whole; if all ended well, that of the first node.
 
@@ -97,6 +105,7 @@ def deciding_end(ends: list[tuple[str, m.AttemptEnd]], *, stopping: bool = False
     failed = [each for each in ends if not is_success(each[1])]
     by_itself = [each for each in failed if stopping or each[1].cause != "stopped"]
     broke_off = [each for each in by_itself if each[1].cause in TRIED_AGAIN and each[1].cause != "stopped"]
+    broke_off += [each for each in by_itself if met_a_broken_gpu(each[1])]
     if not failed:
         return ends[0]
     return min(broke_off or by_itself or failed, key=lambda each: each[1].exited_at or each[1].ended_at)

@@ -280,7 +280,8 @@ class _Cleared:
                     self._gpus[index] += sign * each.gpu_milli
 
     def takes(self, shape: Shape) -> bool:
-        there = (left for index, left in self._gpus.items() if index < self._node.capacity.gpus)
+        unfit, gpus = self._node.unfit_gpus, self._node.capacity.gpus
+        there = (left for index, left in self._gpus.items() if index < gpus and not unfit >> index & 1)
         has_gpus = not shape.gpus or sum(left >= shape.gpu_milli for left in there) >= shape.gpus
         return has_gpus and self._free.cover(need_of(shape)._replace(gpus=0))
 

@@ -36,6 +36,7 @@ def problem(exchange: m.Exchange) -> str:
         ("$.capacity.labels", len(capacity.labels), ITEMS_MAX),
         ("$.attempts", len(exchange.attempts), ATTEMPTS_MAX),
         ("$.capacity.cannot_start", len(capacity.cannot_start), NAME_CHARACTERS_MAX),
+        ("$.gpu_health.faults", len(exchange.gpu_health.faults) if exchange.gpu_health else 0, ITEMS_MAX),
         ("$.boot", len(exchange.boot), NAME_CHARACTERS_MAX),
         ("$.runner", len(exchange.runner), NAME_CHARACTERS_MAX),
     ]
@@ -45,12 +46,24 @@ def problem(exchange: m.Exchange) -> str:
         ranges += [(f"{path}.started_at", live.started_at or 0, MOMENT_MAX)]
         ranges += _end(f"{path}.end", live.end) if live.end is not None else []
         ranges += _meeting(f"{path}.meeting", live.meeting) if live.meeting is not None else []
+    for index, fault in enumerate(exchange.gpu_health.faults[:ITEMS_MAX] if exchange.gpu_health is not None else ()):
+        ranges += _fault(f"$.gpu_health.faults[{index}]", fault)
     found = next((each for each in ranges if not 0 <= each[1] <= each[2]), None)
     return f"{found[0]}: {found[1]:g} is out of range: from 0 to {found[2]:g}" if found else ""
 
 
 def _meeting(path: str, meeting: m.Meeting) -> list[tuple[str, float, float]]:
     return [(f"{path}.address", len(meeting.address), NAME_CHARACTERS_MAX), (f"{path}.port", meeting.port, PORT_MAX)]
+
+
+def _fault(path: str, fault: m.GpuFault) -> list[tuple[str, float, float]]:
+    return [
+        (f"{path}.gpu", fault.gpu, GPUS_MAX),
+        (f"{path}.sign", len(fault.sign), NAME_CHARACTERS_MAX),
+        (f"{path}.why", len(fault.why), NAME_CHARACTERS_MAX),
+        (f"{path}.since_at", fault.since_at, MOMENT_MAX),
+        (f"{path}.boot", len(fault.boot), NAME_CHARACTERS_MAX),
+    ]
 
 
 def _end(path: str, end: m.AttemptEnd) -> list[tuple[str, float, float]]:
@@ -66,5 +79,9 @@ def _end(path: str, end: m.AttemptEnd) -> list[tuple[str, float, float]]:
         (f"{path}.usage.cpu_s", end.usage.cpu_s, MOMENT_MAX),
         (f"{path}.usage.memory_bytes_max", end.usage.memory_bytes_max, BYTES_MAX),
         (f"{path}.output_bytes", len(end.output_bytes), ITEMS_MAX),
+        (f"{path}.gpu_errors", len(end.gpu_errors), LINES_MAX),
+        *((f"{path}.gpu_errors", len(error.why), NAME_CHARACTERS_MAX) for error in end.gpu_errors),
+        *((f"{path}.gpu_errors", error.gpu, GPUS_MAX) for error in end.gpu_errors),
+        *((f"{path}.gpu_errors", error.at, MOMENT_MAX) for error in end.gpu_errors),
         *((f"{path}.output_bytes", size, BYTES_MAX) for size in end.output_bytes.values()),
     ]

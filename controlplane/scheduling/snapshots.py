@@ -25,7 +25,7 @@ from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
 
-VERSION: Final = 10
+VERSION: Final = 11
 
 
 class _Job(msgspec.Struct, array_like=True):
@@ -81,6 +81,8 @@ class _Node(msgspec.Struct, array_like=True):
     closed_why: str
     maintenance: m.Span | None
     gone_why: str
+    faults: tuple[m.GpuFault, ...]
+    repaired: list[tuple[int, float]]
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -295,6 +297,8 @@ def _from_node(node: Node) -> _Node:
         closed_why=node.closed_why,
         maintenance=node.maintenance,
         gone_why=node.gone_why,
+        faults=node.faults,
+        repaired=sorted(node.repaired.items()),
     )
 
 
@@ -311,6 +315,8 @@ def _to_node(record: _Node) -> Node:
         closed_why=record.closed_why,
         maintenance=record.maintenance,
         gone_why=record.gone_why,
+        faults=record.faults,
+        repaired=dict(record.repaired),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from controlplane.scheduling import attained
+from controlplane.scheduling import attained, gpu_faults
 from controlplane.scheduling.arrays import array_of, task_of
 from controlplane.scheduling.common import Common
 from controlplane.scheduling.decisions import Counts, Settings
@@ -20,6 +20,7 @@ from controlplane.scheduling.dependencies import unmet
 from controlplane.scheduling.holdings import hexadecimal
 from controlplane.scheduling.jobs import Array, Job, Shape, backoff_s, shape_of
 from controlplane.scheduling.nodes import Node
+from controlplane.scheduling.parts import met_a_broken_gpu
 from controlplane.scheduling.predictions import History
 from controlplane.scheduling.queues import Queue, QueueKey
 from controlplane.scheduling.waiting import CLAIM_S, Claim, Waiting
@@ -178,6 +179,7 @@ class Truth(Waiting):
             return
         else:
             self._set_state(node, fact, entry.at)
+            self.fleet.judge(node)
         self.counts.applied += 1
         self.fleet.index(node)
 
@@ -197,6 +199,11 @@ class Truth(Waiting):
             case m.NodeMaintenance(by=by, begins_at=begins_at, ends_at=ends_at, why=why):
                 span = m.Span(begins_at=begins_at, ends_at=ends_at, by=by, why=why)
                 self.fleet.close(node, span if ends_at > begins_at else None)
+            case m.NodeGpus(faults=faults):
+                node.faults = faults
+            case m.NodeGpusRepaired(gpus=gpus):
+                node.faults = gpu_faults.without(node.faults, gpus)
+                node.repaired |= dict.fromkeys(gpus, at)
             case m.NodeGone(why=why):
                 node.gone_why = why or "the node is gone"
                 node.claims = None  # what it said before is over: it joins again with what it says from now on
@@ -454,7 +461,7 @@ class Truth(Waiting):
         attained.note(job, entry.at)
         job.started_at = job.running_at = job.launches = job.parts = None
         has_failed = isinstance(fact, m.Requeued) and fact.failures > 0
-        is_excused = bool(job.stop_why) and not has_failed
+        is_excused = (bool(job.stop_why) or _is_of_hardware(fact)) and not has_failed
         job.failures += has_failed
         job.excused += is_excused
         job.stop_why, job.is_overdue, job.early = "", False, not is_excused
@@ -562,6 +569,10 @@ class Truth(Waiting):
         self.due[job.key] = job
         for name in job.nodes if job.is_live else ():
             self.nodes_due[name] = self.fleet.node(name)
+
+
+def _is_of_hardware(fact: m.Requeued | m.Lost) -> bool:
+    return isinstance(fact, m.Requeued) and fact.end is not None and met_a_broken_gpu(fact.end)
 
 
 def _counted(counts: Counts, outcome: Outcome) -> Counts:

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from controlplane.scheduling import attained, parked
+from controlplane.scheduling import attained, gpu_faults, parked
 from controlplane.scheduling.ahead import FAR_S, ends_at
 from controlplane.scheduling.backfill import Reservation, length_s
 from controlplane.scheduling.decisions import Settings
@@ -295,10 +295,21 @@ def _too_large(job: Job, known: list[Node], large: int) -> m.Hindrance:
         return no("node", message, asked=float(job.shape.nodes), free=float(large))
     if job.shape.on and (others := [node for node in known if node.is_large_enough(job.shape)]):
         return _unsuited(job, others)
+    if repaired := [node for node in known if node.suits(job.shape) and node.is_large_enough(job.shape, repaired=True)]:
+        return _unfit(job, repaired)
     biggest = max(known, key=lambda node: (node.capacity.gpus, node.capacity.cpus, node.name)).capacity
     has = f"the largest has {amounts(biggest.cpus, biggest.memory_bytes, biggest.gpus)}"
     message = f"no node is large enough: it asks for {_asks(job)}, {has}"
     return no("node", message, asked=float(job.shape.gpus), free=float(biggest.gpus))
+
+
+def _unfit(job: Job, nodes: list[Node]) -> m.Hindrance:
+    """Those that are large enough have GPUs that are out of use."""
+    shown = nodes[:HOLDERS_MAX]
+    message = (
+        f"it asks for {_asks(job)}, and {sentence_of([gpu_faults.told(node.name, node.faults) for node in shown])}"
+    )
+    return no("node", message, asked=float(job.shape.gpus), nodes=_names(shown))
 
 
 def _unsuited(job: Job, large: list[Node]) -> m.Hindrance:
@@ -420,8 +431,8 @@ def _ahead(jobs: int) -> str:
 
 def _free_gpus(node: Node, shape: Shape) -> float:
     """Whole ones; for who wants a part, the most that is left of one that is shared, where none is whole."""
-    whole = node.free_gpus.bit_count()
-    return whole if whole or not shape.shares_gpu else max(node.shared.values(), default=0) / 1000
+    whole = node.idle_gpus.bit_count()
+    return whole if whole or not shape.shares_gpu else max(node.parts_left.values(), default=0) / 1000
 
 
 def _where(shape: Shape) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from controlplane.submission import reading
 from controlplane.submission.reading import Findings, quoted
 from events import messages as m
@@ -15,6 +17,8 @@ from events import subjects
 from events.entries import Entry
 
 WHY_CHARACTERS_MAX: Final = 500
+GPUS_MAX: Final = 1024
+"""Of one node, as `controlplane.scheduling.reports` has it."""
 AHEAD_S_MAX: Final = 10 * 366 * 86_400.0
 """How far ahead a maintenance may be."""
 
@@ -47,6 +51,8 @@ class Machine(NamedTuple):
     cordoned: m.NodeCordoned | None = None
     draining: m.NodeDraining | None = None
     maintenance: m.NodeMaintenance | None = None
+    faults: tuple[m.GpuFault, ...] = ()
+    """Of its GPUs."""
 
 
 def read(order: MachineOrder) -> tuple[m.NodeChange | None, Findings]:
@@ -79,6 +85,8 @@ def decide(
         found.problem("$", f"node {quoted(order.node)} is gone: {said}", "it joins again when it is heard of")
     if isinstance(change, m.MaintainNode):
         change = _span(change, now, found)
+    if isinstance(change, m.RepairNode):
+        change = _repair(change, machine, found)
     if found.problems:
         return refused(found)
     fact = _fact(change, order.operator)
@@ -107,6 +115,10 @@ def _machine(history: Sequence[Entry]) -> Machine:
                 machine = machine._replace(cordoned=None, draining=None)
             case m.NodeMaintenance() as maintenance:
                 machine = machine._replace(maintenance=maintenance if _is_span(maintenance) else None)
+            case m.NodeGpus(faults=faults):
+                machine = machine._replace(faults=faults)
+            case m.NodeGpusRepaired(gpus=gpus):
+                machine = machine._replace(faults=tuple(fault for fault in machine.faults if fault.gpu not in gpus))
     return machine
 
 
@@ -126,6 +138,17 @@ def _span(change: m.MaintainNode, now: float, found: Findings) -> m.MaintainNode
     return change
 
 
+def _repair(change: m.RepairNode, machine: Machine, found: Findings) -> m.RepairNode:
+    """With the GPUs that it is about: of those that it names, or of all, the ones that are out of use."""
+    asked = [fault for fault in machine.faults if not change.gpus or fault.gpu in change.gpus]
+    for fault in asked:
+        if fault.stands:
+            said = reading.shown(fault.why)
+            hint = "it comes back by itself when the node does not see that any more: reset it, or restart the machine"
+            found.problem("$.gpus", f"the node still says of GPU {fault.gpu}: {said}", hint)
+    return msgspec.structs.replace(change, gpus=tuple(sorted({fault.gpu for fault in asked})))
+
+
 def _fact(change: m.NodeChange, by: str) -> m.NodeFact:
     match change:
         case m.CordonNode(why=why):
@@ -136,6 +159,8 @@ def _fact(change: m.NodeChange, by: str) -> m.NodeFact:
             return m.NodeDraining(by=by, why=why, stop=stop)
         case m.MaintainNode(begins_at=begins_at, ends_at=ends_at, why=why):
             return m.NodeMaintenance(by=by, begins_at=begins_at, ends_at=ends_at, why=why)
+        case m.RepairNode(gpus=gpus, why=why):
+            return m.NodeGpusRepaired(by=by, gpus=gpus, why=why)
         case m.GiveUpNode(why=why):
             said = f"given up by {by}" + (f": {why}" if why else "")
             return m.NodeGone(by=by, why=said)
@@ -156,6 +181,8 @@ def _says_nothing_new(fact: m.NodeFact, machine: Machine) -> bool:
             if mine is None or not _is_span(fact):
                 return mine is None and not _is_span(fact)
             return (begins_at, ends_at, why) == (mine.begins_at, mine.ends_at, mine.why)
+        case m.NodeGpusRepaired(gpus=gpus):
+            return not gpus
         case m.NodeGone():
             return machine.gone is not None
         case _:
@@ -166,10 +193,20 @@ def _field(name: str, value: Any, found: Findings) -> Any:
     path = f"$.{name}"
     if name == "why":
         return reading.text(value, path, found, characters_max=WHY_CHARACTERS_MAX)
+    if name == "gpus":
+        return _gpus(value, path, found)
     if name == "stop":
         return reading.boolean(value, path, found)
     moment = reading.number(value, path, found, low=0, high=2**36, unit=" seconds since the epoch")
     return 0.0 if moment is None else moment
+
+
+def _gpus(value: Any, path: str, found: Findings) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > GPUS_MAX:
+        found.problem(path, f"must be a list of indices, of at most {GPUS_MAX}", "such as [3]")
+        return ()
+    indices = [reading.integer(one, f"{path}[{at}]", found, low=0, high=GPUS_MAX - 1) for at, one in enumerate(value)]
+    return tuple(index for index in indices if index is not None)
 
 
 _KINDS: Final[dict[str, type[m.NodeChange]]] = {
@@ -178,4 +215,5 @@ _KINDS: Final[dict[str, type[m.NodeChange]]] = {
     "drain_node": m.DrainNode,
     "maintain_node": m.MaintainNode,
     "give_up_node": m.GiveUpNode,
+    "repair_node": m.RepairNode,
 }

@@ -25,7 +25,10 @@ _ALONE: Final[dict[str, object]] = {
     "array_at_once": 0,
 }
 """What a job does not wait for in a replay: its arrival is when all that was over."""
-_TOLD: Final = (m.NodeJoined, m.NodeCordoned, m.NodeUncordoned, m.NodeDraining, m.NodeMaintenance, m.NodeGone)
+_TOLD: Final = (
+    *(m.NodeJoined, m.NodeCordoned, m.NodeUncordoned, m.NodeDraining, m.NodeMaintenance, m.NodeGone),
+    *(m.NodeGpus, m.NodeGpusRepaired),
+)
 
 
 class Story(msgspec.Struct):

@@ -19,14 +19,14 @@ from events import messages as m
 from events import subjects
 from events.identity import task_id
 from events.lifecycle import ENDS, HOLDS_RESOURCES, Life, Outcome, State, advance
-from tests.support.worlds import SETTINGS, TEAM, World, a_job, an_end
+from tests.support.worlds import SETTINGS, TEAM, World, a_fault, a_job, an_end
 
 Pick = Callable[[Sequence[Any]], Any]
 
 QUEUES = ("default", "other")
 ENVIRONMENT = "sha256:ab"
 CAUSES: tuple[m.EndCause, ...] = ("exited", "signalled", "supervisor_lost", "stopped", "start_failed", "source_failed")
-OFTEN = {"on_submit": 5, "on_exchange": 9, "on_decide": 8, "on_end": 4, "on_node": 2, "on_time": 2}
+OFTEN = {"on_submit": 5, "on_exchange": 9, "on_decide": 8, "on_end": 4, "on_node": 2, "on_time": 2, "on_gpu": 2}
 """The everyday happens more often than the rest, or nothing would ever run."""
 
 
@@ -186,6 +186,29 @@ class Campaign:
             )
             self.world.write(subjects.node(pick(sorted(self.world.attempts))), fact)
 
+    def on_gpu(self, pick: Pick) -> None:
+        """The watch of a node finds something, or does not see it any more."""
+        name = self._speaking(pick)
+        if name:
+            jobs = self.world.core._truth.fleet.node(name).jobs.values()
+            held = {gpu for job in jobs for each in job.allocations if each.node == name for gpu in each.gpus}
+            found = a_fault(
+                pick((*sorted(held), 0, 7)),
+                pick(("Xid 79", "lost")),
+                since_at=self.world.now,
+                stands=pick((False, True)),
+                ends=pick((False, True)),
+            )
+            self.world.faults[name] = pick(((), (found,), (*self.world.faults.get(name, ()), found)[-3:]))
+            self.world.obey(name)
+
+    def on_repaired(self, pick: Pick) -> None:
+        broken = [view.node for view in self.world.core.nodes_view().nodes if view.faults]
+        if broken:
+            name = pick(broken)
+            self.world.now += 1
+            self.world.write(subjects.node(name), m.NodeGpusRepaired(by="ops", gpus=pick(((0,), tuple(range(8))))))
+
     def on_maintenance(self, pick: Pick) -> None:
         if self.world.attempts:
             begins_at = self.world.now + pick((0.0, 61.0, 90.0))
@@ -313,6 +336,7 @@ class Campaign:
         for subject, life in lives.items():
             assert self.world.state(subjects.tokens(subject)[2], team=TEAM) == life.state.value
         self._judge_gpus(lives)
+        self._judge_faults()
         self._judge_maintenance()
         self._judge_conditions()
         self._judge_forecasts()
@@ -328,6 +352,19 @@ class Campaign:
                 for allocation in placed[subject].allocations:
                     held.update({(allocation.node, gpu): allocation.gpu_milli for gpu in allocation.gpus})
         assert not (over := {gpu: much for gpu, much in held.items() if much > 1000}), f"held are {over}"
+
+    def _judge_faults(self) -> None:
+        """Nothing was placed on a GPU that the ledger had called out of use, and what ran on one was asked to stop."""
+        broken: dict[str, set[int]] = {}
+        for entry in self.world.ledger:
+            node = subjects.tokens(entry.subject)[-1]
+            if isinstance(entry.fact, m.NodeGpus):
+                broken[node] = {fault.gpu for fault in entry.fact.faults}
+            elif isinstance(entry.fact, m.NodeGpusRepaired):
+                broken[node] = broken.get(node, set()) - set(entry.fact.gpus)
+            elif isinstance(entry.fact, m.Placed):
+                for each in entry.fact.allocations:
+                    assert not broken.get(each.node, set()) & set(each.gpus), f"{entry} got one that is out of use"
 
     def _judge_forecasts(self) -> None:
         """What is kept from round to round says what asking every node anew says."""

@@ -49,6 +49,7 @@ class Dumb:
         self.now = now
         self.depth = depth
         self.nodes: dict[str, m.Capacity] = {}
+        self.unfit: dict[str, set[int]] = {}
         self.queues: dict[tuple[str, str], m.QueueSet] = {}
         self.teams: dict[str, m.TeamSet] = {}
         self.waiting: dict[str, Waiting] = {}
@@ -66,6 +67,10 @@ class Dumb:
         match fact:
             case m.NodeJoined():
                 self.nodes[words[1]] = fact.capacity
+            case m.NodeGpus():
+                self.unfit[words[1]] = {fault.gpu for fault in fact.faults}
+            case m.NodeGpusRepaired():
+                self.unfit[words[1]] -= set(fact.gpus)
             case m.QueueSet():
                 self.queues[words[1], words[2]] = fact
             case m.TeamSet():
@@ -261,9 +266,12 @@ class Dumb:
         need = self._need(spec)
         return any(
             self._suits(name, spec.on)
-            and _covers((round(has.cpus * 1000), has.memory_bytes, has.gpus, 900 * 1024), need)
+            and _covers((round(has.cpus * 1000), has.memory_bytes, self._fit_gpus(name), 900 * 1024), need)
             for name, has in self.nodes.items()
         )
+
+    def _fit_gpus(self, node: str) -> int:
+        return len(set(range(self.nodes[node].gpus)) - self.unfit.get(node, set()))
 
     def _left(self, node: str, at: float) -> dict[int, int]:
         """Thousandths of each GPU that are free at a moment."""
@@ -272,7 +280,7 @@ class Dumb:
             if node in live.nodes and self._end(live) > at:
                 for gpu in live.gpus[live.nodes.index(node)]:
                     left[gpu] -= live.spec.resources.gpu_milli
-        return left
+        return {gpu: much for gpu, much in left.items() if gpu not in self.unfit.get(node, ())}
 
     def _shared(self, node: str, spec: m.Specification) -> tuple[int, int] | None:
         """The GPU beside others that it would have a part of: what is left of it, and which it is."""

@@ -104,6 +104,15 @@ def _closed(world: World) -> str:
     return "j-mine"
 
 
+def _broken(world: World) -> str:
+    world.node("n1")
+    why = "Xid 79 (the GPU has fallen off the bus)"
+    fault = m.GpuFault(gpu=3, sign="Xid 79", why=why, since_at=world.now)
+    world.write(subjects.node("n1"), m.NodeGpus(term=world.core.term, faults=(fault,)))
+    _running(world, a_job("j-mine", tier="gpu8"))
+    return "j-mine"
+
+
 def _maintenance(world: World) -> str:
     world.node("n1")
     begins_at = world.now + 60 * MINUTE
@@ -220,6 +229,7 @@ SCENES = (
         _unsuited,
     ),
     Scene("Closed nodes", "The only node that is large enough is cordoned.", _closed),
+    Scene("A broken GPU", "One of the 8 GPUs of the only node is [out of use](gpu-health.md).", _broken),
     Scene("Maintenance", "n1 will be closed in an hour, and j-mine may take two.", _maintenance),
     Scene(
         "Resources, with a reservation",

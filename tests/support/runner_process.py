@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -18,8 +19,9 @@ ROOT = Path(__file__).parents[2]
 class RunnerProcess:
     """The runner of the node n1, below a folder."""
 
-    def __init__(self, folder: Path, nats: NatsServer, *, gpus: int = 0) -> None:
+    def __init__(self, folder: Path, nats: NatsServer, *, gpus: int = 0, env: dict[str, str] | None = None) -> None:
         folder.mkdir(exist_ok=True)
+        self.env = os.environ | (env or {})
         self.node = NodeFolder(folder / "n1")
         self.file = folder / "settings.json"
         settings = RunnerSettings(
@@ -36,7 +38,10 @@ class RunnerProcess:
 
     async def start(self, *, stderr: int | None = None) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "runtime.runner", "--settings", str(self.file)), cwd=ROOT, stderr=stderr
+            *(sys.executable, "-m", "runtime.runner", "--settings", str(self.file)),
+            cwd=ROOT,
+            stderr=stderr,
+            env=self.env,
         )
 
     async def kill(self) -> None:

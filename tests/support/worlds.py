@@ -106,6 +106,10 @@ def an_end(cause: m.EndCause = "exited", **more: object) -> m.AttemptEnd:
     return m.AttemptEnd(cause=cause, ended_at=1000.0, started_at=999.0, **more)  # type: ignore[arg-type]
 
 
+def a_fault(gpu: int = 3, sign: str = "Xid 79", *, since_at: float = 1000.0, **more: object) -> m.GpuFault:
+    return m.GpuFault(gpu=gpu, sign=sign, why=f"{sign} (as a test has it)", since_at=since_at, **more)  # type: ignore[arg-type]
+
+
 class World:
     """A scheduler with a ledger in memory, and a clock that the test moves."""
 
@@ -121,6 +125,8 @@ class World:
         """By node and attempt: all that were ever told."""
         self.boots: dict[str, str] = {}
         self.capacities: dict[str, m.Capacity] = {}
+        self.faults: dict[str, tuple[m.GpuFault, ...]] = {}
+        """By node: what its watch over its GPUs has found. Of others nobody watches them."""
         self.ports = 20_000
         """The last that a gang was offered."""
 
@@ -208,6 +214,7 @@ class World:
                 runner="r1",
                 capacity=self.capacities[name],
                 attempts=tuple(self.attempts[name].values()),
+                gpu_health=m.GpuHealth(faults=self.faults[name]) if name in self.faults else None,
             ),
             self.now,
         )

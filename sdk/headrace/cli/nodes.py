@@ -24,6 +24,7 @@ DONE = {
     "uncordon": "gets jobs again",
     "drain": "gets no more jobs, and is drained once it is empty",
     "gone": "is given up: what ran there is lost, and waits again",
+    "repair": "places jobs on these GPUs again",
 }
 
 
@@ -54,7 +55,7 @@ def nodes(context: click.Context) -> None:
     """List the machines, and what is free on each: free of all. Where they fit: BOUNDS is what holds attempts to it,
     LABELS are what headrace run --on goes by.
 
-    Operators close machines, drain them, and give them up.
+    Operators close machines, drain them, give them up, and say which GPUs are fit again.
     """
     if context.invoked_subcommand is None:
         _list(context.ensure_object(App))
@@ -113,6 +114,19 @@ def maintenance(
     begins_at = time.time() if begin is None else begin
     span = {} if length is None else {"begins_at": begins_at, "ends_at": begins_at + length} | _said(why)
     return _each(app, names, "maintenance", span)
+
+
+@nodes.command(cls=Command, short_help="Place jobs on GPUs again that were out of use.")
+@nodes_argument
+@click.option("--gpu", "gpus", type=int, multiple=True, metavar="INDEX", help="Only this one; again for more.")
+@why_option
+@pass_app
+def repair(app: App, names: tuple[str, ...], gpus: tuple[int, ...], why: str) -> int:
+    """Place jobs on GPUs again that were out of use: they were repaired, or are fit after all.
+
+    Refused for one of which its machine says that something is wrong still: that comes back by itself.
+    """
+    return _each(app, names, "repair", ({"gpus": list(gpus)} if gpus else {}) | _said(why))
 
 
 @nodes.command(cls=Command, short_help="Give machines up that will not come back.")
@@ -206,6 +220,8 @@ def _remark(app: App, node: Mapping[str, Any]) -> None:
     name = text.clean(node.get("node"))
     if why := (node.get("capacity") or {}).get("cannot_start"):
         app.printer.warning(f"node {name} gets no jobs: {text.clean(why)}")
+    for fault in node.get("faults") or ():
+        _fault(app, name, fault)
     if who := node.get("by"):
         said = f": {text.clean(node['why'])}" if node.get("why") else ""
         app.printer.note(f"{name} is {node.get('state')}, by {text.clean(who)}{said}")
@@ -216,6 +232,15 @@ def _remark(app: App, node: Mapping[str, Any]) -> None:
         app.printer.note(f"{name} is closed {_span(span)}, by {text.clean(span.get('by'))}{said}")
 
 
+def _fault(app: App, name: str, fault: Mapping[str, Any]) -> None:
+    """A GPU that is out of use: why, since when, and who met it."""
+    state = "is out of use" if fault.get("ends", True) else "gets no more jobs"
+    ago = text.ago(max(0.0, time.time() - float(fault.get("since_at") or 0)))
+    jobs = ", ".join(text.clean(f"{ref.get('job')} of {ref.get('team')}") for ref in fault.get("jobs") or ())
+    met = f"; met by {jobs}" if jobs else ""
+    app.printer.warning(f"GPU {fault.get('gpu')} of {name} {state}: {text.clean(fault.get('why'))}, {ago}{met}")
+
+
 def _node(node: Mapping[str, Any], now: float) -> Row:
     has, free = node.get("capacity") or {}, node.get("free") or {}
     state = str(node.get("state", ""))
@@ -223,6 +248,8 @@ def _node(node: Mapping[str, Any], now: float) -> Row:
         state = "cannot start"
     memory = f"{text.size(free.get('memory_bytes') or 0)} of {text.size(has.get('memory_bytes') or 0)}"
     idle = len(free.get("gpus") or ()) + sum((node.get("shared") or {}).values()) / 1000
+    unfit = len({fault.get("gpu") for fault in node.get("faults") or ()})
+    gpus = f"{idle:g} of {has.get('gpus', 0)}" + (f", {unfit} out" if unfit else "")
     bounds = str(has.get("bounds") or "–")
     labels = {"gpu": has["gpu_model"]} if has.get("gpu_model") else {}
     labels |= has.get("labels") or {}
@@ -230,7 +257,7 @@ def _node(node: Mapping[str, Any], now: float) -> Row:
     return [
         str(node.get("node", "")),
         Cell(state, STYLES.get(state, "yellow")),
-        f"{idle:g} of {has.get('gpus', 0)}" if has.get("gpus") else "–",
+        gpus if has.get("gpus") else "–",
         f"{free.get('cpus') or 0:g} of {has.get('cpus') or 0:g}",
         memory,
         str(len(node.get("attempts") or ())),

@@ -22,7 +22,7 @@ def a_node(name: str = "gpu-a03", **said: Any) -> dict[str, Any]:
 @pytest.fixture
 def machines(gateway: FakeGateway) -> FakeGateway:
     gateway.pages["/v1/nodes"] = {"nodes": [a_node(attempts=[1, 2], seen_at=time.time() - 3), a_node("gpu-a04")]}
-    for verb in ("cordon", "uncordon", "drain", "maintenance", "gone"):
+    for verb in ("cordon", "uncordon", "drain", "maintenance", "gone", "repair"):
         for name in ("gpu-a03", "gpu-a04"):
             gateway.pages[f"/v1/nodes/{name}/{verb}"] = APPLIED
     return gateway
@@ -38,12 +38,16 @@ def test_each_command_says_it_of_each_machine(terminal: Terminal, machines: Fake
     terminal.run("nodes", "uncordon", "gpu-a03")
     terminal.run("nodes", "drain", "gpu-a03", "--stop")
     terminal.run("nodes", "gone", "gpu-a03", "--yes", "--why", "fire")
+    terminal.run("nodes", "repair", "gpu-a03", "--gpu", "3", "--gpu", "0", "--why", "new riser")
+    assert terminal.run("nodes", "repair", "gpu-a04") == "stderr:\ngpu-a04: places jobs on these GPUs again"
     assert asked(machines) == [
         ("gpu-a03/cordon", {"why": "fans"}),
         ("gpu-a04/cordon", {"why": "fans"}),
         ("gpu-a03/uncordon", {}),
         ("gpu-a03/drain", {"stop": True}),
         ("gpu-a03/gone", {"why": "fire"}),
+        ("gpu-a03/repair", {"gpus": [3, 0], "why": "new riser"}),
+        ("gpu-a04/repair", {}),
     ]
 
 
@@ -96,3 +100,24 @@ def test_the_list_says_who_closed_what_and_for_how_long(terminal: Terminal, gate
     assert "gpu-a03 is closed 20" in said
     assert "by bob: fans" in said
     assert "gpu-a04 is gone: given up by ops" in said
+
+
+def test_the_list_says_which_gpus_are_out_of_use_since_when_and_who_met_it(
+    terminal: Terminal, gateway: FakeGateway
+) -> None:
+    met = {"team": "vision", "job": "j-aaaabbbbcccc", "attempt": 1}
+    at = time.time() - 7200
+    lost = {"gpu": 3, "sign": "Xid 79", "why": "Xid 79 (the GPU has fallen off the bus)", "since_at": at, "jobs": [met]}
+    gone = {"gpu": 3, "sign": "lost", "why": "the driver has lost it", "since_at": at, "stands": True}
+    worn = {"gpu": 5, "sign": "rows pending", "why": "memory rows are remapped", "since_at": at, "ends": False}
+    free = {"gpus": [0, 1]}
+    has = {"cpus": 8, "memory_bytes": 2**30, "gpus": 8}
+    gateway.pages["/v1/nodes"] = {"nodes": [a_node(capacity=has, free=free, faults=[lost, gone, worn])]}
+    said = terminal.run("nodes")
+    assert "2 of 8, 2 out" in said
+    assert (
+        "warning: GPU 3 of gpu-a03 is out of use: Xid 79 (the GPU has fallen off the bus), 2h00m ago; "
+        "met by j-aaaabbbbcccc of vision\n"
+        "warning: GPU 3 of gpu-a03 is out of use: the driver has lost it, 2h00m ago\n"
+        "warning: GPU 5 of gpu-a03 gets no more jobs: memory rows are remapped, 2h00m ago"
+    ) in said

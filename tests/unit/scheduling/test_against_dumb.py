@@ -16,7 +16,7 @@ from controlplane.scheduling import order
 from events import messages as m
 from events import subjects
 from tests.support.dumb import Dumb
-from tests.support.worlds import SETTINGS, TEAM, World, a_capacity, a_job, an_end
+from tests.support.worlds import SETTINGS, TEAM, World, a_capacity, a_fault, a_job, an_end
 
 Pick = Callable[[Sequence[Any]], Any]
 QUEUES = ("default", "night")
@@ -39,10 +39,11 @@ class Small:
         )
         self.world.now += later_s
         self.world.write(subjects.TERM, m.Led(leader="s1"))
-        for number in range(1, 1 + pick((1, 2, 3))):
+        self.nodes = [f"n{number}" for number in range(1, 1 + pick((1, 2, 3)))]
+        for name in self.nodes:
             has = a_capacity(gpus=pick((0, 2, 8)), cpus=pick((8, 64)), gpu_model=pick(("A100", "V100")))
             joined = m.NodeJoined(boot="b", capacity=has, term=1)
-            self.world.write(subjects.node(f"n{number}"), joined)
+            self.world.write(subjects.node(name), joined)
         drawn = [(team, queue, self._drawn_settings()) for team in sorted(set(TEAMS)) for queue in QUEUES]
         for team, queue, drawn_settings in reversed(drawn) if backwards else drawn:
             self.world.queue(queue, team=team, **drawn_settings)
@@ -99,7 +100,10 @@ class Small:
 
     def _other(self) -> None:
         pick = self._pick
-        if pick((True, False)):
+        if pick((True, False, False)):
+            faults = tuple(a_fault(gpu, ends=False) for gpu in pick(((), (), (0,), (1, 2), (7,))))
+            self.world.write(subjects.node(pick(self.nodes)), m.NodeGpus(term=1, faults=faults))
+        elif pick((True, False)):
             self.world.queue(pick(QUEUES), team=pick(TEAMS), **self._drawn_settings())
         elif self.waiting:
             name = pick(sorted(self.waiting))

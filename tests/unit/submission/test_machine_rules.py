@@ -91,3 +91,34 @@ def test_a_machine_that_is_gone_takes_nothing_until_it_joins_again() -> None:
 def test_a_suspected_machine_may_be_given_up() -> None:
     world = World(JOINED, m.NodeSuspected(term=1, since_at=1.0))
     assert world.ask("give_up_node") == m.NodeGone(by="ops", why="given up by ops")
+
+
+# -- GPUs --------------------------------------------------------------------------------------------------------------
+
+
+def a_fault(gpu: int, *, stands: bool = False) -> m.GpuFault:
+    return m.GpuFault(gpu=gpu, sign="Xid 79", why="Xid 79 (it fell)", since_at=NOW, stands=stands)
+
+
+def test_gpus_are_repaired_once_those_that_are_named_or_all() -> None:
+    world = World(JOINED, m.NodeGpus(term=1, faults=tuple(map(a_fault, (1, 3, 5)))))
+    assert world.ask("repair_node", gpus=[3, 0], why="new riser") == m.NodeGpusRepaired(
+        by="ops", gpus=(3,), why="new riser"
+    )
+    assert world.ask("repair_node", gpus=[3]) == "repeated"
+    assert world.ask("repair_node") == m.NodeGpusRepaired(by="ops", gpus=(1, 5))
+    assert world.ask("repair_node") == "repeated"
+
+
+def test_what_the_node_still_sees_cannot_be_talked_away() -> None:
+    world = World(JOINED, m.NodeGpus(term=1, faults=(a_fault(1), a_fault(3, stands=True))))
+    assert world.ask("repair_node", gpus=[3]).startswith(  # type: ignore[union-attr]
+        "refused $.gpus the node still says of GPU 3: Xid 79 (it fell) | it comes back by itself"
+    )
+    assert world.ask("repair_node", gpus=[1]) == m.NodeGpusRepaired(by="ops", gpus=(1,))
+
+
+@pytest.mark.parametrize("wrong", [3, "3", [-1], [1.5], ["3"], [1024], [None], list(range(2000))])
+def test_gpus_are_a_list_of_indices(wrong: object) -> None:
+    world = World(JOINED, m.NodeGpus(term=1, faults=(a_fault(1),)))
+    assert str(world.ask("repair_node", gpus=wrong)).startswith("refused $.gpus")

@@ -37,6 +37,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     team: str
     user: str
     operator: bool = False
+    scrapes: bool = False
+    """May do nothing but `GET /metrics`, and sees there the numbers of all teams' jobs."""
 
 
 class Team(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +86,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What Ray is in that image."""
     kubernetes_token_secret: str = "headrace-ray-token"
     """Name of the Secret with the token of the shared Ray cluster."""
+    kubernetes_node_secret: str = ""
+    """Name of a Secret whose keys are environment variables of its nodes: credentials of the blob store."""
     kubeconfig: str = ""
     """Empty: the service account of the pod that the service runs in."""
 
@@ -245,6 +249,8 @@ def _check(config: Configuration) -> None:
     for token, identity in config.tokens.items():
         if identity.team not in config.teams:
             raise ConfigurationError(f"tokens.{token[:8]}…: no team {identity.team!r}")
+        if identity.scrapes and identity.operator:
+            raise ConfigurationError(f"tokens.{token[:8]}…: either operator or scrapes, which may do nothing else")
     if config.archive_after_s < 0:
         raise ConfigurationError("archive_after_s: a number of seconds, or 0 for never")
     if config.remember_s < 1:

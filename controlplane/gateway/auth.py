@@ -17,6 +17,7 @@ from controlplane.config import Identity
 
 TOKEN_CHARACTERS_MAX: Final = 4096
 NO_TOKEN: Final = "Unauthorized: Missing authentication token"
+METRICS: Final = "/metrics"
 WRONG_TOKEN: Final = "Forbidden: Invalid authentication token"
 """In the words of Ray, whose client knows them."""
 
@@ -48,6 +49,8 @@ class Authentication(AbstractAuthenticationMiddleware):
         identity = whose(token.strip(), self._tokens)
         if identity is None:
             raise UnknownToken("the token is unknown", extra={"hint": "ask your operator for a token"})
+        if identity.scrapes and (connection.scope["type"], connection.scope["path"]) != (ScopeType.HTTP, METRICS):
+            raise UnknownToken("this token is for GET /metrics alone", extra={"hint": "ask your operator for a token"})
         return identity
 
 

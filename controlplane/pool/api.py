@@ -183,6 +183,11 @@ class Api:
         """A `resourceVersion` in it is a guard: raises Conflict."""
         return await self._call("PUT", path, {}, body)
 
+    async def delete(self, path: str, *, uid: str) -> Object:
+        """This very object, and in the background what it owns. Raises Conflict if another one has its name now."""
+        options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        return await self._call("DELETE", path, {}, options)
+
     async def _call(
         self,
         method: str,

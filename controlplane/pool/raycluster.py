@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ray_version: str
     token_secret: str
     """Name of the Secret that holds the token of the shared cluster."""
+    node_secret: str = ""
+    """Name of a Secret whose keys are environment variables of the nodes. Empty: none."""
     head_milli_cpus: int = 2000
     head_memory_bytes: int = 8 * GIB
     grace_s: int = 660
@@ -198,6 +200,8 @@ def _container(settings: Settings, name: str, amounts: dict[str, str], *, is_nod
     }
     if is_node:
         container |= {"env": [node_name], "volumeMounts": [{"name": VOLUME, "mountPath": settings.node_folder}]}
+        if settings.node_secret:
+            container["envFrom"] = [{"secretRef": {"name": settings.node_secret}}]
     return container
 
 

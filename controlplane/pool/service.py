@@ -62,6 +62,7 @@ def settings_of(config: Configuration) -> raycluster.Settings:
         node_image=config.kubernetes_node_image,
         ray_version=config.kubernetes_ray_version,
         token_secret=config.kubernetes_token_secret,
+        node_secret=config.kubernetes_node_secret,
         grace_s=int(config.grace_s_max) + 60,
         node_folder=config.node_folder or "/var/lib/headrace",
     )

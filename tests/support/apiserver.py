@@ -112,12 +112,23 @@ class ApiServer:
             found = self.objects.get((collection, name))
             return web.json_response(found) if found else _status(404, f"{name} not found")
         body = json.loads(await request.read())
+        if verb == "delete":
+            return await self._delete(collection, name, body["preconditions"]["uid"])
         if verb == "create":
             name = body["metadata"]["name"]
             if (collection, name) in self.objects:
                 return _status(409, f"{name} already exists")
             return web.json_response(await self.put(collection, body), status=201)
         return await self._change(collection, name, verb, body)
+
+    async def _delete(self, collection: str, name: str, uid: str) -> web.Response:
+        known = self.objects.get((collection, name))
+        if known is None:
+            return _status(404, f"{name} not found")
+        if known["metadata"]["uid"] != uid:
+            return _status(409, "Precondition failed: UID in precondition is not that of the object")
+        await self.drop(collection, name)
+        return web.json_response(known)
 
     async def _change(self, collection: str, name: str, verb: str, body: Object) -> web.Response:
         known = self.objects.get((collection, name))

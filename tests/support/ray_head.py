@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.nats import HOST, free_port
+from tests.support.nats import HOST, free_ports
 
 READY_S_MAX = 60.0
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ class RayHead:
 
     def __init__(self, node: str, *, gpus: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hr-ray-", dir="/tmp"))  # 0700, and short: Ray puts sockets there
-        self.port = free_port()
+        self.port, self.client_port = free_ports(2)
         self.environment = {
             **os.environ,
             "RAY_AUTH_MODE": "token",
@@ -35,6 +35,7 @@ class RayHead:
         self._command = (
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
             *(f"--port={self.port}", f"--node-ip-address={HOST}", "--num-cpus=2", f"--num-gpus={gpus}"),
+            f"--ray-client-server-port={self.client_port}",
             *("--object-store-memory=80000000", "--include-dashboard=false", "--dashboard-agent-listen-port=0"),
             *(f"--labels=hr.node={node}", f"--temp-dir={self.folder}/ray"),
         )

@@ -37,6 +37,10 @@ def test_names_of_the_laptop_are_not_settings() -> None:
         ),
         ("[teams.a]\ntiers = ['x']", ["teams.a.tiers", "x"]),
         ("[tokens.abcdefghij]\nteam = 'b'\nuser = 'u'", ["tokens.abcdefgh", "b"]),
+        (
+            "[tokens.abcdefghij]\nteam = 'default'\nuser = 'u'\noperator = true\nscrapes = true",
+            ["tokens.abcdefgh", "scrapes"],
+        ),
         ("suspect_s = 1.0", ["suspect_s", "heartbeat_s"]),
         ("teams = [", ["headrace.toml"]),
     ],

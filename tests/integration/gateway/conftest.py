@@ -43,6 +43,7 @@ def configuration(state: Path) -> Configuration:
             sha("ada-token"): Identity(team="vision", user="ada"),
             sha("bob-token"): Identity(team="speech", user="bob"),
             sha("ops-token"): Identity(team="vision", user="ops", operator=True),
+            sha("prometheus-token"): Identity(team="vision", user="prometheus", scrapes=True),
         },
     )
 

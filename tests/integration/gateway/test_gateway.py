@@ -400,6 +400,39 @@ async def test_counters_of_all_services_are_there_for_prometheus(stage: Stage) -
         assert (await stranger.get("/metrics")).status_code == 401
 
 
+async def test_a_token_that_scrapes_sees_queues_nodes_and_running_jobs(stage: Stage) -> None:
+    ref = m.AttemptRef(team="vision", job="j-1", attempt=2)
+    free = m.Allocation(node="n1", cpus=3.0, memory_bytes=8, gpus=(1,))
+    capacity = m.Capacity(cpus=4.0, memory_bytes=8, gpus=2)
+    node = m.NodeView(node="n1", state="ready", capacity=capacity, free=free, attempts=(ref,))
+    series = [m.Latest(job="j-1", name="loss", attempt=at, step=at * 10, value=0.5 / at, at=1.0) for at in (1, 2)]
+    await stage.answers(
+        "scheduling", "queues", m.QueuesView(queues=(m.QueueView(team="vision", queue="q", waiting=7),))
+    )
+    await stage.answers("scheduling", "nodes", m.NodesView(term=1, nodes=(node,)))
+    await stage.answers("monitoring", "latest", m.LatestAnswer(latest=tuple(series)))
+    async with client(stage.url, "prometheus-token") as prometheus:
+        lines = (await prometheus.get("/metrics")).text.splitlines()
+    assert 'headrace_queue_waiting{queue="q",team="vision"} 7.0' in lines
+    assert 'headrace_node_gpus_free{node="n1"} 1.0' in lines
+    values = [line for line in lines if line.startswith("headrace_job_")]
+    labels = 'job="j-1",name="loss",rank="0",team="vision"'
+    assert values == [
+        f"headrace_job_value{{{labels}}} 0.25",
+        f"headrace_job_step{{{labels}}} 20.0",
+        "headrace_job_series_left_out 0.0",
+    ]
+    assert "headrace_job_value" not in (await stage.ada.get("/metrics")).text
+
+
+async def test_a_token_that_scrapes_can_do_nothing_else(stage: Stage) -> None:
+    async with client(stage.url, "prometheus-token") as prometheus:
+        for path in ("/v1/jobs", "/v1/status", "/v1/nodes", "/v1/config", "/v1/jobs/j/metrics", "/metrics/../v1/jobs"):
+            assert (await prometheus.get(path)).status_code == 401, path
+        assert (await prometheus.post("/v1/jobs", json={"entrypoint": ["true"]})).status_code == 401
+        assert (await prometheus.post("/metrics")).status_code == 405
+
+
 async def test_an_environment_is_shown_to_teams_that_want_it(stage: Stage) -> None:
     job = await stage.submit(environment={"python": "3.11", "roots": ["numpy"]})
     view = (await stage.ada.get(f"/v1/jobs/{job}")).json()["environment"]

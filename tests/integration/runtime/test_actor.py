@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,6 +29,17 @@ from controlplane.capacity.fleet import Fleet
 fleet = Fleet(sys.argv[1])
 fleet.start_runner("n1", json.loads(sys.argv[2]))
 print(ray.get(ray.get_actor("runner-n1", namespace="headrace").ping.remote(), timeout=60))
+"""
+
+BY_CLIENT = """
+import json, sys, time
+from controlplane.capacity.fleet import Fleet
+fleet = Fleet(sys.argv[2])
+fleet.start_runner("n1", json.loads(sys.argv[3]))
+while not (found := fleet.runners(fleet.nodes())):
+    time.sleep(0.2)
+print(*found)
+fleet.close()
 """
 
 FOREIGN_TASK = """
@@ -55,6 +67,23 @@ def holder_of(path: Path) -> int:
     raise AssertionError(f"nobody holds {path}")
 
 
+def settings(nats: NatsServer, folder: Path) -> dict[str, Any]:
+    """What the runner of node n1 is told."""
+    told: dict[str, Any] = msgspec.to_builtins(
+        RunnerSettings(
+            node="n1",
+            folder=str(folder / "n1"),
+            nats_url=nats.url,
+            nats_user=nats.user,
+            nats_password=nats.password,
+            blobs_url=f"file://{folder}/blobs",
+            gpus=2,
+            pythons=("3.11.7",),
+        )
+    )
+    return told
+
+
 @pytest.fixture
 async def head() -> AsyncIterator[RayHead]:
     head = RayHead("n1", gpus=2)
@@ -70,17 +99,7 @@ async def test_the_runner_in_ray_holds_the_gpus_and_attempts_outlive_it_and_ray(
     leader = Leader(bus)
     await leader.listen()
     folder = NodeFolder(tmp_path / "n1")
-    settings = RunnerSettings(
-        node="n1",
-        folder=str(folder.path),
-        nats_url=nats.url,
-        nats_user=nats.user,
-        nats_password=nats.password,
-        blobs_url=f"file://{tmp_path}/blobs",
-        gpus=2,
-        pythons=("3.11.7",),
-    )
-    plain = {**msgspec.to_builtins(settings), "from_a_newer_release": 1}
+    plain = {**settings(nats, tmp_path), "from_a_newer_release": 1}
     assert (await head.drive(START, json.dumps(plain))).strip() == "n1"
 
     launch = a_launch("j-a", WAITS, gpus=(1,))
@@ -105,3 +124,17 @@ async def test_the_runner_in_ray_holds_the_gpus_and_attempts_outlive_it_and_ray(
     attempt.stop("stopped", "the test is over")
     assert (await attempt.watch(lambda status: None)).cause == "stopped"
     await LauncherClient(folder.path).retire()
+
+
+async def test_capacity_starts_runners_from_outside_the_cluster_and_they_outlive_its_connection(
+    bus: Bus, nats: NatsServer, head: RayHead, tmp_path: Path
+) -> None:
+    """As on Kubernetes, where it comes by Ray Client: a driver of another kind must live on a node of the cluster."""
+    leader = Leader(bus)
+    await leader.listen()
+    address = f"ray://127.0.0.1:{head.client_port}"
+    assert (await head.drive(BY_CLIENT, address, json.dumps(settings(nats, tmp_path)))).strip() == "n1"
+    seen, life = len(leader.exchanges), leader.exchanges[-1].runner
+    await leader.until(lambda: len(leader.exchanges) > seen)
+    assert leader.exchanges[-1].runner == life
+    await LauncherClient(tmp_path / "n1").retire()

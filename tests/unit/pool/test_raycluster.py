@@ -147,3 +147,13 @@ def test_a_field_that_the_schema_does_not_know_is_found(schema):
     body = raycluster.render(SETTINGS, [a_group("a")])
     body["spec"]["workerGroupSpecs"][0]["replica"] = 1
     assert unknown(body, schema) == ["$.spec.workerGroupSpecs[].replica"]
+
+
+def test_nodes_and_not_the_head_have_the_credentials_of_the_blob_store():
+    settings = Settings(
+        name="pool", namespace="n", pool="p", node_image="i", ray_version="2", token_secret="t", node_secret="blobs"
+    )
+    spec = raycluster.render(settings, [a_group("a")])["spec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    given = [group["template"]["spec"]["containers"][0].get("envFrom") for group in groups]
+    assert given == [None, [{"secretRef": {"name": "blobs"}}]]

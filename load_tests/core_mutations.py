@@ -505,24 +505,29 @@ MUTATIONS: Final = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m load_tests.core_mutations", description=__doc__)
+    return command("core_mutations", MUTATIONS, folder=FOLDER, tests=TESTS)
+
+
+def command(name: str, mutations: Sequence[Mutation], *, folder: str, tests: Sequence[str]) -> int:
+    """The command line. Gives the exit status: 1 if one is found by no test."""
+    parser = argparse.ArgumentParser(prog=f"python -m load_tests.{name}")
     parser.add_argument("--only", default="", help="mutations with this in their name")
     parser.add_argument("--list", action="store_true", help="only look whether each can still be made")
     options = parser.parse_args()
-    chosen = [mutation for mutation in MUTATIONS if options.only in mutation.name]
+    chosen = [mutation for mutation in mutations if options.only in mutation.name]
     for mutation in chosen:
-        if mutation.what not in (REPOSITORY / FOLDER / mutation.file).read_text():
+        if mutation.what not in (REPOSITORY / folder / mutation.file).read_text():
             raise SystemExit(f"mutation {mutation.name!r}: {mutation.file} does not hold {mutation.what!r} any more")
     found = {}
     for mutation in () if options.list else chosen:
-        found[mutation.name] = each = play(mutation)
+        found[mutation.name] = each = play(mutation, folder=folder, tests=tests)
         print(f"{mutation.name}: {each['by'] or 'NOT FOUND'} ({each['seconds']} s)", flush=True)
     figures = {"mutations": len(chosen), "found": sum(bool(each["by"]) for each in found.values()), "by": found}
-    report("core_mutations", figures, {})
+    report(name, figures, {})
     return 0 if options.list or all(each["by"] for each in found.values()) else 1
 
 
-def play(mutation: Mutation, *, folder: str = FOLDER, tests: Sequence[str] = TESTS) -> dict[str, Any]:
+def play(mutation: Mutation, *, folder: str, tests: Sequence[str]) -> dict[str, Any]:
     """The first test that fails; none: empty. `folder` holds the mutation's file."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hr-core-") as copy:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Final
 
-from load_tests.core_mutations import REPOSITORY, Mutation, play
-from load_tests.stack import report
+from load_tests.core_mutations import Mutation, command
 
 FOLDER: Final = "controlplane/pool"
 TESTS: Final = ("tests/unit/pool/test_against_kuberay.py", "tests/unit/pool")
@@ -43,7 +41,7 @@ MUTATIONS: Final = (
         "        afresh = any(\n",
         "        afresh = False and any(\n",
     ),
-    Mutation("names dropped by what a watch said", "core.py", " or set(known.deleting) - set(group.deleting)", ""),
+    Mutation("names given and dropped by what a watch said", "core.py", " or known.deleting != group.deleting", ""),
     Mutation(
         "guard: off",
         "core.py",
@@ -55,6 +53,12 @@ MUTATIONS: Final = (
         "core.py",
         "        if hosts - leaving <= lives_on:\n",
         "        if True:\n",
+    ),
+    Mutation(
+        "a pod of an older list without a machine pends for ever",
+        "core.py",
+        "        deleting |= self._stuck(hosts, pods)\n",
+        "",
     ),
     Mutation(
         "a pod of an older list is not adopted",
@@ -83,20 +87,7 @@ MUTATIONS: Final = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m load_tests.pool_mutations", description=__doc__)
-    parser.add_argument("--only", default="", help="mutations with this in their name")
-    parser.add_argument("--list", action="store_true", help="only look whether each can still be made")
-    options = parser.parse_args()
-    found = {}
-    for mutation in MUTATIONS:
-        if mutation.what not in (REPOSITORY / FOLDER / mutation.file).read_text():
-            raise SystemExit(f"mutation {mutation.name!r}: {mutation.file} does not hold {mutation.what!r} any more")
-        if options.only in mutation.name and not options.list:
-            found[mutation.name] = each = play(mutation, folder=FOLDER, tests=TESTS)
-            print(f"{mutation.name}: {each['by'] or 'NOT FOUND'} ({each['seconds']} s)", flush=True)
-    figures = {"mutations": len(MUTATIONS), "found": sum(bool(each["by"]) for each in found.values()), "by": found}
-    report("pool_mutations", figures, {})
-    return 0 if options.list or all(each["by"] for each in found.values()) else 1
+    return command("pool_mutations", MUTATIONS, folder=FOLDER, tests=TESTS)
 
 
 if __name__ == "__main__":

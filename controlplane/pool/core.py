@@ -15,6 +15,7 @@ healthy one is deleted:
 * whoever lowers the replicas names as many pods in the same write;
 * replicas are lowered only when as many pods of the group live as it has replicas, in a list of this very moment: one
   that is just being made, also in the place of one that is about to be gone, has no name yet;
+* a pod that was made by an older list of machines, and has none of them left, is named for another to be made;
 * a name stays until its pod is gone, and `NAMED_S` longer, since what KubeRay knows may be older than what we know.
 """
 
@@ -38,8 +39,6 @@ FREE_MIN: Final = 0.5
 """Of its CPUs and of its memory, for a machine to be of use to us."""
 BY: Final = "kubernetes"
 """As whom we speak to the scheduler."""
-NAMES_MAX: Final = 5
-"""In one line for a person."""
 
 
 class Write(NamedTuple):
@@ -50,8 +49,9 @@ class Write(NamedTuple):
     why: str
     """The first field that is not as it should be."""
     afresh: bool
-    """Whether a group shall have fewer replicas, or a pod is named no more. Decide it anew, by a list of pods of this
-    very moment: what watches say may be late, and a pod that nobody here has seen makes one too many."""
+    """Whether a group shall have fewer replicas, or other pods are named than before. Decide it anew, by a list of pods
+    of this very moment: what watches say may be late, and a pod that nobody here has seen makes one too many, or one
+    that seems to stand nowhere has jobs by now."""
 
 
 class Say(NamedTuple):
@@ -109,11 +109,11 @@ class Reserved:
 
     def on_machines(self, machines: Iterable[Machine]) -> None:
         """A list of all of them, in the place of what was known: who is not in it is gone."""
-        before = self.machines
-        self.machines = {}
-        for machine in machines:
+        listed = {machine.name: machine for machine in machines}
+        for machine in listed.values():
             self.on_machine(machine)
-        self._to_give_up |= dict.fromkeys(name for name in before if name not in self.machines)
+        for name in self.machines.keys() - listed.keys():
+            self.on_machine_gone(name)
         self._has_machines = True
 
     def on_workers(self, workers: Iterable[Worker]) -> None:
@@ -122,14 +122,15 @@ class Reserved:
         self._has_workers = True
 
     def on_machine(self, machine: Machine) -> None:
+        """Also one that was made anew under its name: what ran on the old one, the boot id of the new one tells. Who
+        would give it up by its name might give up what runs on the new one.
+        """
         before = self.machines.get(machine.name)
         self.machines[machine.name] = machine
         self._hosts[machine.name] = machine.host
         self._to_give_up.pop(machine.name, None)
         if before is None or (before.allocatable, before.uid) != (machine.allocatable, machine.uid):
             self._asked_of = None
-        if before is not None and before.uid != machine.uid:
-            self._to_give_up[machine.name] = None
 
     def on_machine_gone(self, name: str) -> None:
         if self.machines.pop(name, None) is not None:
@@ -198,7 +199,7 @@ class Reserved:
         why = raycluster.differs(body, self.cluster.body)
         before = {group.shape: group for group in self.cluster.groups}
         afresh = any(
-            group.replicas < known.replicas or set(known.deleting) - set(group.deleting)
+            group.replicas < known.replicas or known.deleting != group.deleting
             for group in groups
             if (known := before.get(group.shape)) is not None
         )
@@ -224,6 +225,7 @@ class Reserved:
         elif any(map(self._is_let_go, hosts)):
             self.problems[group.shape.group] = "lets go of machines as soon as all pods of this group live"
         hosts |= {*joining}
+        deleting |= self._stuck(hosts, pods)
         return Group(
             shape=group.shape, hosts=tuple(sorted(hosts)), replicas=len(hosts), deleting=tuple(sorted(deleting))
         )
@@ -243,6 +245,13 @@ class Reserved:
             let_go = leaving
             names |= {pod.name for pod in pods if not pod.node}
         return let_go, names | {on[host].name for host in let_go & on.keys()}
+
+    def _stuck(self, hosts: set[str], pods: Sequence[Worker]) -> set[str]:
+        """Pods that were made by an older list of names, on which no host is left that lacks one: they would pend for
+        ever. KubeRay makes others in their place, by the list of today.
+        """
+        free = hosts - {self._host(pod.node) for pod in pods if pod.node}
+        return {pod.name for pod in pods if not pod.node and _lives(pod) and pod.hosts and free.isdisjoint(pod.hosts)}
 
     def _adopted(self, pods: Sequence[Worker], members: set[str]) -> set[str]:
         """Hosts on which a pod stands by an older list of names, and where jobs may run by now: they are members."""
@@ -349,8 +358,3 @@ def _change(machine: Machine, standing: Standing) -> m.NodeChange | None:
         return m.CordonNode(why=why) if standing.state == "ready" else None
     ours = standing.by == BY and standing.state in {"cordoned", "draining", "drained"}
     return m.UncordonNode() if ours else None
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
-    return ", ".join(names[:NAMES_MAX]) + more

@@ -92,6 +92,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     group: str
     node: str = ""
     """Where it is; empty: not placed yet."""
+    hosts: tuple[str, ...] = ()
+    """Where it may be: the group's list of names when it was made. Empty: that cannot be read."""
     terminating: bool = False
     is_over: bool = False
     """It failed or has ended: KubeRay deletes it and makes another."""
@@ -151,6 +153,7 @@ class _Container(msgspec.Struct):
 class _PodSpec(msgspec.Struct):
     nodeName: str | None = None  # noqa: N815
     containers: list[_Container] = []
+    affinity: Any = None
     initContainers: list[_Container] | None = None  # noqa: N815
     overhead: dict[str, str | int | float] | None = None
 
@@ -239,9 +242,19 @@ def worker(raw: Any) -> Worker | None:
         name=pod.metadata.name,
         group=labels[GROUP_LABEL],
         node=pod.spec.nodeName or "",
+        hosts=_hosts(pod.spec.affinity),
         terminating=pod.metadata.deletionTimestamp is not None,
         is_over=pod.status.phase in {"Succeeded", "Failed"},
     )
+
+
+def _hosts(affinity: Any) -> tuple[str, ...]:
+    try:
+        terms = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        named = [host for term in terms for label in term["matchExpressions"] for host in label["values"]]
+    except (KeyError, TypeError):
+        return ()
+    return tuple(host for host in named if isinstance(host, str))
 
 
 def requests(raw: Any) -> Requests | None:

@@ -30,8 +30,9 @@ LOOK_S: Final = 2.0
 PAUSE_S_MIN: Final = 1.0
 PAUSE_S_MAX: Final = 300.0
 """Between two tries of a write that was refused."""
-FINAL: Final = frozenset({400, 422, 500})
-"""What is answered to a RayCluster that the CRD does not know like this: the same will be answered to the same."""
+FINAL: Final = frozenset({400, 422})
+TOO_OLD: Final = "failed to create typed patch object"
+"""With 500: the CRD does not know a field. As with `FINAL`, the same will be answered to the same."""
 LEASE: Final = "headrace-pool"
 PROBLEMS_MAX: Final = 50
 """In a status."""
@@ -213,11 +214,13 @@ class Pool:
             try:
                 await self._round(now)
             except ApiError as error:
-                is_final = error.status in FINAL
-                self._pause_s = PAUSE_S_MAX if is_final else min(PAUSE_S_MAX, max(PAUSE_S_MIN, 2 * self._pause_s))
-                self._try_again_at = now + self._pause_s
-                self.failing("write", str(error))
-                LOG.warning("was not done", extra={"why": str(error), "again_in_s": self._pause_s})
+                self._try_later(error, now)
+
+    def _try_later(self, error: ApiError, now: float, *, is_final: bool = False) -> None:
+        self._pause_s = PAUSE_S_MAX if is_final else min(PAUSE_S_MAX, max(PAUSE_S_MIN, 2 * self._pause_s))
+        self._try_again_at = now + self._pause_s
+        self.failing("write", str(error))
+        LOG.warning("was not done", extra={"why": str(error), "again_in_s": self._pause_s})
 
     async def _next_round(self) -> None:
         """Wait for a change, or for when the core or a refusal says."""
@@ -240,9 +243,9 @@ class Pool:
             pods = await self._api.list(self._pods, {"labelSelector": self._ours})
             self._core.on_workers(filter(None, map(machines.worker, pods.items)))
             decisions = self._core.decide(now)
-        await self._say(decisions)
         if decisions.write is not None and now >= self._try_again_at:
-            await self._write(decisions.write)
+            await self._write(decisions.write, now)
+        await self._say(decisions)
 
     async def _asked_of(self) -> dict[str, Amounts]:
         """What pods that are not ours ask for, by node."""
@@ -261,7 +264,7 @@ class Pool:
         labels = metadata.get("labels")
         return isinstance(labels, dict) and labels.get(CLUSTER_LABEL) == self._settings.name
 
-    async def _write(self, write: Write) -> None:
+    async def _write(self, write: Write, now: float) -> None:
         body = write.body
         if write.version:
             body = body | {"metadata": body["metadata"] | {"resourceVersion": write.version}}
@@ -272,6 +275,9 @@ class Pool:
         except Conflict:
             self._conflicts += 1
             answer = await self._api.get(self._cluster)
+        except ApiError as error:
+            self._try_later(error, now, is_final=error.status in FINAL or TOO_OLD in str(error))
+            return
         self._core.on_cluster(raycluster.read(answer, self._settings))
         self._pause_s = self._try_again_at = 0.0
         self.failing("write", "")
@@ -283,9 +289,11 @@ class Pool:
             self.failing(_of_node(node), "")
         self._asked = asked
         for say in decisions.say:
-            await self._ask_for(say)
+            if not await self._ask_for(say):
+                break  # nobody answers: the others would be waited for in vain, one after the other
 
-    async def _ask_for(self, say: Say) -> None:
+    async def _ask_for(self, say: Say) -> bool:
+        """Gives whether it was answered."""
         subject = subjects.ask("submission", "configure", BY, "node", say.node)
         try:
             answer = msgspec.json.decode(
@@ -293,12 +301,13 @@ class Pool:
             )
         except (BusError, AskRefused, msgspec.DecodeError) as error:
             self.failing(_of_node(say.node), str(error))
-            return
+            return False
         problems = "; ".join(problem.message for problem in answer.problems)
         self.failing(_of_node(say.node), problems)
         LOG.info(
             "scheduling is told", extra={"node": say.node, "change": type(say.change).__name__, "why_not": problems}
         )
+        return True
 
     # -- telling -----------------------------------------------------------------------------------------------------
 

@@ -44,8 +44,15 @@ class Pod:
         }
         if self.terminating:
             metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        named = {"key": machines.HOSTNAME, "operator": "In", "values": list(self.hosts)}
+        terms = {"nodeSelectorTerms": [{"matchExpressions": [named]}]}
+        affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
         status = {"phase": "Failed" if self.is_over else "Running" if self.node else "Pending"}
-        return {"metadata": metadata, "spec": {"nodeName": self.node, "containers": []}, "status": status}
+        return {
+            "metadata": metadata,
+            "spec": {"nodeName": self.node, "containers": [], "affinity": affinity},
+            "status": status,
+        }
 
 
 class View:

@@ -195,6 +195,14 @@ def test_a_pod_on_a_machine_that_nobody_knows_is_named(two):
     assert (two.group.hosts, two.group.deleting) == (("a", "b"), ("p-c",))
 
 
+def test_a_pod_of_an_older_list_that_has_no_machine_left_is_made_anew():
+    world = World(a_machine("a"), a_machine("b"))
+    world.decide()
+    world.pods(a_pod("p-a", "a"), a_pod("p-old", hosts=("a", "gone")), a_pod("p-new", hosts=("a", "b")))
+    world.decide()
+    assert (world.group.replicas, world.group.deleting) == (2, ("p-old",)), "b is for p-new"
+
+
 def test_a_machine_joins_again_only_when_the_last_pod_of_ours_there_is_gone(two):
     two.core.on_machine_gone("b")
     two.decide()
@@ -262,11 +270,16 @@ def test_a_machine_that_is_gone_is_given_up_until_the_scheduler_knows(two):
     assert two.decide().say == ()
 
 
-def test_a_new_machine_of_an_old_name_ends_what_ran_on_the_old_one(two):
+@pytest.mark.parametrize("by_a_list", [True, False])
+def test_a_new_machine_of_an_old_name_is_not_given_up_for_the_old_one(two, by_a_list):
+    """Its boot id says that the old one is gone; by its name, what runs on the new one would be given up."""
     two.core.on_standing({"b": Standing("ready", busy=True)})
-    two.core.on_machine(a_machine("b", uid="another"))
-    (say,) = two.decide().say
-    assert isinstance(say.change, m.GiveUpNode)
+    if by_a_list:
+        two.core.on_machines([a_machine("a"), a_machine("b", uid="another")])
+    else:
+        two.core.on_machine_gone("b")
+        two.core.on_machine(a_machine("b", uid="another"))
+    assert two.decide() == (None, (), False)
 
 
 def test_a_list_without_a_machine_says_that_it_is_gone(two):

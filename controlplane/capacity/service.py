@@ -24,6 +24,7 @@ LOG: Final = logging.getLogger("headrace.capacity")
 LOOK_S: Final = 2.0
 FAILURES_MAX: Final = 5
 """Looks in a row that Ray did not answer; then the process ends and a new one connects anew (a new head, say)."""
+TWO_OF_A_NAME: Final = "two Ray nodes have this name: give each its own by `ray start --labels hr.node=<name>`"
 
 
 async def serve(tools: Tools) -> None:
@@ -31,7 +32,7 @@ async def serve(tools: Tools) -> None:
     loop = asyncio.get_running_loop()
     worker = ThreadPoolExecutor(1, thread_name_prefix="ray")
     core = Capacity()
-    status: dict[str, Any] = {"nodes": 0, "runners": 0, "started": 0, "failures": 0}
+    status: dict[str, Any] = {"nodes": 0, "runners": 0, "started": 0, "failures": 0, "looked_at": 0.0, "problems": {}}
 
     async def answer_status(_: Asked) -> bytes:
         return msgspec.json.encode(status)
@@ -48,6 +49,7 @@ async def serve(tools: Tools) -> None:
             except FleetError as error:
                 failures += 1
                 status["failures"] += 1
+                status["problems"] = {"ray": str(error)}
                 LOG.warning("the fleet does not answer", extra={"reason": str(error), "failures": failures})
                 if failures >= FAILURES_MAX:
                     raise
@@ -63,8 +65,9 @@ async def serve(tools: Tools) -> None:
 
 def _look(fleet: Fleet, core: Capacity, tools: Tools, status: dict[str, Any]) -> list[StartRunner]:
     nodes = fleet.nodes()
-    for name in core.duplicates(nodes):
-        LOG.error("two Ray nodes have one name: give each its own --labels hr.node=<name>", extra={"node": name})
+    problems = dict.fromkeys(core.duplicates(nodes), TWO_OF_A_NAME)
+    for name, problem in problems.items():
+        LOG.error(problem, extra={"node": name})
     runners = fleet.runners(nodes)
     starts = core.decide(nodes, runners, tools.clock.now())
     for start in starts:
@@ -72,6 +75,7 @@ def _look(fleet: Fleet, core: Capacity, tools: Tools, status: dict[str, Any]) ->
     status["nodes"] = sum(node.alive and bool(node.name) for node in nodes)
     status["runners"] = len(runners)
     status["started"] += len(starts)
+    status |= {"looked_at": tools.clock.now(), "problems": problems}
     return starts
 
 

@@ -74,6 +74,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Signs the tokens by which an attempt may write its own series; the same for monitoring and every runner."""
     node_folder: str = ""
     """Where a node keeps its attempts and caches. Empty: the folder `nodes` in `state`."""
+    hosts_file: str = ""
+    """Of the machines that are ours (`controlplane.hosts`), where there is no Kubernetes. Empty: whatever joins Ray is.
+    """
     # Kubernetes; without it, nodes are what joins Ray
     kubernetes_pool: str = ""
     """Of machines with the label `headrace.dev/pool=<this>`, all are ours."""
@@ -157,6 +160,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             **{streams.requests(team): self.requests_bytes_max for team in self.teams},
         }
         return tuple(msgspec.structs.replace(stream, bytes_max=limit) for stream, limit in limits.items())
+
+    @property
+    def has_pool(self) -> bool:
+        """Whether somebody else says which machines are ours, so that the service `pool` has something to do."""
+        return bool(self.kubernetes_pool or self.hosts_file)
 
     @property
     def blobs(self) -> str:
@@ -251,6 +259,8 @@ def _check(config: Configuration) -> None:
             raise ConfigurationError(f"tokens.{token[:8]}…: no team {identity.team!r}")
         if identity.scrapes and identity.operator:
             raise ConfigurationError(f"tokens.{token[:8]}…: either operator or scrapes, which may do nothing else")
+    if config.hosts_file and config.kubernetes_pool:
+        raise ConfigurationError("hosts_file: machines are listed there, or labelled in Kubernetes: not both")
     if config.archive_after_s < 0:
         raise ConfigurationError("archive_after_s: a number of seconds, or 0 for never")
     if config.remember_s < 1:

@@ -29,7 +29,7 @@ from events.bus import Bus
 from events.ledger import Ledger
 
 SERVICES: Final = ("submission", "environments", "scheduling", "monitoring", "gateway", "capacity", "pool")
-"""All of them: the last only on Kubernetes."""
+"""All of them: the last only where somebody else says which machines are ours (`Configuration.has_pool`)."""
 DRAIN_S: Final = 10.0
 """A service that has not finished what it holds by then is dropped: the facts are in the ledger all the same."""
 
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _names(asked: Sequence[str], config: Configuration) -> tuple[str, ...]:
     """Which services to run. Raises ConfigurationError."""
     if "all" in asked:
-        return SERVICES if config.kubernetes_pool else SERVICES[:-1]
-    if "pool" in asked:
+        return SERVICES if config.has_pool else SERVICES[:-1]
+    if "pool" in asked and not config.hosts_file:
         import_module("controlplane.pool.service").settings_of(config)
     return tuple(dict.fromkeys(asked))
 

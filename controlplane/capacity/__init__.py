@@ -1,4 +1,4 @@
 """Which nodes there are, and a runner on each.
 
-Lives here: Ray and (later) Kubernetes as the source of nodes. Never here: what runs on them.
+Lives here: Ray as the source of nodes. Never here: which machines are ours (`controlplane.pool`), what runs on them.
 """

@@ -5,12 +5,18 @@ Level-triggered: the whole of what Ray shows goes in, what to do comes out, and 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
 
 LABEL: Final = "hr.node"
 """The Ray label that makes a Ray node one of ours, and names it: `ray start --labels hr.node=<name>`."""
+
+TWICE: Final = "two Ray nodes have this name: give each its own by ray start --labels hr.node=<name>"
+"""A mistake that would put two runners on one name."""
+UNLISTED: Final = "has joined Ray and is not in the file of hosts: it gets no runner"
 
 RUNNER_S_MAX: Final = 10.0
 """A runner that was asked for and does not answer within this time is asked for again."""
@@ -44,9 +50,16 @@ class Capacity:
     def __init__(self) -> None:
         self._asked_at: dict[str, float] = {}
 
-    def decide(self, nodes: list[SeenNode], runners: frozenset[str], now: float) -> list[StartRunner]:
-        """What to do about these nodes, of which `runners` names those whose runner answers."""
-        live = {node.name: node for node in nodes if node.alive and node.name}
+    def decide(
+        self, nodes: list[SeenNode], runners: frozenset[str], now: float, *, listed: Collection[str] | None = None
+    ) -> list[StartRunner]:
+        """What to do about these nodes, of which `runners` names those whose runner answers.
+
+        `listed`: the only ones that may have one; None: all that joined.
+        """
+        live = {
+            node.name: node for node in nodes if node.alive and node.name and (listed is None or node.name in listed)
+        }
         self._asked_at = {name: at for name, at in self._asked_at.items() if name in live and name not in runners}
         missing = [live[name] for name in sorted(live) if name not in runners]
         due = [node for node in missing if now >= self._asked_at.get(node.name, float("-inf")) + RUNNER_S_MAX]
@@ -54,7 +67,9 @@ class Capacity:
             self._asked_at[node.name] = now
         return [StartRunner(node) for node in due]
 
-    def duplicates(self, nodes: list[SeenNode]) -> tuple[str, ...]:
-        """Names that two live Ray nodes claim: an operator's mistake that would put two runners on one name."""
-        names = [node.name for node in nodes if node.alive and node.name]
-        return tuple(sorted({name for name in names if names.count(name) > 1}))
+
+def problems(nodes: list[SeenNode], *, listed: Collection[str] | None = None) -> dict[str, str]:
+    """What an operator has to put right, by the name of the node."""
+    names = Counter(node.name for node in nodes if node.alive and node.name)
+    strangers = sorted(name for name in names if listed is not None and name not in listed)
+    return dict.fromkeys(strangers, UNLISTED) | {name: TWICE for name in sorted(names) if names[name] > 1}

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from controlplane import hosts
 from controlplane.capacity.core import Capacity, SeenNode, StartRunner
+from controlplane.capacity.core import problems as core_problems
 from controlplane.capacity.fleet import Fleet, FleetError
 from controlplane.config import Configuration
 from controlplane.frame import Tools
+from controlplane.hosts import HostsError
 from events import subjects
 from events.bus import Asked
 
@@ -24,7 +28,6 @@ LOG: Final = logging.getLogger("headrace.capacity")
 LOOK_S: Final = 2.0
 FAILURES_MAX: Final = 5
 """Looks in a row that Ray did not answer; then the process ends and a new one connects anew (a new head, say)."""
-TWO_OF_A_NAME: Final = "two Ray nodes have this name: give each its own by `ray start --labels hr.node=<name>`"
 
 
 async def serve(tools: Tools) -> None:
@@ -65,11 +68,12 @@ async def serve(tools: Tools) -> None:
 
 def _look(fleet: Fleet, core: Capacity, tools: Tools, status: dict[str, Any]) -> list[StartRunner]:
     nodes = fleet.nodes()
-    problems = dict.fromkeys(core.duplicates(nodes), TWO_OF_A_NAME)
-    for name, problem in problems.items():
-        LOG.error(problem, extra={"node": name})
+    listed, unreadable = _listed(tools.config)
+    problems = core_problems(nodes, listed=None if unreadable else listed) | unreadable
+    for about, problem in problems.items():
+        LOG.error(problem, extra={"about": about})
     runners = fleet.runners(nodes)
-    starts = core.decide(nodes, runners, tools.clock.now())
+    starts = core.decide(nodes, runners, tools.clock.now(), listed=listed)
     for start in starts:
         fleet.start_runner(start.node.name, runner_settings(tools.config, start.node))
     status["nodes"] = sum(node.alive and bool(node.name) for node in nodes)
@@ -77,6 +81,16 @@ def _look(fleet: Fleet, core: Capacity, tools: Tools, status: dict[str, Any]) ->
     status["started"] += len(starts)
     status |= {"looked_at": tools.clock.now(), "problems": problems}
     return starts
+
+
+def _listed(config: Configuration) -> tuple[Collection[str] | None, dict[str, str]]:
+    """Which nodes may have a runner (None: all), and why none gets one now."""
+    if not config.hosts_file:
+        return None, {}
+    try:
+        return hosts.read(Path(config.hosts_file)), {}
+    except HostsError as error:
+        return (), {"hosts": str(error)}
 
 
 def runner_settings(config: Configuration, node: SeenNode) -> dict[str, Any]:

@@ -83,7 +83,7 @@ async def status(gateway: Here) -> dict[str, Any]:
 
 async def statuses(gateway: Gateway) -> dict[str, dict[str, Any]]:
     """What each service says of itself, the gateway among them."""
-    names = (*SERVICES, "pool") if gateway.tools.config.kubernetes_pool else SERVICES
+    names = (*SERVICES, "pool") if gateway.tools.config.has_pool else SERVICES
     answers = await asyncio.gather(*(_status(gateway, name) for name in names))
     seen = gateway.projection
     own: dict[str, Any] = {

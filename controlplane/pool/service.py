@@ -13,7 +13,7 @@ import msgspec
 
 from controlplane.config import Configuration, ConfigurationError
 from controlplane.frame import Tools
-from controlplane.pool import election, machines, raycluster
+from controlplane.pool import election, machines, raycluster, static
 from controlplane.pool.api import Api, ApiError, Conflict, Event, NotFound, Object
 from controlplane.pool.core import BY, Decisions, Reserved, Say, Standing, Write
 from controlplane.pool.machines import CLUSTER_LABEL, POOL_LABEL, Amounts, Machine
@@ -39,7 +39,10 @@ PROBLEMS_MAX: Final = 50
 
 
 async def serve(tools: Tools) -> None:
-    """Keep one RayCluster on the machines of the pool until cancelled."""
+    """Keep one RayCluster on the machines of the pool until cancelled; or the scheduler to a file of hosts."""
+    if tools.config.hosts_file:
+        await static.serve(tools)
+        return
     settings = settings_of(tools.config)
     api = await Api.connect(tools.config.kubeconfig)
     async with AsyncExitStack() as stack:

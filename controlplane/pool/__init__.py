@@ -1,4 +1,4 @@
-"""Which machines are ours: those reserved in Kubernetes, with the one RayCluster that stands on them, or a file of hosts.
+"""Which machines are ours: those reserved in Kubernetes, with one RayCluster on them, or those in a file of hosts.
 
 Lives here: what was seen of Kubernetes, what follows from it, and the only writer of the RayCluster. Never here: Ray
 itself and the runners on it (`controlplane.capacity`: Ray's driver takes its process with it), and jobs.

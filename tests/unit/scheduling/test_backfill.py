@@ -132,6 +132,21 @@ def test_the_second_of_a_line_of_equal_jobs_has_a_reservation_where_two_may(dept
     assert [world.state(name) for name in ("wide0", "wide1", "small")] == ["queued", "queued", state]
 
 
+@pytest.mark.parametrize(("limit_s", "state"), [(590.0, "running"), (610.0, "queued")])
+def test_a_job_of_another_queue_fills_the_gap_if_it_is_over_before_what_is_promised(limit_s: float, state: str) -> None:
+    """As long as the gap and not longer; also where none of that queue may have a reservation of its own."""
+    world = a_world(nodes=1, gpus=4)
+    for name in ("default", "night"):
+        world.queue(name, policy="fcfs", guard=None)
+    world.submit(a_job("runs", queue="night", resources=gpus_of(2), time_limit_s=600.0))
+    world.settle()
+    world.submit(a_job("wide", resources=gpus_of(4)))
+    world.settle()
+    world.submit(a_job("fills", queue="night", resources=gpus_of(1), time_limit_s=limit_s))
+    world.settle()
+    assert [world.state(name) for name in ("wide", "fills")] == ["queued", state]
+
+
 def test_a_window_is_as_long_as_the_longest_job_that_is_admitted() -> None:
     """Also where what is kept is kept from now on, for who preempted, and not from some time on."""
     world = a_world(nodes=2, gpus=4)

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from events import streams
+from events import streams, uids
 from events.messages import GPU_MILLI, Resources, Tier
 
 GIB: Final = 1024**3
@@ -74,6 +74,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Signs the tokens by which an attempt may write its own series; the same for monitoring and every runner."""
     node_folder: str = ""
     """Where a node keeps its attempts and caches. Empty: the folder `nodes` in `state`."""
+    attempt_uids: str = ""
+    """Users of the nodes that attempts run as, each as one of its own: `200000-265535`. Empty: as the node itself."""
     # Kubernetes; without it, nodes are what joins Ray
     kubernetes_pool: str = ""
     """Of machines with the label `headrace.dev/pool=<this>`, all are ours."""
@@ -251,6 +253,10 @@ def _check(config: Configuration) -> None:
             raise ConfigurationError(f"tokens.{token[:8]}…: no team {identity.team!r}")
         if identity.scrapes and identity.operator:
             raise ConfigurationError(f"tokens.{token[:8]}…: either operator or scrapes, which may do nothing else")
+    try:
+        uids.parse(config.attempt_uids)
+    except uids.BadRange as error:
+        raise ConfigurationError(f"attempt_uids: {error}") from error
     if config.archive_after_s < 0:
         raise ConfigurationError("archive_after_s: a number of seconds, or 0 for never")
     if config.remember_s < 1:

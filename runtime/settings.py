@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from events import uids
 from events.wire import UNREADABLE
 from runtime.exit_record import OUTPUT_BYTES_MAX
 
@@ -40,6 +41,14 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """0: attempts go on however long the node is cut off."""
     output_bytes_max: int = OUTPUT_BYTES_MAX
     """Kept of each stream of an attempt."""
+    attempt_uids: str = ""
+    """Users that attempts run as, each as one of its own: `200000-265535`. Empty: as the runner."""
+
+    def __post_init__(self) -> None:
+        try:
+            uids.parse(self.attempt_uids)
+        except uids.BadRange as error:
+            raise ValueError(f"attempt_uids: {error}") from error
 
 
 def load(file: Path) -> RunnerSettings:

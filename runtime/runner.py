@@ -87,7 +87,8 @@ class Runner:
     async def run(self) -> None:
         """Raises AnotherRunner, LaunchFailed, OSError; else only its cancellation ends it."""
         users = self._tools.users
-        await asyncio.to_thread(self._folder.prepare, builder=users.builder if users is not None else 0)
+        usable = users is not None and not users.problem
+        await asyncio.to_thread(self._folder.prepare, builder=users.builder if users and usable else 0)
         lock = _only_one(self._folder.path)
         try:
             if not self._tools.address:

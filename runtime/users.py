@@ -32,7 +32,7 @@ class Users:
     """The users of one node."""
 
     def __init__(self, written: str) -> None:
-        """Raises events.uids.BadRange."""
+        """Raises events.uids.BadRange. What the node lacks is a `problem`, and no error."""
         found = uids.parse(written)
         if found is None:
             raise uids.BadRange("attempt_uids: is empty")
@@ -43,6 +43,7 @@ class Users:
         self._range = found[1:]
         self._taken: set[int] = set()
         self._next = self._range.start
+        self._note(self._missing() or self._unmapped())
 
     def take(self) -> int:
         """A user that nobody has, the one that was longest not used. Raises NoUser."""
@@ -70,15 +71,17 @@ class Users:
         self._next = uid + 1 if uid + 1 in self._range else self._range.start
 
     async def examine(self, pythonpath: Path) -> None:
-        """Find out whether they can be used here (`problem`), and which of them somebody has already."""
-        if not (why := self._missing() or self._unmapped()):
-            for path in (pythonpath, Path(sys.executable)):
-                why = why or closed(path)
-        if not why:
-            why = await self._try(pythonpath / "headrace" / "__init__.py")
-        self.problem = why and f"attempt_uids = {self._written} cannot be used: {why}"
+        """Find out whether they can be used here (`problem`), and which of them somebody has already. The node's folder
+        is prepared.
+        """
+        if not self.problem:
+            why = closed(pythonpath) or closed(Path(sys.executable))
+            self._note(why or await self._try(pythonpath / "headrace" / "__init__.py"))
         for uid in await asyncio.to_thread(_users_of_processes):
             self.keep(uid)
+
+    def _note(self, why: str) -> None:
+        self.problem = why and f"attempt_uids = {self._written} cannot be used: {why}"
 
     def _missing(self) -> str:
         if os.geteuid() != 0:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.users import closed
+from runtime.users import NEEDED, closed
 
 UIDS = "300000-300063"
 
@@ -44,3 +44,9 @@ def reachable_python(folder: Path) -> tuple[str, str]:
     for library in (original / "lib").glob("libpython*.so*"):
         shutil.copy2(library, copy / "lib" / library.name)
     return str(copy / "bin" / version), path
+
+
+def as_in_the_pod(*without: str) -> tuple[str, ...]:
+    """What starts a program as root with the capabilities that the node's pod has, and no other."""
+    names = ",".join(f"+{name.lower()}" for name in NEEDED.values() if name not in without)
+    return ("setpriv", f"--bounding-set=-all,{names}", "--inh-caps=-all", "--no-new-privs", "--clear-groups")

@@ -18,7 +18,7 @@ from tests.support.attempts import gone, line_in, lives
 from tests.support.leader import Leader, a_launch
 from tests.support.nats import NatsServer
 from tests.support.runner_process import RunnerProcess
-from tests.support.strangers import UIDS, needs_root, reachable_folder, reachable_python
+from tests.support.strangers import UIDS, as_in_the_pod, needs_root, reachable_folder, reachable_python
 
 pytestmark = needs_root
 
@@ -73,7 +73,13 @@ async def world(bus: Bus, nats: NatsServer, ground: tuple[Path, str, str], tmp_p
     leader = Leader(bus)
     leader.records = False  # so that folders stay, and can be looked at
     await leader.listen()
-    runner = RunnerProcess(folder / tmp_path.name, nats, attempt_uids=UIDS, command=(python,), env={"PYTHONPATH": path})
+    runner = RunnerProcess(
+        folder / tmp_path.name,
+        nats,
+        attempt_uids=UIDS,
+        command=(*as_in_the_pod(*os.environ.get("WITHOUT", "").split()), python),
+        env={"PYTHONPATH": path},
+    )
     runner.file.parent.chmod(0o711)
     await runner.start()
     await leader.until(lambda: bool(leader.exchanges))

@@ -44,16 +44,19 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     attempt_uids: str = ""
     """Users that attempts run as, each as one of its own: `200000-265535`. Empty: as the runner."""
 
-    def __post_init__(self) -> None:
-        try:
-            uids.parse(self.attempt_uids)
-        except uids.BadRange as error:
-            raise ValueError(f"attempt_uids: {error}") from error
+
+def checked(settings: RunnerSettings) -> RunnerSettings:
+    """The same, if they can be used. Raises SettingsError."""
+    try:
+        uids.parse(settings.attempt_uids)
+    except uids.BadRange as error:
+        raise SettingsError(f"attempt_uids: {error}") from error
+    return settings
 
 
 def load(file: Path) -> RunnerSettings:
     """The settings in a file. Raises SettingsError."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=RunnerSettings)
-    except (OSError, *UNREADABLE) as error:
+        return checked(msgspec.json.decode(file.read_bytes(), type=RunnerSettings))
+    except (OSError, SettingsError, *UNREADABLE) as error:
         raise SettingsError(f"{file}: {error}") from error

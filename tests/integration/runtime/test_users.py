@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 from events.bus import Bus
 from events.messages import AttemptRef
 from runtime.supervised import LauncherClient
-from tests.support.attempts import gone, line_in, lives
+from tests.support.attempts import END_S_MAX, gone, line_in, lives
 from tests.support.leader import Leader, a_launch
 from tests.support.nats import NatsServer
 from tests.support.runner_process import RunnerProcess
@@ -77,7 +78,7 @@ async def world(bus: Bus, nats: NatsServer, ground: tuple[Path, str, str], tmp_p
         folder / tmp_path.name,
         nats,
         attempt_uids=UIDS,
-        command=(*as_in_the_pod(*os.environ.get("WITHOUT", "").split()), python),
+        command=(*as_in_the_pod(), python),
         env={"PYTHONPATH": path},
     )
     runner.file.parent.chmod(0o711)
@@ -141,3 +142,58 @@ async def test_a_later_attempt_is_another_user_and_has_what_the_job_kept(world: 
     assert (job / "a/b/c").read_text() == "kept on"
     assert os.stat("/etc/passwd").st_uid == 0
     assert ref.attempt == 2
+
+
+async def test_folders_deeper_than_python_calls_itself_and_files_elsewhere_go_with_the_attempt(world: World) -> None:
+    world.leader.records = True
+    ref = await world.start(
+        "j-a",
+        "import os\n"
+        "open('/dev/shm/left-behind', 'w').close(); os.mkdir('/tmp/left-behind'); os.mkdir('/tmp/left-behind/a')\n"
+        "os.chdir(os.environ['HEADRACE_SCRATCH'])\n"
+        "for _ in range(3000): os.mkdir('a'); os.chdir('a')\n"
+        "os.chmod('.', 0)",
+    )
+    assert (await world.leader.end_of(ref)).exit_code == 0
+    again = await world.run("j-b", "import os; assert not os.path.exists('/dev/shm/left-behind')")
+    left = [world.node.attempt(ref), Path("/tmp/left-behind"), Path("/dev/shm/left-behind"), world.node.attempt(again)]
+    async with asyncio.timeout(END_S_MAX):
+        while any(map(os.path.lexists, left)):  # noqa: ASYNC110  nothing announces that a folder is gone
+            await asyncio.sleep(0.02)
+
+
+async def test_a_new_runner_gives_no_user_twice_and_ends_what_it_finds(world: World) -> None:
+    ref = await world.start("j-a", WAITS)
+    pid = int(await line_in(world.node.job(ref) / "pid"))
+    await world.leader.until_running(ref)
+    await world.runner.kill()
+    await world.runner.start()
+    other = await world.start("j-b", WAITS)
+    another = int(await line_in(world.node.job(other) / "pid"))
+    assert os.stat(f"/proc/{pid}").st_uid != os.stat(f"/proc/{another}").st_uid
+    await world.leader.want_no_more(ref)
+    assert (await world.leader.end_of(ref)).cause == "stopped"
+    assert not lives(pid)
+
+
+async def test_a_node_that_lacks_what_it_needs_says_so_and_starts_nothing(
+    bus: Bus, nats: NatsServer, ground: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    folder, python, path = ground
+    leader = Leader(bus)
+    await leader.listen()
+    command = (*as_in_the_pod("SETUID", "CHOWN"), python)
+    runner = RunnerProcess(folder / tmp_path.name, nats, attempt_uids=UIDS, command=command, env={"PYTHONPATH": path})
+    await runner.start()
+    try:
+        await leader.until(lambda: bool(leader.exchanges))
+        why = f"attempt_uids = {UIDS} cannot be used: the node lacks the capabilities CHOWN, SETUID"
+        assert leader.exchanges[-1].capacity.cannot_start == f"{why}; see docs/kubernetes.md"
+        launch = a_launch("j-a", "")
+        await leader.want(launch)
+        end = await leader.end_of(launch.ref)
+        assert (end.cause, end.started_at) == ("environment_failed", None)
+        assert why in end.message
+    finally:
+        await runner.kill()
+        await LauncherClient(runner.node.path).retire()

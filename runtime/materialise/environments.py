@@ -71,6 +71,7 @@ class Environments:
             await self._build(lock, fresh)
         finally:
             await end_all(self._builder)
+        (fresh / ".lock").unlink(missing_ok=True)  # uv's, and everybody's to write
 
     async def _build(self, lock: str, fresh: Path) -> None:
         python, requirements = await self._read(lock)

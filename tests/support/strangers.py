@@ -46,7 +46,8 @@ def reachable_python(folder: Path) -> tuple[str, str]:
     return str(copy / "bin" / version), path
 
 
-def as_in_the_pod(*without: str) -> tuple[str, ...]:
+def as_in_the_pod(*without: str, no_new_privs: bool = True) -> tuple[str, ...]:
     """What starts a program as root with the capabilities that the node's pod has, and no other."""
     names = ",".join(f"+{name.lower()}" for name in NEEDED.values() if name not in without)
-    return ("setpriv", f"--bounding-set=-all,{names}", "--inh-caps=-all", "--no-new-privs", "--clear-groups")
+    more = ("--no-new-privs",) if no_new_privs else ()
+    return ("setpriv", f"--bounding-set=-all,{names}", "--inh-caps=-all", "--clear-groups", *more)

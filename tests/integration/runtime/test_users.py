@@ -78,7 +78,7 @@ async def world(bus: Bus, nats: NatsServer, ground: tuple[Path, str, str], tmp_p
         folder / tmp_path.name,
         nats,
         attempt_uids=UIDS,
-        command=(*as_in_the_pod(), python),
+        command=(*as_in_the_pod(no_new_privs=False), python),
         env={"PYTHONPATH": path},
     )
     runner.file.parent.chmod(0o711)

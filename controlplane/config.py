@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from events import streams
+from events import streams, uids
 from events.messages import GPU_MILLI, Resources, Tier
 
 GIB: Final = 1024**3
@@ -77,6 +77,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     hosts_file: str = ""
     """Of the machines that are ours (`controlplane.hosts`), where there is no Kubernetes. Empty: whatever joins Ray is.
     """
+    attempt_uids: str = ""
+    """Users of the nodes that attempts run as, each as one of its own: `200000-265535`. Empty: as the node itself."""
     # Kubernetes; without it, nodes are what joins Ray
     kubernetes_pool: str = ""
     """Of machines with the label `headrace.dev/pool=<this>`, all are ours."""
@@ -261,6 +263,10 @@ def _check(config: Configuration) -> None:
             raise ConfigurationError(f"tokens.{token[:8]}…: either operator or scrapes, which may do nothing else")
     if config.hosts_file and config.kubernetes_pool:
         raise ConfigurationError("hosts_file: machines are listed there, or labelled in Kubernetes: not both")
+    try:
+        uids.parse(config.attempt_uids)
+    except uids.BadRange as error:
+        raise ConfigurationError(f"attempt_uids: {error}") from error
     if config.archive_after_s < 0:
         raise ConfigurationError("archive_after_s: a number of seconds, or 0 for never")
     if config.remember_s < 1:

@@ -17,7 +17,7 @@ import msgspec
 from events import logs
 from runtime import gpus
 from runtime.serve import serve
-from runtime.settings import RunnerSettings, SettingsError
+from runtime.settings import RunnerSettings, SettingsError, checked
 
 LOG: Final = logging.getLogger("headrace.runner")
 
@@ -68,6 +68,6 @@ def start(settings: dict[str, Any]) -> Hosted:
     known = {name: value for name, value in settings.items() if name not in unknown}
     known["memory_bytes"] = known.get("memory_bytes") or None
     try:
-        return Hosted(msgspec.convert(known, RunnerSettings))
+        return Hosted(checked(msgspec.convert(known, RunnerSettings)))
     except msgspec.ValidationError as error:
         raise SettingsError(f"settings of the runner: {error}") from error

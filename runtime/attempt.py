@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,13 +23,14 @@ import msgspec
 from events import ranks
 from events.messages import AttemptEnd, AttemptRef, GangPart, GpuError, Launch, LiveAttempt, Meeting, Usage
 from events.wire import UNREADABLE
-from runtime import bounds, disk, exit_record, job_environment, meeting, short_way, spool
+from runtime import bounds, disk, exit_record, job_environment, meeting, ownership, removing, short_way, spool
 from runtime.desired import Actual, Phase
 from runtime.disk import Disk
 from runtime.exit_record import Record, Spec
 from runtime.node_folder import NodeFolder
 from runtime.shipping import output
 from runtime.supervised import LauncherClient, LaunchFailed, Standing, Status, Supervised, SupervisorLost, standing
+from runtime.users import NoUser, Users
 
 LOG: Final = logging.getLogger("headrace.runner")
 
@@ -87,6 +87,8 @@ class Tools(NamedTuple):
     ports: Callable[[], set[int]]
     """At which gangs meet here."""
     gpus: Gpus
+    users: Users | None = None
+    """Whom attempts run as; None: as we do."""
 
 
 class Attempt:
@@ -106,6 +108,8 @@ class Attempt:
         self._laying_out: asyncio.Task[Spec] | None = None
         self._supervised: Supervised | None = None
         self._stop: tuple[str, str] | None = None
+        self._uid = 0
+        """Whose it is, if it has a user of its own."""
         self._offers: Meeting | None = None
         self._meeting: asyncio.Future[Meeting] | None = None
 
@@ -120,6 +124,9 @@ class Attempt:
             return None
         attempt = cls(launch, tools)
         attempt._supervised = Supervised(folder)
+        attempt._uid = _user_of(folder)
+        if tools.users is not None:
+            tools.users.keep(attempt._uid)
         if (folder / RECORDED).exists():
             attempt._recorded.set()
         return attempt
@@ -176,7 +183,7 @@ class Attempt:
         """Its end is in the ledger."""
         self.phase = Phase.RECORDED
         try:
-            (self.folder / RECORDED).touch()
+            (self.folder / RECORDED).touch(mode=0o600)
         except OSError as error:  # a runner that is started before the folder is deleted will be told again
             LOG.warning("cannot note that its end is recorded: %s", error, extra={"job": self.ref.job})
         self._recorded.set()
@@ -193,11 +200,16 @@ class Attempt:
                 record = await self._begin(group)
             self._note_end(record, await self._gpu_errors(record))
             await self._recorded.wait()
-        await asyncio.to_thread(self._remove_folder)
+        if await asyncio.to_thread(self._remove_folder) and self._tools.users is not None:
+            self._tools.users.give_back(self._uid)
 
-    def _remove_folder(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def _remove_folder(self) -> bool:
+        """Gives whether nothing of it is left."""
         short_way.remove(self.folder / "scratch")
+        if self._uid:
+            self._seal()
+            ownership.clear_shared(self._uid)
+        return removing.remove(self.folder)
 
     async def _begin(self, group: asyncio.TaskGroup) -> Record:
         # not in the group: a failure of this is an ordinary end
@@ -260,10 +272,15 @@ class Attempt:
     async def _lay_out(self) -> Spec:
         """Everything that the entrypoint needs. Raises LayOutFailed, which ends this attempt and nothing else."""
         try:
+            if self._tools.users is not None:
+                self._uid = self._tools.users.take()
             await asyncio.to_thread(self._make_folder)
-            return await self._tools.layer.lay_out(self.launch, self.folder)
+            spec = await self._tools.layer.lay_out(self.launch, self.folder)
+            return await asyncio.to_thread(self._as_its_user, spec) if self._uid else spec
         except LayOutFailed:
             raise
+        except NoUser as error:
+            raise LayOutFailed("environment_failed", str(error)) from error
         except OSError as error:
             raise LayOutFailed("start_failed", f"the node cannot lay it out: {error}") from error
         except Exception as error:  # a fault of ours with one attempt must not end the others' runner
@@ -285,11 +302,29 @@ class Attempt:
         self.folder.mkdir(mode=0o700)
         for name in ("scratch", "spool"):
             (self.folder / name).mkdir()
-        self._tools.folder.job(self.ref).mkdir(parents=True, exist_ok=True)
+        job = self._tools.folder.job(self.ref)
+        job.mkdir(parents=True, exist_ok=True)
+        if self._uid:
+            ownership.give_attempt(self.folder, self._uid)
+            ownership.give_job(job, self._uid)
         self._note_launch()
 
+    def _as_its_user(self, spec: Spec) -> Spec:
+        """With what was laid out in its user's hands, and a home there."""
+        ownership.give_attempt(self.folder, self._uid)
+        home = str(self.folder / ownership.HOME)
+        own = {"HOME": home, "USER": self.launch.user, "LOGNAME": self.launch.user} | self.launch.env
+        return spec._replace(uid=self._uid, env=spec.env | {name: own[name] for name in ("HOME", "USER", "LOGNAME")})
+
+    def _seal(self) -> None:
+        try:
+            ownership.seal_job(self._tools.folder.job(self.ref), self._uid)
+        except OSError as error:
+            LOG.error("its folder stays open to user %d: %s", self._uid, error)
+
     def _note_launch(self) -> None:
-        (self.folder / LAUNCH).write_bytes(msgspec.json.encode(self.launch))
+        with open(os.open(self.folder / LAUNCH, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(self.launch))
 
     async def _follow(self, supervised: Supervised) -> Record:
         try:
@@ -308,7 +343,7 @@ class Attempt:
         mark = job_environment.mark(self.folder)
         place = self._tools.launcher.place
         group = place.group(self.folder.name) if place else None
-        while left := await asyncio.to_thread(bounds.sweep, mark, group, wait_s=SWEEP_S):
+        while left := await asyncio.to_thread(bounds.sweep, mark, group, wait_s=SWEEP_S, uid=self._uid):
             LOG.error("%d processes do not die", left)
         launched_at = (self.folder / exit_record.LOCK).stat().st_mtime
         sizes = {name: _size(self.folder / name) for name in exit_record.STREAMS}
@@ -345,6 +380,8 @@ class Attempt:
         return self._tools.gpus.errors(gpus, self._begun_at)
 
     def _note_end(self, record: Record, errors: tuple[GpuError, ...]) -> None:
+        if self._uid:
+            self._seal()  # before anybody hears of the end: the next attempt may begin then
         self._started_at = record.started_at
         self._end = msgspec.structs.replace(self._seen(end_of(record)), gpu_errors=errors)
         self.phase = Phase.RECORDED if self._recorded.is_set() else Phase.ENDED
@@ -371,6 +408,14 @@ def end_of(record: Record) -> AttemptEnd:
         },
         AttemptEnd,
     )
+
+
+def _user_of(folder: Path) -> int:
+    """Whom an attempt that was launched runs as; 0: as we do."""
+    try:
+        return exit_record.read_spec(str(folder)).uid
+    except (exit_record.Damaged, OSError):
+        return 0
 
 
 def _size(path: Path) -> int:

@@ -9,9 +9,9 @@ Without a control group:
   of it, and both count per process. So the supervisor looks at the attempt's resident memory once a second, pages that
   several processes share counted once, and ends the attempt when that is over. What is allocated faster than that is
   left to the kernel, which takes jobs first (`oom_score_adj`).
-* RLIMIT_NPROC counts every process of the user, on the whole machine, and not at all for root, whose processes the
-  supervisor counts when it looks. It keeps the node alive; while one job is at the limit its neighbours of the same
-  user cannot fork either.
+* RLIMIT_NPROC counts every process of the user, on the whole machine: of an attempt with a user of its own exactly its
+  own. Without one, while one job is at the limit its neighbours of the same user cannot fork either; and it does not
+  count for root at all, whose processes the supervisor counts when it looks.
 """
 
 from __future__ import annotations
@@ -176,17 +176,17 @@ class Watched:
         """There is nothing."""
 
 
-def sweep(mark: str, group: Group | None, *, wait_s: float) -> int:
-    """Kill every process that carries this mark or is in this group until none is left, and remove the group; gives
-    how many still are after `wait_s`.
+def sweep(mark: str, group: Group | None, *, wait_s: float, uid: int = 0) -> int:
+    """Kill every process that carries this mark, is in this group or is this user's (0: nobody's) until none is left,
+    and remove the group; gives how many still are after `wait_s`.
 
-    For what an attempt left behind whose supervisor vanished: nobody is their guardian any more. Without a group, one
-    that has cleared its environment is not found.
+    For what an attempt left behind whose supervisor vanished: nobody is their guardian any more. Without a group and a
+    user of its own, one that has cleared its environment is not found.
     """
     end = time.monotonic() + wait_s
     pause_s = 0.001
     while True:
-        found = set(processes.marked(mark))
+        found = set(processes.of_user(uid) if uid else processes.marked(mark))
         if group is not None:
             group.kill()
             found.update(group.members())

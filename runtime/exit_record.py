@@ -53,6 +53,8 @@ class Spec(NamedTuple):
     lease_file: str = ""
     lease_s: float = 0.0
     """0: the attempt lives however long the node is cut off."""
+    uid: int = 0
+    """The user, and the group of the same number, that the program runs as. 0: the supervisor's own."""
 
 
 class Record(NamedTuple):

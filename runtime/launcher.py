@@ -27,7 +27,7 @@ import sys
 import zlib
 from typing import Any, Final, NoReturn
 
-from runtime import bounds, cgroups, exit_record, output, processes, supervisor
+from runtime import bounds, cgroups, credentials, exit_record, output, processes, supervisor
 
 SOCKET: Final = "launcher.sock"
 LOCK: Final = "launcher.lock"
@@ -49,7 +49,7 @@ HELD_BY_ANOTHER: Final = 3
 def version() -> str:
     """Of the code that launchers and supervisors run: another text, another version."""
     total = 0
-    for module in (bounds, cgroups, exit_record, output, processes, supervisor):
+    for module in (bounds, cgroups, credentials, exit_record, output, processes, supervisor):
         total = _checksum(module.__file__ or "", total)
     return f"{_checksum(__file__, total):08x}"
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from events import subjects
 from events.messages import AttemptRef
+from runtime import ownership
 
 LOG: Final = logging.getLogger("headrace.runner")
 
@@ -49,12 +50,38 @@ class NodeFolder(NamedTuple):
         """Survives attempts: checkpoints and results."""
         return self.path / "jobs" / subjects.encode(ref.job)
 
-    def prepare(self) -> None:
-        """Make what has to be there. Raises OSError."""
+    @property
+    def environments(self) -> Path:
+        return self.path / "environments"
+
+    @property
+    def sources(self) -> Path:
+        return self.path / "sources"
+
+    @property
+    def cache(self) -> Path:
+        """Of uv."""
+        return self.path / "uv-cache"
+
+    def prepare(self, *, builder: int = 0) -> None:
+        """Make what has to be there. `builder`: the user that builds packages, where attempts have users of their own.
+        Raises OSError.
+        """
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for folder in (self.attempts, self.pythonpath, self.path / "jobs"):
             folder.mkdir(exist_ok=True)
+        if builder:
+            self._open(builder)
         self._provide_sdk()
+
+    def _open(self, builder: int) -> None:
+        """Let users who are not ours reach what is theirs, and what is for all."""
+        ownership.open_node(self.path, self.attempts, self.path / "jobs", self.environments, self.path / "sdk")
+        self.pythonpath.chmod(0o755)
+        for private in (self.sources, self.cache):
+            private.mkdir(exist_ok=True)
+            private.chmod(0o700)
+        ownership.give_cache(self.cache, builder)
 
     def _provide_sdk(self) -> None:
         """A copy of `headrace` as it is installed beside us (found, never imported): a job may not reach ours.
@@ -69,6 +96,7 @@ class NodeFolder(NamedTuple):
         before = list(copies.iterdir())
         fresh = Path(tempfile.mkdtemp(dir=copies)) / "headrace"
         try:
+            fresh.parent.chmod(0o755)
             shutil.copytree(found.submodule_search_locations[0], fresh, ignore=shutil.ignore_patterns("__pycache__"))
             link = fresh.parent / "link"
             link.symlink_to(fresh)

@@ -7,6 +7,10 @@ their launcher is gone they are ours, and their ends are reaped here (`reap_zomb
 SIGTERM empties the node before Ray goes: the runner says that it takes no more, every attempt is stopped with its own
 grace, and their ends are given to the leader. Kubernetes kills whatever is left after the pod's grace.
 
+Kubernetes asks whether this process goes round, and not whether Ray does: `alive` is touched all the while, `ray-runs`
+as long as there is a Ray. Both are in a folder that nobody else may look into, and so is Ray's session, whose files are
+for everybody (`--temp-dir` says `ray` below it).
+
 Standard library only.
 """
 
@@ -16,6 +20,7 @@ import contextlib
 import os
 import shlex
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +37,13 @@ LABEL: Final = "hr.node"
 CLOSING: Final = "closing"
 """A file in the node's folder: why it takes no attempts any more (`NodeFolder.closing`)."""
 END_ALL: Final = "runtime.end_all"
+OWN_FOLDER: Final = "HEADRACE_POD_FOLDER"
+"""Where our own files are, if not in OWN_FOLDER_DEFAULT."""
+OWN_FOLDER_DEFAULT: Final = "/tmp/headrace-pod"
+ALIVE: Final = "alive"
+RAY_RUNS: Final = "ray-runs"
+BEAT_S: Final = 10.0
+"""Longest time between two signs of life."""
 PAUSE_S_MIN: Final = 1.0
 PAUSE_S_MAX: Final = 30.0
 """Between two starts of Ray."""
@@ -64,8 +76,8 @@ class Child:
 class Pod:
     """What runs in this pod."""
 
-    def __init__(self, start: str, folder: Path | None) -> None:
-        self._start, self._folder = start, folder
+    def __init__(self, start: str, folder: Path | None, own: Path) -> None:
+        self._start, self._folder, self._own = start, folder, own
         self._ray: Child | None = None
         self._again_at = 0.0
         self._pause_s = PAUSE_S_MIN
@@ -81,15 +93,16 @@ class Pod:
         while not self._is_closing:
             if self._ray is None and time.monotonic() >= self._again_at:
                 self._ray = Child(["/bin/sh", "-c", f"ulimit -n 65536 2>/dev/null; exec {self._start}"])
-            self._wait(max(LOOK_S, self._again_at - time.monotonic()) if self._ray is None else None)
+            self._wait(max(LOOK_S, self._again_at - time.monotonic()) if self._ray is None else BEAT_S)
             self._look_after_ray()
         self._empty()
         self._end_ray()
         return 0
 
-    def _wait(self, limit_s: float | None) -> None:
+    def _wait(self, limit_s: float) -> None:
         """For a signal; reaps whatever has ended."""
-        got = signal.sigwaitinfo(_SIGNALS) if limit_s is None else signal.sigtimedwait(_SIGNALS, limit_s)
+        self._give_signs()
+        got = signal.sigtimedwait(_SIGNALS, min(limit_s, BEAT_S))
         if got is not None and got.si_signo != signal.SIGCHLD:
             self._is_closing = True
         while True:
@@ -100,6 +113,15 @@ class Pod:
             if pid == 0:
                 return
             self._gone.add(pid)
+
+    def _give_signs(self) -> None:
+        """A disk that has become full takes a touch; one that takes nothing at all is no reason to end."""
+        with contextlib.suppress(OSError):
+            (self._own / ALIVE).touch()
+            if self._ray is not None and self._ray.pid not in self._gone:
+                (self._own / RAY_RUNS).touch()
+            else:
+                (self._own / RAY_RUNS).unlink(missing_ok=True)
 
     def _look_after_ray(self) -> None:
         ray = self._ray
@@ -140,6 +162,15 @@ class Pod:
             self._wait(LOOK_S)
 
 
+def private(folder: Path) -> None:
+    """Make a folder that nobody else may look into. Raises OSError if it is somebody else's."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise FileExistsError(f"{folder} is somebody else's")
+    folder.chmod(0o700)
+
+
 def command(start: str, node: str) -> str:
     """How Ray is started here: as KubeRay says, with the node's name."""
     return f"{start} --labels {LABEL}={shlex.quote(node)}" if node else start
@@ -155,7 +186,9 @@ def main() -> int:
     folder = Path(sys.argv[1]) / node if node and len(sys.argv) > 1 else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Pod(command(start, node), folder).run()
+    own = Path(os.environ.get(OWN_FOLDER, OWN_FOLDER_DEFAULT))
+    private(own)
+    return Pod(command(start, node), folder, own).run()
 
 
 if __name__ == "__main__":

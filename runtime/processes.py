@@ -6,20 +6,20 @@ child must set before its program runs (session, death signal, descriptors) can 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
 import signal
 from typing import Final, NamedTuple, Protocol
 
+from runtime import credentials
+from runtime.credentials import prctl
 from runtime.exit_record import Spec
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 OOM_SCORE: Final = b"500"
 """Of the entrypoint and all below it: when the node runs out of memory a job goes first, not what looks after it."""
@@ -44,12 +44,6 @@ _HINTS: Final = {
 }
 
 
-def _prctl(option: int, argument: int | bytes) -> None:
-    if _LIBC.prctl(option, argument, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
-
-
 def reset_signals() -> None:
     """Every signal to its default, none blocked: whoever started us may have had other wishes."""
     for number in _EVERY_SIGNAL - {signal.SIGKILL, signal.SIGSTOP}:
@@ -59,9 +53,9 @@ def reset_signals() -> None:
 
 def become_guardian(name: str) -> None:
     """Adopt every orphan among the descendants, and let no process of the same user look into this one."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)
-    _prctl(_PR_SET_NAME, name.encode()[:15])
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(_PR_SET_DUMPABLE, 0)
+    prctl(_PR_SET_NAME, name.encode()[:15])
 
 
 class Failure(NamedTuple):
@@ -75,6 +69,11 @@ class Failure(NamedTuple):
             return f"working folder {spec.cwd}: {os.strerror(self.number)}"
         if self.stage == "bounds":
             return f"its memory and processes cannot be bounded on this node: {os.strerror(self.number)}"
+        if self.stage == "user":
+            return (
+                f"it cannot run as user {spec.uid} on this node: {os.strerror(self.number)}; hint: the node needs what "
+                "`attempt_uids` asks for, see docs/kubernetes.md"
+            )
         text = f"cannot start {spec.argv[0]!r}: {os.strerror(self.number)}"
         hint = _HINTS.get(self.number)
         where = f" (looked on PATH={spec.env.get('PATH', os.defpath)})" if "/" not in spec.argv[0] else ""
@@ -97,7 +96,7 @@ class Bounded(Protocol):
 
 
 def start(spec: Spec, bounds: Bounded, *, stdout: int, stderr: int) -> Started:
-    """Fork, and execute the program in its bounds, in a session of its own that dies with this process."""
+    """Fork, and execute the program in its bounds, as its user, in a session of its own that dies with this process."""
     verdict, report = os.pipe()
     parent = os.getpid()
     # A signal that reached the child before its handlers are reset would be taken for one of the parent's.
@@ -125,9 +124,7 @@ def _become(spec: Spec, bounds: Bounded, parent: int, outputs: tuple[int, int], 
     stage = "session"
     try:
         os.setsid()
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(EXEC_FAILED)
+        _die_with(parent)
         signal.set_wakeup_fd(-1)
         for number in _NOT_DEFAULT:
             signal.signal(number, signal.SIG_DFL)
@@ -138,6 +135,10 @@ def _become(spec: Spec, bounds: Bounded, parent: int, outputs: tuple[int, int], 
         os.umask(UMASK)
         stage = "bounds"
         bounds.enter()
+        stage = "user"
+        if spec.uid:
+            credentials.become(spec.uid, 1, 2)
+            _die_with(parent)
         stage = "folder"
         os.chdir(spec.cwd)
         stage = "program"
@@ -148,6 +149,12 @@ def _become(spec: Spec, bounds: Bounded, parent: int, outputs: tuple[int, int], 
     except ValueError:  # a null byte in an argument or in the environment
         os.write(report, f"{stage} {errno.EINVAL}".encode())
     finally:
+        os._exit(EXEC_FAILED)
+
+
+def _die_with(parent: int) -> None:
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
         os._exit(EXEC_FAILED)
 
 
@@ -190,12 +197,17 @@ def _parent(pid: str) -> int | None:
 
 def is_stopped(pid: int) -> bool:
     """Whether somebody has stopped it (SIGSTOP): it lives and does nothing."""
+    return _state(pid) == b"T"
+
+
+def _state(pid: int) -> bytes:
+    """One letter, as proc(5) says; empty: it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read(1024)
     except OSError:
-        return False
-    return stat[stat.rindex(b")") + 2 :].startswith(b"T")
+        return b""
+    return stat[stat.rindex(b")") + 2 :][:1]
 
 
 def marked(entry: str) -> list[int]:
@@ -211,6 +223,21 @@ def marked(entry: str) -> list[int]:
                     found.append(int(name))
         except OSError:
             continue
+    return found
+
+
+def of_user(uid: int) -> list[int]:
+    """Every process of this user that lives. The folder below /proc is the user's whatever a process does to hide the
+    rest.
+    """
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if os.stat(f"/proc/{name}").st_uid == uid and _state(int(name)) not in (b"Z", b"X", b""):
+                    found.append(int(name))
+            except OSError:
+                continue
     return found
 
 

@@ -14,7 +14,6 @@ import fcntl
 import logging
 import os
 import secrets
-import shutil
 import time
 from collections import deque
 from pathlib import Path
@@ -26,7 +25,7 @@ from events import logs, subjects
 from events.bus import AskRefused, Bus, BusError, Delivery
 from events.messages import AttemptRef, Capacity, Desired, Exchange, Launch
 from events.wire import UNREADABLE
-from runtime import desired, exit_record, node_capacity, short_way
+from runtime import desired, exit_record, node_capacity, removing, short_way
 from runtime.attempt import Attempt, Layer, Shipping, Tools
 from runtime.desired import Actual, Forget, Go, Phase, Seen, Start, Stop
 from runtime.disk import Disk, room
@@ -36,6 +35,7 @@ from runtime.meeting import own_address
 from runtime.node_folder import NodeFolder
 from runtime.settings import RunnerSettings
 from runtime.supervised import LauncherClient
+from runtime.users import Users
 
 LOG: Final = logging.getLogger("headrace.runner")
 
@@ -68,6 +68,7 @@ class Runner:
             address=settings.address,
             ports=self._ports,
             gpus=self._gpus,
+            users=Users(settings.attempt_uids) if settings.attempt_uids else None,
         )
         self._attempts: dict[AttemptRef, Attempt] = {}
         """Those whose end is not in the ledger yet: what the leader is told, and what is decided on."""
@@ -85,12 +86,18 @@ class Runner:
 
     async def run(self) -> None:
         """Raises AnotherRunner, LaunchFailed, OSError; else only its cancellation ends it."""
-        await asyncio.to_thread(self._folder.prepare)
+        users = self._tools.users
+        usable = users is not None and not users.problem
+        await asyncio.to_thread(self._folder.prepare, builder=users.builder if users and usable else 0)
         lock = _only_one(self._folder.path)
         try:
             if not self._tools.address:
                 address = await asyncio.to_thread(own_address, self._settings.nats_url)
                 self._tools = self._tools._replace(address=address)
+            if users is not None:
+                await users.examine(self._folder.pythonpath)
+                if users.problem:
+                    LOG.error("no attempt is started here: %s", users.problem)
             await self._launcher.ensure()  # afterwards every launch of a runner before us can be seen
             async with self._group:
                 await self._find_attempts()
@@ -111,7 +118,7 @@ class Runner:
         for folder in sorted(self._folder.attempts.iterdir()):
             attempt = Attempt.found(folder, self._tools)
             if attempt is None:
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                await asyncio.to_thread(removing.remove, folder)
             else:
                 self._live(attempt)
         await asyncio.to_thread(short_way.sweep, self._folder.attempts)
@@ -198,6 +205,8 @@ class Runner:
         return True
 
     def _cannot_start(self) -> str:
+        if self._tools.users is not None and self._tools.users.problem:
+            return self._tools.users.problem
         try:
             if self._folder.closing.exists():
                 return self._folder.closing.read_text()
@@ -275,7 +284,8 @@ def _read_seen(path: Path) -> Seen:
 def _write_seen(path: Path, seen: Seen) -> None:
     """Over a restart only the term counts: what a leader sent to the runner before never reaches the next."""
     fresh = path.with_suffix(".new")
-    fresh.write_bytes(msgspec.json.encode(Seen(seen.term)))
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(Seen(seen.term)))
     fresh.rename(path)
 
 

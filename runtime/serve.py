@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from events import logs
+from events import logs, uids
 from events.blobs import Blobs
 from events.bus import Bus
 from runtime.layout import Layout
@@ -33,7 +33,9 @@ async def _serve(settings: RunnerSettings) -> None:
         settings.nats_url, user=settings.nats_user, password=settings.nats_password, name=f"runner/{settings.node}"
     )
     try:
-        layout = Layout(settings, folder, Materialiser(folder.path, Blobs.at(settings.blobs_url)))
+        users = uids.parse(settings.attempt_uids)
+        materialiser = Materialiser(folder.path, Blobs.at(settings.blobs_url), builder=users[0] if users else 0)
+        layout = Layout(settings, folder, materialiser)
         await Runner(settings, bus, layout, Shipping(bus, settings.node)).run()
     finally:
         await bus.drain()

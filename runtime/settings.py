@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from events import uids
 from events.wire import UNREADABLE
 from runtime.exit_record import OUTPUT_BYTES_MAX
 
@@ -40,11 +41,22 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """0: attempts go on however long the node is cut off."""
     output_bytes_max: int = OUTPUT_BYTES_MAX
     """Kept of each stream of an attempt."""
+    attempt_uids: str = ""
+    """Users that attempts run as, each as one of its own: `200000-265535`. Empty: as the runner."""
+
+
+def checked(settings: RunnerSettings) -> RunnerSettings:
+    """The same, if they can be used. Raises SettingsError."""
+    try:
+        uids.parse(settings.attempt_uids)
+    except uids.BadRange as error:
+        raise SettingsError(f"attempt_uids: {error}") from error
+    return settings
 
 
 def load(file: Path) -> RunnerSettings:
     """The settings in a file. Raises SettingsError."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=RunnerSettings)
-    except (OSError, *UNREADABLE) as error:
+        return checked(msgspec.json.decode(file.read_bytes(), type=RunnerSettings))
+    except (OSError, SettingsError, *UNREADABLE) as error:
         raise SettingsError(f"{file}: {error}") from error

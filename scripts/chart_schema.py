@@ -21,7 +21,7 @@ from controlplane.config import Configuration  # noqa: E402
 FILE = ROOT / "charts" / "headrace" / "values.schema.json"
 FROM_THE_RELEASE = {
     *("state", "host", "health_port", "nats_url", "nats_user", "nats_password", "replicas", "blobs_url", "ray_address"),
-    *("gateway_port", "otlp_port", "otlp_url", "otlp_secret", "node_folder", "kubeconfig"),
+    *("gateway_port", "otlp_port", "otlp_url", "otlp_secret", "node_folder", "attempt_uids", "kubeconfig"),
     *("kubernetes_pool", "kubernetes_namespace", "kubernetes_cluster", "kubernetes_node_image"),
     *("kubernetes_ray_version", "kubernetes_token_secret", "kubernetes_node_secret"),
 }
@@ -76,7 +76,12 @@ def schema() -> str:
             url={"type": "string", "pattern": "^([a-z0-9]+://.+)?$", "not": {"pattern": "^file:"}}, existingSecret=TEXT
         ),
         image=image(pullPolicy={"enum": ["Always", "IfNotPresent", "Never"]}),
-        node=strict(image=image(), rayVersion=TEXT, folder={"type": "string", "pattern": "^/"}),
+        node=strict(
+            image=image(),
+            rayVersion=TEXT,
+            folder={"type": "string", "pattern": "^/"},
+            attemptUids={"type": "string", "pattern": "^([0-9]+-[0-9]+)?$"},
+        ),
         imagePullSecrets=TEXTS,
         config=config,
         listen=TEXT,

@@ -111,4 +111,5 @@ def runner_settings(config: Configuration, node: SeenNode) -> dict[str, Any]:
         "labels": node.labels,
         "address": node.address,
         "lease_s": config.lease_s,
+        "attempt_uids": config.attempt_uids,
     }

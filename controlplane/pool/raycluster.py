@@ -36,6 +36,13 @@ MEMORY_STEP: Final = GIB
 """Machines that differ by less than a core and a GiB have one shape."""
 OBJECT_STORE_BYTES: Final = 256 * 1024**2
 """Of Ray. No job's data goes through it."""
+POD_FOLDER: Final = "/tmp/headrace-pod"
+"""Of process 1, and nobody else may look into it: its signs of life, and Ray's session below."""
+SILENT_S: Final = 60
+"""A process 1 that has given no sign of life for so long is silent (it gives one each 10 s)."""
+GCS_PORT: Final = 6379
+CAPABILITIES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
+"""What the runner of a node needs for attempts with users of their own (`runtime.users.NEEDED`)."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """For what runs on a node, before its container is killed: a job's longest grace, and a minute."""
     node_folder: str = "/var/lib/headrace"
     """Below which a node keeps its attempts and caches, as long as its pod lives."""
+    attempt_uids: str = ""
+    """Users that attempts run as. Empty: that of the node, which then is not root."""
     service_account: str = ""
 
 
@@ -141,6 +150,7 @@ def _head(settings: Settings) -> dict[str, Any]:
         "rayStartParams": {
             "num-cpus": "0",
             "object-store-memory": str(OBJECT_STORE_BYTES),
+            "temp-dir": f"{POD_FOLDER}/ray",
             "dashboard-host": "127.0.0.1",
         },
         "template": {
@@ -165,7 +175,7 @@ def _group(settings: Settings, group: Group) -> dict[str, Any]:
         "minReplicas": group.replicas,
         "maxReplicas": group.replicas,
         "numOfHosts": 1,
-        "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES)},
+        "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES), "temp-dir": f"{POD_FOLDER}/ray"},
         "scaleStrategy": {"workersToDelete": list(group.deleting)},
         "template": {
             "metadata": {
@@ -197,12 +207,49 @@ def _container(settings: Settings, name: str, amounts: dict[str, str], *, is_nod
         "image": settings.node_image,
         "command": ["python", "-m", "runtime.pod", *([settings.node_folder] if is_node else [])],
         "resources": {"limits": amounts, "requests": dict(amounts)},
+        "securityContext": _security(root=is_node and bool(settings.attempt_uids)),
+        **_probes(is_node=is_node),
     }
     if is_node:
         container |= {"env": [node_name], "volumeMounts": [{"name": VOLUME, "mountPath": settings.node_folder}]}
         if settings.node_secret:
             container["envFrom"] = [{"secretRef": {"name": settings.node_secret}}]
     return container
+
+
+def _security(*, root: bool) -> dict[str, Any]:
+    """Within Pod Security's `baseline` with root, within `restricted` without."""
+    user: dict[str, Any] = {"runAsUser": 0, "runAsGroup": 0} if root else {"runAsNonRoot": True}
+    return {
+        **user,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]} | ({"add": list(CAPABILITIES)} if root else {}),
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _probes(*, is_node: bool) -> dict[str, Any]:
+    """Ours, because KubeRay gives a container without any those that end it when its raylet has been dead for ten
+    minutes, and all attempts with it (`initLivenessAndReadinessProbe`).
+
+    Alive: process 1 goes round. Ready: Ray runs; a head, to whom others come, when its door is open.
+    """
+    alive = {
+        "exec": {"command": probe(f"{POD_FOLDER}/alive")},
+        "periodSeconds": 30,
+        "timeoutSeconds": 10,
+        "failureThreshold": 10,
+    }
+    if is_node:
+        ready = {"exec": {"command": probe(f"{POD_FOLDER}/ray-runs")}, "periodSeconds": 10, "timeoutSeconds": 10}
+    else:
+        ready = {"tcpSocket": {"port": GCS_PORT}, "periodSeconds": 5, "timeoutSeconds": 5}
+    return {"livenessProbe": alive, "readinessProbe": ready | {"failureThreshold": 3}}
+
+
+def probe(file: str, *, silent_s: int = SILENT_S) -> list[str]:
+    """Fails unless this file was touched lately. Two small programs; an interpreter would cost ten times as much."""
+    return ["sh", "-c", f'test -n "$(find {file} -newermt "-{silent_s} seconds")"']
 
 
 def _affinity(settings: Settings, hosts: Sequence[str]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def settings_of(config: Configuration) -> raycluster.Settings:
         node_secret=config.kubernetes_node_secret,
         grace_s=int(config.grace_s_max) + 60,
         node_folder=config.node_folder or "/var/lib/headrace",
+        attempt_uids=config.attempt_uids,
     )
 
 

@@ -18,12 +18,17 @@ __all__ = ["EnvironmentFailed", "MaterialiseFailed", "Materialiser", "SourceFail
 
 
 class Materialiser:
-    """What a node makes of blobs, in `sources/`, `environments/` and `uv-cache/` of its folder."""
+    """What a node makes of blobs, in `sources/`, `environments/` and `uv-cache/` of its folder.
 
-    def __init__(self, folder: Path, blobs: Blobs) -> None:
+    `builder`: the user that installs and builds packages; 0: as we are.
+    """
+
+    def __init__(self, folder: Path, blobs: Blobs, *, builder: int = 0) -> None:
         self._interpreters = Interpreters()
         self._sources = Sources(folder / "sources", blobs)
-        self._environments = Environments(folder / "environments", folder / "uv-cache", blobs, self._interpreters)
+        self._environments = Environments(
+            folder / "environments", folder / "uv-cache", blobs, self._interpreters, builder=builder
+        )
 
     async def source(self, digest: str, into: Path) -> None:
         """Lay a private copy of a source out at `into`; what is there already stays. Raises SourceFailed, OSError."""

@@ -3,11 +3,18 @@
 Only what the lock names is installed, and only with the hashes that it gives; where from is the business of the node's
 own uv configuration. The folder is relocatable, built under another name and renamed when all bytecode is compiled. So
 it is complete when it is there, and finding it is one `stat`.
+
+Where attempts have users of their own, uv runs as one too, for the `setup.py` of a package is a stranger's code: it
+sees nothing of the node's and none of its credentials. There is one build at a time, and its end is the end of all that
+it has started. What it leaves belongs to that user, and no job can write it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +22,7 @@ from events.blobs import BlobError, BlobMissing, Blobs, is_digest
 from runtime.materialise import bytecode, folders, processes
 from runtime.materialise.errors import EnvironmentFailed
 from runtime.materialise.interpreters import Interpreters
+from runtime.users import end_all
 
 BUILD_S_MAX: Final = 1800.0
 """243 packages of 2.8 GB take 25 s on an empty cache; the rest is for a slow network and for builds."""
@@ -30,11 +38,15 @@ TAIL_CHARACTERS: Final = 2000
 class Environments:
     """The environments in one folder, and uv's cache, which must be on the same file system for hard links to work."""
 
-    def __init__(self, folder: Path, cache: Path, blobs: Blobs, interpreters: Interpreters) -> None:
+    def __init__(
+        self, folder: Path, cache: Path, blobs: Blobs, interpreters: Interpreters, *, builder: int = 0
+    ) -> None:
         self._folder = folder
         self._cache = cache
         self._blobs = blobs
         self._interpreters = interpreters
+        self._builder = builder
+        self._builds = asyncio.Lock() if builder else contextlib.nullcontext()
         self._flights = folders.Flights()
 
     async def get(self, lock: str) -> Path:
@@ -46,9 +58,20 @@ class Environments:
             return place
         async with self._flights.of(lock):
             if not place.is_dir():
-                async with folders.made(place) as fresh:
-                    await self._build(lock, fresh)
+                async with self._builds, folders.made(place) as fresh:
+                    await self._build_as_builder(lock, fresh)
         return place
+
+    async def _build_as_builder(self, lock: str, fresh: Path) -> None:
+        if not self._builder:
+            await self._build(lock, fresh)
+            return
+        os.chown(fresh, self._builder, self._builder)
+        try:
+            await self._build(lock, fresh)
+        finally:
+            await end_all(self._builder)
+        (fresh / ".lock").unlink(missing_ok=True)  # uv's, and everybody's to write
 
     async def _build(self, lock: str, fresh: Path) -> None:
         python, requirements = await self._read(lock)
@@ -98,7 +121,9 @@ class Environments:
     async def _compile(self, fresh: Path) -> None:
         """Without bytecode the first import of pandas takes 2 s longer, in every job that cannot write here."""
         arguments = ("-I", "-S", bytecode.__file__, str(fresh), str(self._cache / ARCHIVES))
-        ran = await processes.run(str(fresh / "bin" / "python"), *arguments, time_s_max=BUILD_S_MAX)
+        ran = await processes.run(
+            *(str(fresh / "bin" / "python"), *arguments), time_s_max=BUILD_S_MAX, folder=self._folder, uid=self._builder
+        )
         if ran.status != 0:
             raise EnvironmentFailed(f"the environment could not be compiled:\n{_tail(ran.stderr)}")
 
@@ -109,8 +134,14 @@ class Environments:
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_PROGRESS": "1",
         }
+        if self._builder:
+            env["HOME"] = str(self._cache)
         ran = await processes.run(
-            processes.uv(), "--color", "never", *arguments, time_s_max=BUILD_S_MAX, folder=self._folder, env=env
+            *(processes.uv(), "--color", "never", *arguments),
+            time_s_max=BUILD_S_MAX,
+            folder=self._folder,
+            env=env,
+            uid=self._builder,
         )
         if ran.status != 0:
             raise EnvironmentFailed(f"{what}:\n{_tail(ran.stderr)}")

@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[2]
 class RayHead:
     """One node that is the head as well, labelled `hr.node=<node>`, with GPUs that are only declared."""
 
-    def __init__(self, node: str, *, gpus: int) -> None:
+    def __init__(
+        self, node: str, *, gpus: int, command: tuple[str, ...] = (sys.executable,), path: str = str(ROOT)
+    ) -> None:
+        """`command`: the interpreter of the head and its workers, and what it is started by; `path`: its PYTHONPATH."""
         self.folder = Path(tempfile.mkdtemp(prefix="hr-ray-", dir="/tmp"))  # 0700, and short: Ray puts sockets there
         self.port, self.client_port = free_ports(2)
         self.environment = {
@@ -29,11 +32,11 @@ class RayHead:
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "RAY_memory_monitor_refresh_ms": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": path,
             "PYTHONDONTWRITEBYTECODE": "",  # without bytecode a head takes 15 s instead of 3
         }
         self._command = (
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+            *(*command, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
             *(f"--port={self.port}", f"--node-ip-address={HOST}", "--num-cpus=2", f"--num-gpus={gpus}"),
             f"--ray-client-server-port={self.client_port}",
             *("--object-store-memory=80000000", "--include-dashboard=false", "--dashboard-agent-listen-port=0"),

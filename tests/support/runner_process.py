@@ -19,8 +19,19 @@ ROOT = Path(__file__).parents[2]
 class RunnerProcess:
     """The runner of the node n1, below a folder."""
 
-    def __init__(self, folder: Path, nats: NatsServer, *, gpus: int = 0, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        nats: NatsServer,
+        *,
+        gpus: int = 0,
+        env: dict[str, str] | None = None,
+        attempt_uids: str = "",
+        command: tuple[str, ...] = (sys.executable,),
+    ) -> None:
+        """`command`: the interpreter, and what it is started by."""
         folder.mkdir(exist_ok=True)
+        self.command = command
         self.env = os.environ | (env or {})
         self.node = NodeFolder(folder / "n1")
         self.file = folder / "settings.json"
@@ -33,12 +44,14 @@ class RunnerProcess:
             blobs_url=f"file://{folder}/blobs",
             gpus=gpus,
             pythons=("3.11.7",),
+            attempt_uids=attempt_uids,
         )
         self.file.write_bytes(msgspec.json.encode(settings))
+        self.file.chmod(0o600)
 
     async def start(self, *, stderr: int | None = None) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "runtime.runner", "--settings", str(self.file)),
+            *(*self.command, "-m", "runtime.runner", "--settings", str(self.file)),
             cwd=ROOT,
             stderr=stderr,
             env=self.env,

@@ -55,6 +55,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   "otlp_port" (.Values.monitoring.port | int)
   "otlp_url" (printf "http://%s-otlp.%s.svc:%d" $name .Release.Namespace (.Values.monitoring.port | int))
   "node_folder" .Values.node.folder
+  "attempt_uids" .Values.node.attemptUids
   "kubernetes_pool" .Values.pool.name
   "kubernetes_namespace" .Release.Namespace
   "kubernetes_cluster" $name

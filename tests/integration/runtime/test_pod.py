@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.pool import raycluster
+from controlplane.pool.machines import Amounts
+from controlplane.pool.raycluster import Group, Shape
 from events.bus import Bus
 from runtime import pod
 from runtime.supervised import LauncherClient
@@ -19,6 +22,7 @@ from tests.support.leader import Leader, a_launch
 from tests.support.nats import NatsServer
 from tests.support.runner_process import ROOT, RunnerProcess
 
+SETTINGS = raycluster.Settings(name="pool", namespace="n", pool="p", node_image="i", ray_version="2", token_secret="t")
 RAY = """\
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (open(f"{folder}/ended", "a").write("x"), sys.exit(0)))
@@ -39,12 +43,13 @@ class PodProcess:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.own = folder / "own"
         script = folder / "ray.py"
         script.write_text(f"folder = {str(folder)!r}\n{RAY}")
         self.start_command = f"{sys.executable} {script} start --block"
 
     async def start(self) -> None:
-        environ = os.environ | {pod.COMMAND: self.start_command, pod.NODE: "n1"}
+        environ = os.environ | {pod.COMMAND: self.start_command, pod.NODE: "n1", pod.OWN_FOLDER: str(self.own)}
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "runtime.pod", str(self.folder)), cwd=ROOT, env=environ
         )
@@ -93,6 +98,43 @@ async def test_ray_is_started_again_whenever_it_ends(here: PodProcess) -> None:
     await here.until_started(2)
     assert here.ray != first
     assert here.process.returncode is None
+    assert await here.end() == 0
+
+
+async def passes(here: PodProcess, file: str, *, silent_s: int = raycluster.SILENT_S) -> bool:
+    """Whether a probe says yes, in the words that Kubernetes is given."""
+    command = raycluster.probe(str(here.own / Path(file).name), silent_s=silent_s)
+    probe = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+    return await probe.wait() == 0
+
+
+async def test_a_dead_ray_is_not_ready_and_ends_nothing(here: PodProcess) -> None:
+    spec = raycluster.render(SETTINGS, [Group(shape=Shape(Amounts(1000, 1, 0)))])["spec"]
+    container = spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    for name, file in (("livenessProbe", pod.ALIVE), ("readinessProbe", pod.RAY_RUNS)):
+        assert container[name]["exec"]["command"] == raycluster.probe(f"{pod.OWN_FOLDER_DEFAULT}/{file}")
+    async with asyncio.timeout(END_S_MAX):
+        while not await passes(here, pod.RAY_RUNS):  # noqa: ASYNC110  what it waits for is a file
+            await asyncio.sleep(0.02)
+    assert (here.own.stat().st_mode & 0o777) == 0o700
+    os.kill(here.ray, signal.SIGSTOP)  # so that it is not started again before we have looked
+    os.kill(here.ray, signal.SIGKILL)
+    async with asyncio.timeout(END_S_MAX):
+        while await passes(here, pod.RAY_RUNS):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert await passes(here, pod.ALIVE)
+    await here.until_started(2)
+    assert await here.end() == 0
+
+
+async def test_a_process_1_that_stands_still_is_not_alive(here: PodProcess) -> None:
+    here.process.send_signal(signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(END_S_MAX):
+            while await passes(here, pod.ALIVE, silent_s=1):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    finally:
+        here.process.send_signal(signal.SIGCONT)
     assert await here.end() == 0
 
 

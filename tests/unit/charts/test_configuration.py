@@ -39,6 +39,7 @@ def test_the_services_take_the_configuration(case: str, tmp_path: Path) -> None:
     settings = settings_of(config)
     assert (settings.namespace, settings.name) == ("ml", "headrace")
     assert settings.node_folder == config.node_folder
+    assert settings.attempt_uids == config.attempt_uids == "200000-265535"
     assert (config.state, config.host, config.health_port) == ("/state", "0.0.0.0", 8080)
     assert config.replicas == (1 if case == "external-nats" else 3)
 

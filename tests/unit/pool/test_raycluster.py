@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from controlplane.pool import raycluster
 from controlplane.pool.machines import GIB, Amounts
 from controlplane.pool.raycluster import Group, Settings, Shape, shape_of
+from runtime.pod import OWN_FOLDER_DEFAULT
+from runtime.users import NEEDED
 
 SETTINGS = Settings(
     name="pool", namespace="headrace", pool="research", node_image="node:1", ray_version="2.60.0", token_secret="token"
@@ -147,6 +149,39 @@ def test_a_field_that_the_schema_does_not_know_is_found(schema):
     body = raycluster.render(SETTINGS, [a_group("a")])
     body["spec"]["workerGroupSpecs"][0]["replica"] = 1
     assert unknown(body, schema) == ["$.spec.workerGroupSpecs[].replica"]
+
+
+def containers(**fields):
+    settings = Settings(
+        name="pool", namespace="n", pool="p", node_image="i", ray_version="2", token_secret="t", **fields
+    )
+    spec = raycluster.render(settings, [a_group("a")])["spec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    return [group["template"]["spec"]["containers"][0] for group in groups]
+
+
+def test_nodes_are_root_with_six_capabilities_where_attempts_have_users_and_the_head_never_is():
+    head, node = (each["securityContext"] for each in containers(attempt_uids="200000-265535"))
+    assert (node["runAsUser"], node["capabilities"]["drop"]) == (0, ["ALL"])
+    assert set(node["capabilities"]["add"]) == set(NEEDED.values())
+    assert not node["allowPrivilegeEscalation"]
+    assert [head, head] == [each["securityContext"] for each in containers()]
+    assert (head["runAsNonRoot"], head["capabilities"]) == (True, {"drop": ["ALL"]})
+
+
+def test_kuberay_finds_probes_and_gives_none_of_its_own():
+    """`initLivenessAndReadinessProbe` of KubeRay sets what is nil."""
+    for container in containers():
+        assert {"livenessProbe", "readinessProbe"} <= container.keys()
+    head, node = containers()
+    assert head["livenessProbe"] == node["livenessProbe"], "neither asks for Ray"
+    assert "/ray" not in str(node["livenessProbe"]["exec"]["command"]).replace("/headrace", "")
+
+
+def test_rays_session_is_below_a_folder_of_process_1():
+    spec = raycluster.render(SETTINGS, [a_group("a")])["spec"]
+    folders = [group["rayStartParams"]["temp-dir"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+    assert folders == [f"{OWN_FOLDER_DEFAULT}/ray"] * 2
 
 
 def test_nodes_and_not_the_head_have_the_credentials_of_the_blob_store():

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-MODULES = ("bounds", "cgroups", "exit_record", "launcher", "output", "processes", "supervisor")
+MODULES = ("bounds", "cgroups", "credentials", "exit_record", "launcher", "output", "processes", "supervisor")
 OURS = {"runtime", *(f"runtime.{name}" for name in MODULES)}
 
 

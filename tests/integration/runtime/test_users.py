@@ -1,0 +1,199 @@
+"""Attempts as users of their own: a real runner as root, and jobs that look around."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from events.bus import Bus
+from events.messages import AttemptRef
+from runtime.supervised import LauncherClient
+from tests.support.attempts import END_S_MAX, gone, line_in, lives
+from tests.support.leader import Leader, a_launch
+from tests.support.nats import NatsServer
+from tests.support.runner_process import RunnerProcess
+from tests.support.strangers import UIDS, as_in_the_pod, needs_root, reachable_folder, reachable_python
+
+pytestmark = needs_root
+
+STATUS = """
+import json, os
+lines = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+names = "Uid Gid Groups CapInh CapPrm CapEff CapAmb NoNewPrivs".split()
+told = {name: lines[name].split() for name in names}
+told |= {name: os.environ.get(name) for name in ("HOME", "USER", "LOGNAME")}
+open(os.path.expanduser("~/made"), "w").close()
+open(os.environ["TMPDIR"] + "/made", "w").close()
+print("by name", file=open("/dev/stdout", "w"))
+print(json.dumps(told), file=open("told", "w"))
+"""
+WAITS = "import os, signal; print(os.getpid(), file=open('pid', 'w'), flush=True); signal.pause()"
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[tuple[Path, str, str]]:
+    """A folder that everybody may pass, an interpreter in it, and its PYTHONPATH."""
+    with reachable_folder() as folder:
+        yield (folder, *reachable_python(folder))
+
+
+class World:
+    """A leader, and a runner whose attempts are users of their own."""
+
+    def __init__(self, leader: Leader, runner: RunnerProcess, python: str) -> None:
+        self.leader, self.runner, self.python = leader, runner, python
+        self.node = runner.node
+
+    async def run(self, job: str, code: str, *, attempt: int = 1, team: str = "vision") -> AttemptRef:
+        """Have some Python run to its end, and have it succeed."""
+        ref = await self.start(job, code, attempt=attempt, team=team)
+        end = await self.leader.end_of(ref)
+        assert end.exit_code == 0, (end, self.output(ref))
+        return ref
+
+    async def start(self, job: str, code: str, *, attempt: int = 1, team: str = "vision") -> AttemptRef:
+        ref = AttemptRef(team=team, job=job, attempt=attempt)
+        await self.leader.want(a_launch(job, "", attempt=attempt, ref=ref, entrypoint=(self.python, "-c", code)))
+        return ref
+
+    def output(self, ref: AttemptRef) -> str:
+        folder = self.node.attempt(ref)
+        return "".join((folder / name).read_text() for name in ("stdout", "stderr") if (folder / name).exists())
+
+
+@pytest.fixture
+async def world(bus: Bus, nats: NatsServer, ground: tuple[Path, str, str], tmp_path: Path) -> AsyncIterator[World]:
+    folder, python, path = ground
+    leader = Leader(bus)
+    leader.records = False  # so that folders stay, and can be looked at
+    await leader.listen()
+    runner = RunnerProcess(
+        folder / tmp_path.name,
+        nats,
+        attempt_uids=UIDS,
+        command=(*as_in_the_pod(no_new_privs=False), python),
+        env={"PYTHONPATH": path},
+    )
+    runner.file.parent.chmod(0o711)
+    await runner.start()
+    await leader.until(lambda: bool(leader.exchanges))
+    yield World(leader, runner, python)
+    await runner.kill()
+    await LauncherClient(runner.node.path).retire()
+
+
+async def test_an_attempt_is_a_user_alone_with_nothing_and_a_home(world: World) -> None:
+    ref = await world.run("j-a", STATUS)
+    told = json.loads((world.node.job(ref) / "told").read_text())
+    (uid,) = set(told["Uid"])
+    assert 300_001 <= int(uid) <= 300_063
+    assert set(told["Gid"]) == {uid}
+    assert told["Groups"] == []
+    assert {told[name][0] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert told["NoNewPrivs"] == ["1"]
+    assert told["HOME"] == str(world.node.attempt(ref) / "home")
+    assert told["USER"] == told["LOGNAME"] == "ada"
+    assert "by name" in world.output(ref)
+
+
+async def test_it_dies_with_its_supervisor_and_what_it_left_is_swept_by_its_user(world: World) -> None:
+    """Also what has cleared its environment: no mark is needed to find it."""
+    code = (
+        "import os, subprocess, sys\n"
+        "wait = [sys.executable, '-c', 'import signal; signal.pause()']\n"
+        "child = subprocess.Popen(wait, env={}, start_new_session=True)\n"
+        "print(os.getpid(), os.getppid(), child.pid, file=open('pids', 'w'), flush=True)\n"
+        "child.wait()"
+    )
+    ref = await world.start("j-a", code)
+    entrypoint, supervisor, child = map(int, (await line_in(world.node.job(ref) / "pids")).split())
+    os.kill(supervisor, signal.SIGKILL)
+    assert (await world.leader.end_of(ref)).cause == "supervisor_lost"
+    await gone(entrypoint)
+    assert not lives(child)
+
+
+async def test_a_later_attempt_is_another_user_and_has_what_the_job_kept(world: World) -> None:
+    wrote = await world.run(
+        "j-a",
+        "import os\n"
+        "os.makedirs('a/b'); open('a/b/c', 'w').write('kept'); os.chmod('a', 0o700)\n"
+        "os.link('a/b/c', 'again'); os.symlink('/etc/passwd', 'link'); os.chmod('.', 0o777)",
+    )
+    job = world.node.job(wrote)
+    first = job.lstat().st_gid
+    assert (job.lstat().st_uid, stat.S_IMODE(job.lstat().st_mode)) == (0, 0o700), "sealed"
+    ref = await world.run(
+        "j-a",
+        "import os\n"
+        "assert open('a/b/c').read() == open('again').read() == 'kept'\n"
+        "open('a/b/c', 'a').write(' on'); print(os.getuid(), file=open('uid', 'w'))",
+        attempt=2,
+    )
+    second = int((job / "uid").read_text())
+    assert second != first
+    assert (job / "a/b/c").read_text() == "kept on"
+    assert os.stat("/etc/passwd").st_uid == 0
+    assert ref.attempt == 2
+
+
+async def test_folders_deeper_than_python_calls_itself_and_files_elsewhere_go_with_the_attempt(world: World) -> None:
+    world.leader.records = True
+    ref = await world.start(
+        "j-a",
+        "import os\n"
+        "open('/dev/shm/left-behind', 'w').close(); os.mkdir('/tmp/left-behind'); os.mkdir('/tmp/left-behind/a')\n"
+        "os.chdir(os.environ['HEADRACE_SCRATCH'])\n"
+        "for _ in range(3000): os.mkdir('a'); os.chdir('a')\n"
+        "os.chmod('.', 0)",
+    )
+    assert (await world.leader.end_of(ref)).exit_code == 0
+    again = await world.run("j-b", "import os; assert not os.path.exists('/dev/shm/left-behind')")
+    left = [world.node.attempt(ref), Path("/tmp/left-behind"), Path("/dev/shm/left-behind"), world.node.attempt(again)]
+    async with asyncio.timeout(END_S_MAX):
+        while any(map(os.path.lexists, left)):  # noqa: ASYNC110  nothing announces that a folder is gone
+            await asyncio.sleep(0.02)
+
+
+async def test_a_new_runner_gives_no_user_twice_and_ends_what_it_finds(world: World) -> None:
+    ref = await world.start("j-a", WAITS)
+    pid = int(await line_in(world.node.job(ref) / "pid"))
+    await world.leader.until_running(ref)
+    await world.runner.kill()
+    await world.runner.start()
+    other = await world.start("j-b", WAITS)
+    another = int(await line_in(world.node.job(other) / "pid"))
+    assert os.stat(f"/proc/{pid}").st_uid != os.stat(f"/proc/{another}").st_uid
+    await world.leader.want_no_more(ref)
+    assert (await world.leader.end_of(ref)).cause == "stopped"
+    assert not lives(pid)
+
+
+async def test_a_node_that_lacks_what_it_needs_says_so_and_starts_nothing(
+    bus: Bus, nats: NatsServer, ground: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    folder, python, path = ground
+    leader = Leader(bus)
+    await leader.listen()
+    command = (*as_in_the_pod("SETUID", "CHOWN"), python)
+    runner = RunnerProcess(folder / tmp_path.name, nats, attempt_uids=UIDS, command=command, env={"PYTHONPATH": path})
+    await runner.start()
+    try:
+        await leader.until(lambda: bool(leader.exchanges))
+        why = f"attempt_uids = {UIDS} cannot be used: the node lacks the capabilities CHOWN, SETUID"
+        assert leader.exchanges[-1].capacity.cannot_start == f"{why}; see docs/kubernetes.md"
+        launch = a_launch("j-a", "")
+        await leader.want(launch)
+        end = await leader.end_of(launch.ref)
+        assert (end.cause, end.started_at) == ("environment_failed", None)
+        assert why in end.message
+    finally:
+        await runner.kill()
+        await LauncherClient(runner.node.path).retire()

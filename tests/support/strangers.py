@@ -1,0 +1,53 @@
+"""What a test needs whose attempts run as users of their own: root, a folder and an interpreter that they reach."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from runtime.users import NEEDED, closed
+
+UIDS = "300000-300063"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start attempts as other users")
+
+
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """An empty folder that everybody may pass: those of pytest are their owner's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="hr-users-", dir="/tmp"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def reachable_python(folder: Path) -> tuple[str, str]:
+    """This interpreter, where everybody may start it, and the PYTHONPATH on which it finds what we find."""
+    path = os.pathsep.join(found for found in sys.path if found and not found.startswith(sys.base_prefix))
+    if not closed(Path(sys.executable)):
+        return sys.executable, path
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    copy, original = folder / "python", Path(sys.base_prefix)
+    (copy / "bin").mkdir(parents=True)
+    shutil.copy2(original / "bin" / version, copy / "bin" / version)
+    leave_out = shutil.ignore_patterns("test", "site-packages", "config-*", "idlelib", "tkinter")
+    shutil.copytree(original / "lib" / version, copy / "lib" / version, ignore=leave_out)
+    for library in (original / "lib").glob("libpython*.so*"):
+        shutil.copy2(library, copy / "lib" / library.name)
+    return str(copy / "bin" / version), path
+
+
+def as_in_the_pod(*without: str, no_new_privs: bool = True) -> tuple[str, ...]:
+    """What starts a program as root with the capabilities that the node's pod has, and no other."""
+    names = ",".join(f"+{name.lower()}" for name in NEEDED.values() if name not in without)
+    more = ("--no-new-privs",) if no_new_privs else ()
+    return ("setpriv", f"--bounding-set=-all,{names}", "--inh-caps=-all", "--clear-groups", *more)

@@ -22,6 +22,7 @@ FILE = ROOT / "charts" / "headrace" / "values.schema.json"
 FROM_THE_RELEASE = {
     *("state", "host", "health_port", "nats_url", "nats_user", "nats_password", "replicas", "blobs_url", "ray_address"),
     *("gateway_port", "otlp_port", "otlp_url", "otlp_secret", "node_folder", "attempt_uids", "kubeconfig"),
+    "hosts_file",  # for machines without Kubernetes
     *("kubernetes_pool", "kubernetes_namespace", "kubernetes_cluster", "kubernetes_node_image"),
     *("kubernetes_ray_version", "kubernetes_token_secret", "kubernetes_node_secret"),
 }

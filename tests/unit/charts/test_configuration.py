@@ -154,7 +154,7 @@ def test_every_setting_is_either_a_value_or_follows_from_the_release() -> None:
     text = (charts.CHART / "templates" / "_helpers.tpl").read_text()
     follows = {name for name in script["FROM_THE_RELEASE"] if f'"{name}"' in text}
     assert settings >= script["FROM_THE_RELEASE"]
-    assert script["FROM_THE_RELEASE"] - follows == {"nats_password", "otlp_secret", "kubeconfig"}
+    assert script["FROM_THE_RELEASE"] - follows == {"nats_password", "otlp_secret", "kubeconfig", "hosts_file"}
     assert set(CHART.schema["properties"]["config"]["properties"]) == settings - script["FROM_THE_RELEASE"]
 
 

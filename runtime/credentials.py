@@ -15,6 +15,8 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+_CLONE_NEWNS: Final = 0x20000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_SLAVE = 2, 4, 8, 1 << 14, 1 << 19
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _CAPABILITY_WORDS: Final = 6
 """Effective, permitted, inheritable, of 32 capabilities each, twice."""
@@ -22,8 +24,22 @@ _CAPABILITY_WORDS: Final = 6
 
 def prctl(option: int, argument: int | bytes) -> None:
     """prctl(2). Raises OSError."""
-    if _LIBC.prctl(option, argument, 0, 0, 0) != 0:
-        raise _error(f"prctl({option})")
+    _call("prctl", option, argument, 0, 0, 0)
+
+
+def hide_others() -> bool:
+    """From here on, show below /proc nothing of other users' processes (`hidepid=2` in proc(5)). Raises OSError.
+
+    In a mount namespace of one's own, that goes on to have what is mounted outside of it. Before `become`: it takes
+    CAP_SYS_ADMIN. Gives whether that was there.
+    """
+    try:
+        _call("unshare", _CLONE_NEWNS)
+    except PermissionError:
+        return False
+    _call("mount", b"none", b"/", None, _MS_REC | _MS_SLAVE, None)
+    _call("mount", b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"hidepid=2")
+    return True
 
 
 def become(uid: int, *owned: int) -> None:
@@ -45,10 +61,10 @@ def become(uid: int, *owned: int) -> None:
 def _drop_capabilities() -> None:
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * _CAPABILITY_WORDS)()
-    if _LIBC.capset(ctypes.byref(header), ctypes.byref(nothing)) != 0:
-        raise _error("capset")
+    _call("capset", ctypes.byref(header), ctypes.byref(nothing))
 
 
-def _error(what: str) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, f"{what}: {os.strerror(number)}")
+def _call(name: str, *arguments: object) -> None:
+    if getattr(_LIBC, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")

@@ -137,6 +137,7 @@ def _become(spec: Spec, bounds: Bounded, parent: int, outputs: tuple[int, int], 
         bounds.enter()
         stage = "user"
         if spec.uid:
+            credentials.hide_others()
             credentials.become(spec.uid, 1, 2)
             _die_with(parent)
         stage = "folder"

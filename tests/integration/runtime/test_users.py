@@ -7,7 +7,9 @@ import json
 import os
 import signal
 import stat
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -34,11 +36,19 @@ open(os.environ["TMPDIR"] + "/made", "w").close()
 print("by name", file=open("/dev/stdout", "w"))
 print(json.dumps(told), file=open("told", "w"))
 """
+OTHERS = """
+import os
+others = [name for name in os.listdir("/proc") if name.isdigit() and os.stat(f"/proc/{name}").st_uid != os.getuid()]
+print(*others, file=open("others", "w"))
+"""
 WAITS = "import os, signal; print(os.getpid(), file=open('pid', 'w'), flush=True); signal.pause()"
 
 
+Ground = tuple[Path, str, str]
+
+
 @pytest.fixture(scope="module")
-def ground() -> Iterator[tuple[Path, str, str]]:
+def ground() -> Iterator[Ground]:
     """A folder that everybody may pass, an interpreter in it, and its PYTHONPATH."""
     with reachable_folder() as folder:
         yield (folder, *reachable_python(folder))
@@ -69,16 +79,23 @@ class World:
 
 
 @pytest.fixture
-async def world(bus: Bus, nats: NatsServer, ground: tuple[Path, str, str], tmp_path: Path) -> AsyncIterator[World]:
+async def world(bus: Bus, nats: NatsServer, ground: Ground) -> AsyncIterator[World]:
+    async with a_world(nats, bus, ground, command=as_in_the_pod(no_new_privs=False)) as world:
+        yield world
+
+
+@asynccontextmanager
+async def a_world(nats: NatsServer, bus: Bus, ground: Ground, *, command: tuple[str, ...]) -> AsyncIterator[World]:
+    """`command`: what a runner is started by."""
     folder, python, path = ground
     leader = Leader(bus)
     leader.records = False  # so that folders stay, and can be looked at
     await leader.listen()
     runner = RunnerProcess(
-        folder / tmp_path.name,
+        Path(tempfile.mkdtemp(dir=folder)),
         nats,
         attempt_uids=UIDS,
-        command=(*as_in_the_pod(no_new_privs=False), python),
+        command=(*command, python),
         env={"PYTHONPATH": path},
     )
     runner.file.parent.chmod(0o711)
@@ -101,6 +118,13 @@ async def test_an_attempt_is_a_user_alone_with_nothing_and_a_home(world: World) 
     assert told["HOME"] == str(world.node.attempt(ref) / "home")
     assert told["USER"] == told["LOGNAME"] == "ada"
     assert "by name" in world.output(ref)
+
+
+async def test_where_the_node_may_no_process_of_others_is_shown(nats: NatsServer, bus: Bus, ground: Ground) -> None:
+    """Not even their command lines, which are everybody's to read: with them the address of Ray is hidden."""
+    async with a_world(nats, bus, ground, command=()) as world:
+        ref = await world.run("j-a", OTHERS)
+        assert (world.node.job(ref) / "others").read_text().split() == []
 
 
 async def test_it_dies_with_its_supervisor_and_what_it_left_is_swept_by_its_user(world: World) -> None:

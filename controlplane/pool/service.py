@@ -15,8 +15,9 @@ from controlplane.config import Configuration, ConfigurationError
 from controlplane.frame import Tools
 from controlplane.pool import election, machines, raycluster
 from controlplane.pool.api import Api, ApiError, Conflict, Event, NotFound, Object
-from controlplane.pool.core import BY, Decisions, Reserved, Say, Standing, Write
+from controlplane.pool.core import Decisions, Reserved, Write
 from controlplane.pool.machines import CLUSTER_LABEL, POOL_LABEL, Amounts, Machine
+from controlplane.pool.standing import BY, Say, Standing
 from controlplane.pool.watching import Watching
 from events import messages as m
 from events import subjects
@@ -89,8 +90,6 @@ class Pool:
         self._try_again_at = 0.0
         self._pause_s = 0.0
         self._writes = self._conflicts = 0
-        self._standing: dict[str, Standing] | None = None
-        """What the scheduler said last."""
         self._asked: set[str] = set()
         """Nodes of which something was asked in the last round: it may not have been done."""
 
@@ -195,9 +194,7 @@ class Pool:
                     view = msgspec.json.decode(said, type=m.NodesView)
                     standing = {node.node: _standing(node) for node in view.nodes}
                     self.failing("scheduling", "")
-                    if standing != self._standing or self._asked:
-                        self._standing = standing
-                        self._core.on_standing(standing)
+                    if self._core.on_standing(standing) or self._asked:
                         self._changed.set()
                 except (BusError, AskRefused, msgspec.DecodeError) as error:
                     self.failing("scheduling", str(error))
@@ -239,13 +236,19 @@ class Pool:
         if decisions.look_at_pods:
             self._core.on_pods(await self._asked_of(), now)
             decisions = self._core.decide(now)
-        if decisions.write is not None and decisions.write.afresh:
+        if decisions.drains_for_upgrade:
+            await self._read_cluster()
+        if decisions.drains_for_upgrade or (decisions.write is not None and decisions.write.afresh):
             pods = await self._api.list(self._pods, {"labelSelector": self._ours})
             self._core.on_workers(filter(None, map(machines.worker, pods.items)))
             decisions = self._core.decide(now)
         if decisions.write is not None and now >= self._try_again_at:
             await self._write(decisions.write, now)
         await self._say(decisions)
+
+    async def _read_cluster(self) -> None:
+        found = await self._api.get(self._cluster)
+        self._core.on_cluster(raycluster.read(found, self._settings))
 
     async def _asked_of(self) -> dict[str, Amounts]:
         """What pods that are not ours ask for, by node."""
@@ -350,4 +353,4 @@ def _of_node(node: str) -> str:
 
 
 def _standing(node: m.NodeView) -> Standing:
-    return Standing(node.state, node.by, bool(node.attempts))
+    return Standing(node.state, node.by, bool(node.attempts), node.why, node.seen_at)

@@ -1,7 +1,8 @@
 """The pool beside an API server of the tests' own: `python -m load_tests.pool`.
 
 1,000 machines that come at once: until the RayCluster is right, with how many requests, how much CPU an event. Then
-what an idle pool asks. Then machines that come, go and change at random beside a KubeRay that is late.
+what an idle pool asks, and what is missed when the server is killed in the middle. Then machines that come, go and
+change at random beside a KubeRay that is late, while other images are wanted now and then.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ async def burst(machines: int, idle_s: float, folder: Path) -> dict[str, Any]:
         await asyncio.sleep(idle_s)
         idle = server.requests - before
         status = json.loads(await bus.ask(subjects.ask("pool", "status")))
+        killed = await _killed(server, machines)
         return {
             "machines": machines,
             "machines_put_s": round(put_s, 2),
@@ -79,7 +81,8 @@ async def burst(machines: int, idle_s: float, folder: Path) -> dict[str, Any]:
             "cpu_us_an_event": round(1e6 * used_s / machines),
             "idle_requests_an_hour": round(3600 / idle_s * idle.total()),
             "idle_requests_but_for_the_lease": idle.total() - idle["get leases"] - idle["update leases"],
-            "problems": len(status["problems"]),
+            **killed,
+            "problems": len({*status["problems"]} - {"scheduling"}),
         }
     finally:
         await bus.drain()
@@ -87,6 +90,29 @@ async def burst(machines: int, idle_s: float, folder: Path) -> dict[str, Any]:
         await process.wait()
         await server.stop()
         nats.kill()
+
+
+async def _killed(server: ApiServer, machines: int) -> dict[str, Any]:
+    """A tenth more machines come; the server is killed in the middle of them, and is away for two seconds."""
+    before, more = server.requests.copy(), machines // 10
+    for number in range(machines, machines + more // 2):
+        await server.put(NODES, a_machine(number))
+    await server.stop()
+    for number in range(machines + more // 2, machines + more):
+        await server.put(NODES, a_machine(number))
+    await asyncio.sleep(2.0)
+    await server.start()
+    begun = time.monotonic()
+    async with asyncio.timeout(60):
+        while _replicas(server) < machines + more:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    asked = server.requests - before
+    return {
+        "killed_missed": machines + more - _replicas(server),
+        "killed_right_again_s": round(time.monotonic() - begun, 2),
+        "killed_lists": sum(count for what, count in asked.items() if what.startswith("list ") and "pods" not in what),
+        "killed_looks_at_pods": asked["list pods"],
+    }
 
 
 async def _pool(server: ApiServer, nats: NatsServer, folder: Path) -> asyncio.subprocess.Process:
@@ -145,6 +171,7 @@ class _Counting(World):
 def walk(events: int, *, counted: bool) -> dict[str, Any]:
     """Machines come, go and change until there were so many events, in worlds of 100 each."""
     said = {"events": 0, "healthy_deleted": 0, "deleted_while_busy": 0, "without_a_pod": 0, "pending_in_the_end": 0}
+    said |= {"two_down_for_an_upgrade": 0, "outdated_in_the_end": 0, "made_anew": 0}
     pending = steps = seed = 0
     while said["events"] < events:
         seed += 1
@@ -160,6 +187,9 @@ def walk(events: int, *, counted: bool) -> dict[str, Any]:
         said["healthy_deleted"] += len(world.wrong)
         said["deleted_while_busy"] += len(world.busy_deleted)
         said["without_a_pod"] += len(good - standing)
+        said["two_down_for_an_upgrade"] += world.at_once > 1
+        said["outdated_in_the_end"] += sum(not world.is_current(pod) for pod in world.pods.values())
+        said["made_anew"] += world.upgrades
         said["pending_in_the_end"] += sum(not pod.node for pod in world.pods.values())
     return said | {"steps": steps, "pod_steps_pending_on_the_way": pending}
 
@@ -177,7 +207,10 @@ def main() -> int:
         "not counted": walk(options.events, counted=False),
     }
     report("pool", figures | {"walks": walks}, {})
-    bad = ("healthy_deleted", "deleted_while_busy", "without_a_pod", "pending_in_the_end")
+    bad = [
+        *("healthy_deleted", "deleted_while_busy", "without_a_pod", "pending_in_the_end"),
+        *("two_down_for_an_upgrade", "outdated_in_the_end"),
+    ]
     return 1 if any(each[name] for each in walks.values() for name in bad) else 0
 
 

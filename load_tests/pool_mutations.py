@@ -69,8 +69,8 @@ MUTATIONS: Final = (
     Mutation(
         "let go while jobs run there",
         "core.py",
-        "(_leaves(machine) and not self._is_busy(machine.name))",
-        "_leaves(machine)",
+        "(leaves(machine) and not self._is_busy(machine.name))",
+        "leaves(machine)",
     ),
     Mutation(
         "let go before the scheduler was heard",
@@ -80,6 +80,70 @@ MUTATIONS: Final = (
     ),
     Mutation("joins where a pod of ours still ends", "core.py", " or machine.host in taken", ""),
     Mutation("a group without machines is removed", "core.py", "sorted({*known, *joining})", "sorted(joining)"),
+    Mutation("upgrade: a pod is named while jobs run there", "upgrade.py", " and not standing.busy)\n", ")\n"),
+    Mutation("upgrade: a pod is named on an open node", "upgrade.py", "if chosen.is_closed:", "if True:"),
+    Mutation(
+        "upgrade: a second one begins while a new pod does not work",
+        "upgrade.py",
+        'if not (one.is_outdated or one.is_new)), "")',
+        'if one.pod is None), "")',
+    ),
+    Mutation(
+        "upgrade: a second one begins while a pod is missing",
+        "upgrade.py",
+        'if not (one.is_outdated or one.is_new)), "")',
+        'if one.pod is not None and not (one.is_outdated or one.is_new)), "")',
+    ),
+    Mutation(
+        "upgrade: one that was begun is forgotten",
+        "upgrade.py",
+        "begun = next((one for one in outdated if one.is_drained), None)",
+        "begun = None",
+    ),
+    Mutation(
+        "upgrade: begun by what a watch said",
+        "core.py",
+        "return any(isinstance(say.change, m.DrainNode) and say.change.why == UPGRADE for say in self.say)",
+        "return False",
+    ),
+    Mutation(
+        "upgrade: opened before the new pod works",
+        "core.py",
+        "        upgraded = held(members)\n",
+        "        upgraded: set[str] = set()\n",
+    ),
+    Mutation(
+        "upgrade: every node that was drained for it stays closed",
+        "upgrade.py",
+        "    return made or {one.machine.name for one in drained[:1]}\n",
+        "    return {one.machine.name for one in drained}\n",
+    ),
+    Mutation(
+        "upgrade: begun before the RayCluster says what is wanted",
+        "core.py",
+        "        if any(group.template != raycluster.template_of(self._settings, group.shape) for group in groups):\n",
+        "        if False:\n",
+    ),
+    Mutation(
+        "upgrade: a runner of before is taken for one of now",
+        "core.py",
+        "if its.seen_at > self",
+        "if its.seen_at >= self",
+    ),
+    Mutation(
+        "upgrade: the replicas are lowered for it",
+        "core.py",
+        "replicas=len(hosts), deleting",
+        "replicas=len(hosts) - bool(step.name), deleting",
+    ),
+    Mutation(
+        "upgrade: where a new pod could not be",
+        "upgrade.py",
+        "if machine.blocked or machine.problem",
+        "if machine.problem",
+    ),
+    Mutation("upgrade: without an end", "upgrade.py", "if member.tries >= TRIES_MAX:", "if False:"),
+    Mutation("upgrade: over two versions of Ray", "upgrade.py", "if before and before != after:", "if False:"),
     Mutation(
         "what a watch says late counts", "core.py", "elif listed or cluster.generation >= known.generation:", "else:"
     ),

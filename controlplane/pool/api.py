@@ -24,6 +24,8 @@ ANSWER_BYTES_MAX: Final = 64 * 1024**2
 EVENT_BYTES_MAX: Final = 8 * 1024**2
 """Of one event of a watch: five times the most that etcd takes of one object."""
 TEXT_CHARACTERS_MAX: Final = 300
+SAID_CHARACTERS_MAX: Final = 1000
+"""Of Kubernetes' own words: it names each field of a refused object."""
 
 Object = dict[str, Any]
 
@@ -31,6 +33,7 @@ Object = dict[str, Any]
 # ApiError                      Kubernetes did not do what was asked
 # ├── Unreachable               no answer, or it was cut off: try again
 # ├── Malformed                 an answer that is none of Kubernetes: a proxy's page, or one that is too large
+# │   └── TooLarge              an event of a watch: it would come again and again, a list can be taken
 # ├── Forbidden                 401, 403: credentials or roles
 # ├── NotFound                  404
 # ├── Conflict                  409: somebody else has written
@@ -49,6 +52,10 @@ class Unreachable(ApiError):
 
 
 class Malformed(ApiError):
+    pass
+
+
+class TooLarge(Malformed):
     pass
 
 
@@ -84,7 +91,7 @@ class Listed(NamedTuple):
 
 
 class Event(NamedTuple):
-    """`ADDED`, `MODIFIED`, `DELETED` or `BOOKMARK`."""
+    """`ADDED`, `MODIFIED`, `DELETED` or `BOOKMARK`; before them, `OPENED`: the server took the question."""
 
     type: str
     object: Object
@@ -163,6 +170,7 @@ class Api:
         try:
             async with await self._send("GET", path, query, None, timeout) as answer:
                 await self._raise_for(answer, f"watch {path}")
+                yield Event("OPENED", {})
                 async for line in _lines(answer, path):
                     yield _event(line, path)
         except aiohttp.SocketTimeoutError as error:
@@ -234,7 +242,7 @@ class Api:
             return
         raw = await _read(answer, what)
         try:
-            said = msgspec.json.decode(raw, type=_Status).message
+            said = _short(msgspec.json.decode(raw, type=_Status).message)
         except msgspec.DecodeError as error:
             if answer.status in _BY_STATUS:
                 raise _BY_STATUS[answer.status](f"{what}: {answer.status} {_shown(raw)}", answer.status) from error
@@ -249,7 +257,8 @@ def _event(line: bytes, path: str) -> Event:
         raise Malformed(f"watch {path}: no event of Kubernetes: {_shown(line)}") from error
     if raw.type == "ERROR":
         status = msgspec.convert(raw.object, _Status, strict=False)
-        raise _BY_STATUS.get(status.code, ApiError)(f"watch {path}: {status.code} {status.message}", status.code)
+        said = _short(status.message)
+        raise _BY_STATUS.get(status.code, ApiError)(f"watch {path}: {status.code} {said}", status.code)
     return Event(raw.type, raw.object)
 
 
@@ -264,7 +273,7 @@ async def _lines(answer: aiohttp.ClientResponse, path: str) -> AsyncIterator[byt
             if line.strip():
                 yield bytes(line)
         if len(rest) > EVENT_BYTES_MAX:
-            raise Malformed(f"watch {path}: an event of more than {EVENT_BYTES_MAX} bytes")
+            raise TooLarge(f"watch {path}: an event of more than {EVENT_BYTES_MAX} bytes")
     if rest.strip():
         raise Malformed(f"watch {path}: no event of Kubernetes: {_shown(bytes(rest))}")
 
@@ -279,6 +288,10 @@ async def _read(answer: aiohttp.ClientResponse, what: str) -> bytes:
     return b"".join(parts)
 
 
+def _short(said: str) -> str:
+    return " ".join(said[: 2 * SAID_CHARACTERS_MAX].split())[:SAID_CHARACTERS_MAX]
+
+
 def _shown(raw: bytes) -> str:
     """The beginning of what is not what it should be, in one line."""
     text = raw[: 4 * TEXT_CHARACTERS_MAX].decode(errors="replace")
@@ -287,6 +300,14 @@ def _shown(raw: bytes) -> str:
 
 def _said(error: BaseException) -> str:
     return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+def metadata_of(found: Object, what: str) -> Object:
+    """Raises Malformed if it has none: then it is no object of Kubernetes."""
+    metadata = found.get("metadata")
+    if not isinstance(metadata, dict):
+        raise Malformed(f"{what}: the answer is no object of Kubernetes: {_shown(msgspec.json.encode(found))}")
+    return metadata
 
 
 def version_of(found: Object) -> str:

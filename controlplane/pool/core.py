@@ -29,6 +29,8 @@ from msgspec import structs
 from controlplane.pool import raycluster
 from controlplane.pool.machines import GIB, Amounts, Machine, Worker
 from controlplane.pool.raycluster import Cluster, Group, Settings, Shape, shape_of
+from controlplane.pool.standing import BY, UPGRADE, Say, Standing, change, leaves, wanted_of
+from controlplane.pool.upgrade import Member, Step, held, next_step
 from events import messages as m
 
 NAMED_S: Final = 30.0
@@ -37,8 +39,6 @@ ASKED_S: Final = 60.0
 """How long it is gone by what other pods ask for, while a machine does not join because of it."""
 FREE_MIN: Final = 0.5
 """Of its CPUs and of its memory, for a machine to be of use to us."""
-BY: Final = "kubernetes"
-"""As whom we speak to the scheduler."""
 
 
 class Write(NamedTuple):
@@ -54,27 +54,18 @@ class Write(NamedTuple):
     that seems to stand nowhere has jobs by now."""
 
 
-class Say(NamedTuple):
-    """Ask for this change of a node in its operator's name."""
-
-    node: str
-    change: m.NodeChange
-
-
-class Standing(NamedTuple):
-    """What the scheduler says of a node."""
-
-    state: str
-    by: str = ""
-    busy: bool = False
-    """Whether attempts live there."""
-
-
 class Decisions(NamedTuple):
     write: Write | None
     say: tuple[Say, ...]
     look_at_pods: bool
     """Whether it must be known what other pods ask for: a machine might join."""
+
+    @property
+    def drains_for_upgrade(self) -> bool:
+        """Whether a node is to be drained for a new pod. Decide it anew, by the RayCluster and the pods of this moment:
+        another one may have begun.
+        """
+        return any(isinstance(say.change, m.DrainNode) and say.change.why == UPGRADE for say in self.say)
 
 
 class Reserved:
@@ -102,6 +93,12 @@ class Reserved:
         """When a named pod was first seen to be gone."""
         self._to_give_up: dict[str, None] = {}
         """Nodes that are gone, until the scheduler knows."""
+        self._since: dict[str, float] = {}
+        """Of each ready pod: when the scheduler had heard its node last, by its first word after we saw that."""
+        self._heard: set[str] = set()
+        """Pods whose runner was heard since."""
+        self._named: dict[str, tuple[str, set[str]]] = {}
+        """By host: for which template pods were named, and which."""
         self.problems: dict[str, str] = {}
         """Of machines (by name), groups and the cluster, for a person."""
 
@@ -159,11 +156,27 @@ class Reserved:
         """What all pods but ours ask for, by node."""
         self._asked_of, self._asked_at = dict(asked_of), now
 
-    def on_standing(self, standing: Mapping[str, Standing]) -> None:
+    def on_standing(self, standing: Mapping[str, Standing]) -> bool:
+        """Gives whether anything in it is new to us."""
+        before, heard = self._standing, len(self._heard)
         self._standing = standing
         for name in [*self._to_give_up]:
             if name not in standing or standing[name].state == "gone":
                 del self._to_give_up[name]
+        self._listen(standing)
+        return before is None or _but_for_time(before) != _but_for_time(standing) or len(self._heard) != heard
+
+    def _listen(self, standing: Mapping[str, Standing]) -> None:
+        """Whose runner was heard since its pod is ready. No clocks are compared: what the scheduler says first may be
+        from before; what is newer than that is from a runner in that pod.
+        """
+        ready = {pod.name: pod.node for pod in self.workers.values() if pod.ready and pod.node and _lives(pod)}
+        self._heard &= ready.keys()
+        self._since = {name: at for name, at in self._since.items() if name in ready}
+        for name, node in ready.items():
+            its = standing.get(node, Standing("gone"))
+            if its.seen_at > self._since.setdefault(name, its.seen_at) and its.state not in {"gone", "suspected"}:
+                self._heard.add(name)
 
     # -- what follows ------------------------------------------------------------------------------------------------
 
@@ -173,7 +186,8 @@ class Reserved:
             return Decisions(None, (), look_at_pods=False)
         self.problems = {name: machine.problem for name, machine in self.machines.items() if machine.problem}
         self._by_host = {machine.host: machine for machine in self.machines.values()}
-        say = tuple(self._say())
+        members = tuple(self._members())
+        say = tuple(self._say(members))
         wrong = (self.cluster.problem or self.cluster.malformed) if self.cluster is not None else ""
         if wrong:
             self.problems[self._settings.name] = wrong
@@ -181,7 +195,10 @@ class Reserved:
         candidates = self._candidates()
         joining = self._joining(candidates) if self._asked_of is not None else {}
         self._kept_out = len(candidates) > sum(map(len, joining.values()))
-        write = self._write(tuple(self._groups(joining, now)))
+        step = self._upgrade(members)
+        if step.drain:
+            say = (*say, Say(step.drain, m.DrainNode(why=UPGRADE, stop=True)))
+        write = self._write(tuple(self._groups(joining, step, now)))
         is_known = self._asked_of is not None and now < self._asked_at + ASKED_S
         return Decisions(write, say, look_at_pods=self._kept_out and not is_known)
 
@@ -205,7 +222,37 @@ class Reserved:
         )
         return Write(body, self.cluster.version, why, afresh) if why else None
 
-    def _groups(self, joining: Mapping[Shape, list[str]], now: float) -> Iterator[Group]:
+    def _members(self) -> Iterator[Member]:
+        """Machines that a pod of ours stands on, or should, and that stay."""
+        for group in self.cluster.groups if self.cluster is not None else ():
+            wanted = raycluster.template_of(self._settings, group.shape)
+            pods = [pod for pod in self.workers.values() if pod.group == group.shape.group and _lives(pod)]
+            on = {self._host(pod.node): pod for pod in pods if pod.node and pod.name not in group.deleting}
+            for host in group.hosts:
+                machine = self._by_host.get(host)
+                if machine is not None and not leaves(machine):
+                    template, names = self._named.get(host, ("", set()))
+                    pod, tries = on.get(host), len(names) if template == wanted else 0
+                    its = (self._standing or {}).get(machine.name)
+                    yield Member(machine, pod, wanted, its, pod is not None and pod.name in self._heard, tries)
+
+    def _upgrade(self, members: Sequence[Member]) -> Step:
+        """What to do next so that all pods are as they should be. Nothing before the RayCluster says how that is, and
+        before the scheduler was heard.
+        """
+        groups = self.cluster.groups if self.cluster is not None else ()
+        if any(group.template != raycluster.template_of(self._settings, group.shape) for group in groups):
+            return Step()
+        step = next_step(members) if self._standing is not None else Step()
+        if step.why:
+            self.problems["upgrade"] = step.why
+        if step.name:
+            host, wanted = next((one.machine.host, one.wanted) for one in members if one.machine.name == step.at)
+            template, names = self._named.get(host, ("", set()))
+            self._named[host] = (wanted, (names if template == wanted else set()) | {step.name})
+        return step
+
+    def _groups(self, joining: Mapping[Shape, list[str]], step: Step, now: float) -> Iterator[Group]:
         """Every group as it should be."""
         known = {group.shape: group for group in (self.cluster.groups if self.cluster else ())}
         named = {name for group in known.values() for name in group.deleting}
@@ -213,9 +260,9 @@ class Reserved:
         members = {host for group in known.values() for host in group.hosts}
         for shape in sorted({*known, *joining}):
             group = known.get(shape, Group(shape=shape))
-            yield self._group(group, members, joining.get(shape, []), now)
+            yield self._group(group, members, joining.get(shape, []), step, now)
 
-    def _group(self, group: Group, members: set[str], joining: Sequence[str], now: float) -> Group:
+    def _group(self, group: Group, members: set[str], joining: Sequence[str], step: Step, now: float) -> Group:
         deleting = {name for name in group.deleting if not self._is_forgotten(name, now)}
         pods = [pod for pod in self.workers.values() if pod.group == group.shape.group and pod.name not in deleting]
         hosts = {*group.hosts, *self._adopted(pods, members)}
@@ -226,6 +273,7 @@ class Reserved:
             self.problems[group.shape.group] = "lets go of machines as soon as all pods of this group live"
         hosts |= {*joining}
         deleting |= self._stuck(hosts, pods)
+        deleting |= {pod.name for pod in pods if pod.name == step.name}
         return Group(
             shape=group.shape, hosts=tuple(sorted(hosts)), replicas=len(hosts), deleting=tuple(sorted(deleting))
         )
@@ -268,7 +316,7 @@ class Reserved:
     def _is_let_go(self, host: str) -> bool:
         """Whether a member's pod is to be deleted now."""
         machine = self._by_host.get(host)
-        return machine is None or (_leaves(machine) and not self._is_busy(machine.name))
+        return machine is None or (leaves(machine) and not self._is_busy(machine.name))
 
     def _is_busy(self, node: str) -> bool:
         """Whether attempts live there, or may be placed there."""
@@ -316,17 +364,20 @@ class Reserved:
             joining.setdefault(shape, []).append(machine.host)
         return joining
 
-    def _say(self) -> Iterator[Say]:
+    def _say(self, members: Sequence[Member]) -> Iterator[Say]:
         """What the scheduler does not know yet of machines that it has a node on."""
-        members = {host for group in (self.cluster.groups if self.cluster else ()) for host in group.hosts}
+        hosts = {host for group in (self.cluster.groups if self.cluster else ()) for host in group.hosts}
+        upgraded = held(members)
         for name, standing in (self._standing or {}).items():
             machine = self.machines.get(name)
             if standing.state == "gone":
                 continue
-            if name in self._to_give_up or (name in members and name not in self._by_host):
+            if name in self._to_give_up or (name in hosts and name not in self._by_host):
                 yield Say(name, m.GiveUpNode(why="Kubernetes has this machine no more"))
-            elif machine is not None and (change := _change(machine, standing)) is not None:
-                yield Say(name, change)
+            elif machine is not None and (said := change(wanted_of(machine), standing, by=BY)) is not None:
+                is_early = isinstance(said, m.UncordonNode) and name in upgraded
+                if not is_early:
+                    yield Say(name, said)
 
     def _host(self, node: str) -> str:
         return self._hosts.get(node, node)
@@ -344,17 +395,5 @@ def _lives(pod: Worker) -> bool:
     return not pod.terminating and not pod.is_over
 
 
-def _leaves(machine: Machine) -> bool:
-    return machine.cordoned or bool(machine.notice) or not machine.reserved
-
-
-def _change(machine: Machine, standing: Standing) -> m.NodeChange | None:
-    """What should be asked for, so that the scheduler goes by what Kubernetes says; None: it does."""
-    if machine.notice:
-        is_told = standing.state in {"draining", "drained"}
-        return None if is_told else m.DrainNode(why=machine.notice, stop=True)
-    if _leaves(machine):
-        why = "cordoned in Kubernetes" if machine.cordoned else "reserved for this pool no more"
-        return m.CordonNode(why=why) if standing.state == "ready" else None
-    ours = standing.by == BY and standing.state in {"cordoned", "draining", "drained"}
-    return m.UncordonNode() if ours else None
+def _but_for_time(standing: Mapping[str, Standing]) -> dict[str, Standing]:
+    return {name: one._replace(seen_at=0.0) for name, one in standing.items()}

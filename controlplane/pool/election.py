@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from controlplane.pool.api import Api, ApiError, Conflict, NotFound, Object
+from controlplane.pool.api import Api, ApiError, Conflict, NotFound, Object, metadata_of
 
 LEASE_S: Final = 15
 RENEW_S_MAX: Final = 10.0
@@ -108,7 +108,8 @@ async def once(api: Api, election: Election, path: str, name: str, identity: str
         if lease is None:
             answer = await api.create(path, body)
         else:
-            answer = await api.replace(f"{path}/{name}", body | {"metadata": lease["metadata"]})
+            metadata = metadata_of(lease, f"GET {path}/{name}")
+            answer = await api.replace(f"{path}/{name}", body | {"metadata": metadata})
     except Conflict:
         election.on_lost()
         return

@@ -18,6 +18,8 @@ POOL_LABEL: Final = "headrace.dev/pool"
 """On a node, and as its taint: the pool that it is reserved for."""
 DRAIN_MARK: Final = "headrace.dev/drain"
 """As a node's label or annotation: end what runs there and let it go; its value says why."""
+TEMPLATE: Final = "headrace.dev/template"
+"""As a pod's annotation: the version of Ray and a digest of all else that it was made by."""
 HOSTNAME: Final = "kubernetes.io/hostname"
 """As a node's label: set by its kubelet, mostly the node's own name."""
 CLUSTER_LABEL: Final = "ray.io/cluster"
@@ -47,8 +49,8 @@ TOLERATED: Final = (
 """Taints that our pods tolerate. Of a cordoned node too: a pod that has died comes back where it was, and never pends;
 a node that we let go has no pod of ours because there is no replica for it."""
 
-NODE_BYTES_MAX: Final = 1024**2
-"""Of one object. etcd takes 1.5 MiB; what is larger is not a node."""
+WAITS_CHARACTERS_MAX: Final = 200
+"""Of what a kubelet says of a container."""
 
 
 class Amounts(msgspec.Struct, frozen=True, order=True):
@@ -97,6 +99,11 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     terminating: bool = False
     is_over: bool = False
     """It failed or has ended: KubeRay deletes it and makes another."""
+    template: str = ""
+    """By which template it was made; empty: it does not say."""
+    ready: bool = False
+    waits: str = ""
+    """Why its container does not run, as the kubelet says; empty: it runs, or nobody says."""
 
 
 class Requests(NamedTuple):
@@ -158,8 +165,23 @@ class _PodSpec(msgspec.Struct):
     overhead: dict[str, str | int | float] | None = None
 
 
+class _Waiting(msgspec.Struct):
+    reason: str = ""
+    message: str = ""
+
+
+class _ContainerState(msgspec.Struct):
+    waiting: _Waiting | None = None
+
+
+class _ContainerStatus(msgspec.Struct):
+    state: _ContainerState | None = None
+
+
 class _PodStatus(msgspec.Struct):
     phase: str | None = None
+    conditions: list[_Condition] | None = None
+    containerStatuses: list[_ContainerStatus] | None = None  # noqa: N815
 
 
 class _Pod(msgspec.Struct):
@@ -245,7 +267,16 @@ def worker(raw: Any) -> Worker | None:
         hosts=_hosts(pod.spec.affinity),
         terminating=pod.metadata.deletionTimestamp is not None,
         is_over=pod.status.phase in {"Succeeded", "Failed"},
+        template=(pod.metadata.annotations or {}).get(TEMPLATE, ""),
+        ready=any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or []),
+        waits=_waits(pod.status),
     )
+
+
+def _waits(status: _PodStatus) -> str:
+    waiting = [one.state.waiting for one in status.containerStatuses or [] if one.state and one.state.waiting]
+    said = f"{waiting[0].reason}: {waiting[0].message}" if waiting else ""
+    return " ".join(said.split())[:WAITS_CHARACTERS_MAX].rstrip(": ")
 
 
 def _hosts(affinity: Any) -> tuple[str, ...]:

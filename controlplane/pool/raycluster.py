@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from controlplane.pool.machines import GIB, GPU, HOSTNAME, POOL_LABEL, Amounts
+from controlplane.pool.machines import GIB, GPU, HOSTNAME, POOL_LABEL, TEMPLATE, Amounts
 from controlplane.pool.quantities import BadQuantity, quantity
 
 API_VERSION: Final = "ray.io/v1"
@@ -29,6 +29,7 @@ MODEL_ANNOTATION: Final = "headrace.dev/gpu-model"
 OVERWRITE: Final = "ray.io/overwrite-container-cmd"
 NO_MACHINE: Final = "headrace.dev-none"
 """In place of the names of a group without machines: a list of values must not be empty."""
+TEMPLATE_SEPARATOR: Final = "-"
 CONTAINER: Final = "ray-worker"
 VOLUME: Final = "headrace"
 CPU_STEP: Final = 1000
@@ -95,6 +96,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """As many as there are hosts; else somebody else wrote it."""
     deleting: tuple[str, ...] = ()
     """Names of pods that KubeRay is told to delete, sorted."""
+    template: str = ""
+    """Of the pods that KubeRay makes by it, as the RayCluster was seen."""
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,19 +167,41 @@ def _head(settings: Settings) -> dict[str, Any]:
     }
 
 
+def template_of(settings: Settings, shape: Shape) -> str:
+    """What a pod of this shape is made by today: the version of Ray, and a digest of all but where it may be."""
+    rendered = _worker(settings, Group(shape=shape))
+    del rendered["template"]["spec"]["affinity"]
+    said = msgspec.json.encode([rendered, settings.token_secret], order="sorted")
+    return f"{settings.ray_version}{TEMPLATE_SEPARATOR}{hashlib.sha256(said).hexdigest()[:12]}"
+
+
+def ray_version_of(template: str) -> str:
+    """Empty: it does not say."""
+    return template.rpartition(TEMPLATE_SEPARATOR)[0]
+
+
 def _group(settings: Settings, group: Group) -> dict[str, Any]:
-    amounts = group.shape.amounts
-    limits = {"cpu": _cpu(amounts.milli_cpus), "memory": str(amounts.memory_bytes)}
-    if amounts.gpus:
-        limits[GPU] = str(amounts.gpus)
+    worker = _worker(settings, group)
+    worker["template"]["metadata"]["annotations"][TEMPLATE] = template_of(settings, group.shape)
     return {
         "groupName": group.shape.group,
         "replicas": group.replicas,
         "minReplicas": group.replicas,
         "maxReplicas": group.replicas,
         "numOfHosts": 1,
-        "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES), "temp-dir": f"{POD_FOLDER}/ray"},
         "scaleStrategy": {"workersToDelete": list(group.deleting)},
+        **worker,
+    }
+
+
+def _worker(settings: Settings, group: Group) -> dict[str, Any]:
+    """How a pod of a group is made."""
+    amounts = group.shape.amounts
+    limits = {"cpu": _cpu(amounts.milli_cpus), "memory": str(amounts.memory_bytes)}
+    if amounts.gpus:
+        limits[GPU] = str(amounts.gpus)
+    return {
+        "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES), "temp-dir": f"{POD_FOLDER}/ray"},
         "template": {
             "metadata": {
                 "labels": {OWNER_LABEL: OWNER},
@@ -368,6 +393,7 @@ def _read_group(group: _Group) -> Group:
         hosts=tuple(sorted(host for host in hosts if host != NO_MACHINE)),
         replicas=group.replicas or 0,
         deleting=tuple(sorted(deleting)),
+        template=annotations.get(TEMPLATE, ""),
     )
 
 

@@ -26,7 +26,9 @@ async def standing(bus: Bus) -> dict[str, Standing]:
         view = msgspec.json.decode(said, type=m.NodesView)
     except (BusError, AskRefused, msgspec.DecodeError) as error:
         raise Unheard(str(error)) from error
-    return {node.node: Standing(node.state, node.by, bool(node.attempts)) for node in view.nodes}
+    return {
+        node.node: Standing(node.state, node.by, bool(node.attempts), node.why, node.seen_at) for node in view.nodes
+    }
 
 
 async def tell(bus: Bus, say: Say, *, by: str) -> str:

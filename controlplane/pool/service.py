@@ -13,14 +13,15 @@ import msgspec
 
 from controlplane.config import Configuration, ConfigurationError
 from controlplane.frame import Tools
-from controlplane.pool import election, machines, raycluster, static
+from controlplane.pool import election, machines, raycluster, scheduler, static
 from controlplane.pool.api import Api, ApiError, Conflict, Event, NotFound, Object
-from controlplane.pool.core import BY, Decisions, Reserved, Say, Standing, Write
+from controlplane.pool.core import Decisions, Reserved, Write
 from controlplane.pool.machines import CLUSTER_LABEL, POOL_LABEL, Amounts, Machine
+from controlplane.pool.scheduler import Unheard
+from controlplane.pool.standing import BY, Say
 from controlplane.pool.watching import Watching
-from events import messages as m
 from events import subjects
-from events.bus import Asked, AskRefused, BusError
+from events.bus import Asked
 
 LOG: Final = logging.getLogger("headrace.pool")
 SETTLE_S: Final = 0.2
@@ -93,8 +94,6 @@ class Pool:
         self._try_again_at = 0.0
         self._pause_s = 0.0
         self._writes = self._conflicts = 0
-        self._standing: dict[str, Standing] | None = None
-        """What the scheduler said last."""
         self._asked: set[str] = set()
         """Nodes of which something was asked in the last round: it may not have been done."""
 
@@ -195,15 +194,11 @@ class Pool:
         while True:
             if self._election.leads(self._tools.clock.now()):
                 try:
-                    said = await self._tools.bus.ask(subjects.ask("scheduling", "nodes"))
-                    view = msgspec.json.decode(said, type=m.NodesView)
-                    standing = {node.node: _standing(node) for node in view.nodes}
+                    standing = await scheduler.standing(self._tools.bus)
                     self.failing("scheduling", "")
-                    if standing != self._standing or self._asked:
-                        self._standing = standing
-                        self._core.on_standing(standing)
+                    if self._core.on_standing(standing) or self._asked:
                         self._changed.set()
-                except (BusError, AskRefused, msgspec.DecodeError) as error:
+                except Unheard as error:
                     self.failing("scheduling", str(error))
             await asyncio.sleep(LOOK_S)
 
@@ -243,13 +238,19 @@ class Pool:
         if decisions.look_at_pods:
             self._core.on_pods(await self._asked_of(), now)
             decisions = self._core.decide(now)
-        if decisions.write is not None and decisions.write.afresh:
+        if decisions.drains_for_upgrade:
+            await self._read_cluster()
+        if decisions.drains_for_upgrade or (decisions.write is not None and decisions.write.afresh):
             pods = await self._api.list(self._pods, {"labelSelector": self._ours})
             self._core.on_workers(filter(None, map(machines.worker, pods.items)))
             decisions = self._core.decide(now)
         if decisions.write is not None and now >= self._try_again_at:
             await self._write(decisions.write, now)
         await self._say(decisions)
+
+    async def _read_cluster(self) -> None:
+        found = await self._api.get(self._cluster)
+        self._core.on_cluster(raycluster.read(found, self._settings))
 
     async def _asked_of(self) -> dict[str, Amounts]:
         """What pods that are not ours ask for, by node."""
@@ -298,19 +299,12 @@ class Pool:
 
     async def _ask_for(self, say: Say) -> bool:
         """Gives whether it was answered."""
-        subject = subjects.ask("submission", "configure", BY, "node", say.node)
         try:
-            answer = msgspec.json.decode(
-                await self._tools.bus.ask(subject, msgspec.json.encode(say.change)), type=m.Answer
-            )
-        except (BusError, AskRefused, msgspec.DecodeError) as error:
+            why_not = await scheduler.tell(self._tools.bus, say, by=BY)
+        except Unheard as error:
             self.failing(_of_node(say.node), str(error))
             return False
-        problems = "; ".join(problem.message for problem in answer.problems)
-        self.failing(_of_node(say.node), problems)
-        LOG.info(
-            "scheduling is told", extra={"node": say.node, "change": type(say.change).__name__, "why_not": problems}
-        )
+        self.failing(_of_node(say.node), why_not)
         return True
 
     # -- telling -----------------------------------------------------------------------------------------------------
@@ -351,7 +345,3 @@ class _Sink:
 def _of_node(node: str) -> str:
     """Under which it is told what the scheduler does not do with a node."""
     return f"node {node}"
-
-
-def _standing(node: m.NodeView) -> Standing:
-    return Standing(node.state, node.by, bool(node.attempts))

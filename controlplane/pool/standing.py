@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from controlplane.pool.machines import Machine
 from events import messages as m
 
+BY: Final = "kubernetes"
+"""As whom we speak to the scheduler of what Kubernetes says."""
+UPGRADE: Final = "its pod is to be made anew: the wanted one is another by now"
+"""Why a node is drained for an upgrade. The ledger keeps it, so that every leader knows which one is under way."""
 CLOSED: Final = frozenset({"cordoned", "draining", "drained"})
 
 
@@ -23,6 +28,15 @@ class Standing(NamedTuple):
     by: str = ""
     busy: bool = False
     """Whether attempts live there."""
+    why: str = ""
+    """Why it takes no jobs, in the words of who said so."""
+    seen_at: float = 0.0
+    """When its runner was heard last, by the scheduler's clock."""
+
+    @property
+    def is_upgraded(self) -> bool:
+        """Whether it was drained for an upgrade, and has not been opened since."""
+        return self.by == BY and self.why == UPGRADE
 
 
 class Wanted(NamedTuple):
@@ -30,6 +44,20 @@ class Wanted(NamedTuple):
 
     drain: str = ""
     cordon: str = ""
+
+
+def wanted_of(machine: Machine) -> Wanted:
+    """What Kubernetes says of a machine."""
+    if machine.notice:
+        return Wanted(drain=machine.notice)
+    if machine.cordoned:
+        return Wanted(cordon="cordoned in Kubernetes")
+    return Wanted() if machine.reserved else Wanted(cordon="reserved for this pool no more")
+
+
+def leaves(machine: Machine) -> bool:
+    """Whether it is to be let go."""
+    return wanted_of(machine) != Wanted()
 
 
 def change(wanted: Wanted, standing: Standing, *, by: str) -> m.NodeChange | None:

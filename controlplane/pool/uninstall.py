@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from controlplane.pool import raycluster
-from controlplane.pool.api import Api, ApiError, Conflict, NotFound
+from controlplane.pool.api import Api, ApiError, Conflict, NotFound, metadata_of
 
 LOOK_S: Final = 2.0
 AWAY_S: Final = 20.0
@@ -34,7 +34,7 @@ async def remove(api: Api, settings: raycluster.Settings, *, away_s: float = AWA
             try:
                 found = await api.get(path)
                 away_since = None
-                if found["metadata"].get("deletionTimestamp") is None:
+                if metadata_of(found, f"GET {path}").get("deletionTimestamp") is None:
                     uid = _ours(found, settings)
                     await api.delete(path, uid=uid)
                     deleted += 1

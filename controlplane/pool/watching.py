@@ -1,7 +1,8 @@
 """One kind of objects, as it is: a list, then what happens after it, for ever.
 
 As client-go's reflector does: a watch that ends goes on from the newest version that was seen, also after the server
-was away; a new list is made only when the server keeps that version no more (410), or has said nothing for too long.
+was away; a new list is made only when the server keeps that version no more (410), has said nothing for too long, or
+tells of something that is too large for an event, which would come again and again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
-from controlplane.pool.api import Api, ApiError, Event, Expired, Object, Silent, version_of
+from controlplane.pool.api import Api, ApiError, Event, Expired, Object, Silent, TooLarge, version_of
 
 LOG: Final = logging.getLogger("headrace.pool")
 SILENCE_S: Final = 150.0
@@ -64,6 +65,9 @@ class Watching:
                 LOG.info("lists anew", extra={"path": self._path, "why": str(error)})
                 self._version = ""
                 pause_s = min(PAUSE_S_MAX, max(PAUSE_S_MIN, 2 * pause_s))
+            except TooLarge as error:
+                self._version = ""
+                pause_s = self._failed(error, pause_s)
             except ApiError as error:
                 pause_s = self._failed(error, pause_s)
             if pause_s:
@@ -87,6 +91,9 @@ class Watching:
         came = False
         query = {**self._query, "timeoutSeconds": str(WATCH_S)}
         async for event in self._api.watch(self._path, self._version, query, silence_s=self._silence_s):
+            if event.type == "OPENED":
+                self._sink.failing("")
+                continue
             came = True
             if event.type != "BOOKMARK":
                 self.events += 1

@@ -10,6 +10,7 @@ import asyncio
 import copy
 import itertools
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -30,9 +31,14 @@ class ApiServer:
         self.requests: Counter[str] = Counter()
         """By verb and collection."""
         self.refuse: dict[str, tuple[int, str]] = {}
-        """By verb and collection: the status and message that such a request gets."""
+        """By verb and resource, or verb and collection: the status and message that such a request gets. As for roles,
+        an apply that makes an object is a `create` too."""
+        self.times: dict[str, list[float]] = {}
+        """When each verb and resource was asked for."""
         self.page = 0
         """As an HTML page, if not 0: the status."""
+        self.instead: tuple[int, bytes, str] | None = None
+        """What every request gets: status, body and its type."""
         self.port = 0
         self._runner: web.AppRunner | None = None
         self._uids = itertools.count(1)
@@ -97,13 +103,21 @@ class ApiServer:
         path = request.path
         collection, name = self._split(path)
         verb = self._verb(request, name)
-        self.requests[f"{verb} {collection.rpartition('/')[2]}"] += 1
+        asked = f"{verb} {collection.rpartition('/')[2]}"
+        self.requests[asked] += 1
+        self.times.setdefault(asked, []).append(time.monotonic())
+        if self.instead is not None:
+            status, text, kind = self.instead
+            return web.Response(status=status, body=text, content_type=kind)
         if self.page:
             return web.Response(
                 status=self.page, text="<html><body>Bad gateway</body></html>", content_type="text/html"
             )
-        if f"{verb} {collection.rpartition('/')[2]}" in self.refuse:
-            return _status(*self.refuse[f"{verb} {collection.rpartition('/')[2]}"])
+        verbs = [verb, "create"] if verb == "patch" and (collection, name) not in self.objects else [verb]
+        for place in (collection.rpartition("/")[2], collection):
+            for each in verbs:
+                if f"{each} {place}" in self.refuse:
+                    return _status(*self.refuse[f"{each} {place}"])
         if verb == "watch":
             return await self._watch(request, collection)
         if verb == "list":

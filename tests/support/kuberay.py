@@ -18,36 +18,45 @@ import random
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from controlplane.pool import machines, raycluster
-from controlplane.pool.core import Reserved, Say, Standing, Write
+from controlplane.pool.core import Reserved, Write
 from controlplane.pool.machines import GIB, Amounts
 from controlplane.pool.raycluster import Settings
+from controlplane.pool.standing import UPGRADE, Say, Standing
 from events import messages as m
 
 SETTINGS = Settings(
     name="pool", namespace="headrace", pool="research", node_image="node:1", ray_version="2.60.0", token_secret="token"
 )
+IMAGES = ("node:1", "node:2", "node:bad")
+"""The last one never works."""
 SHAPES = ((96_000, 768 * GIB, 8), (32_000, 128 * GIB, 0))
 
 
 class Pod:
-    def __init__(self, name: str, group: str, hosts: tuple[str, ...]) -> None:
-        self.name, self.group, self.hosts = name, group, hosts
+    def __init__(self, name: str, group: str, hosts: tuple[str, ...], template: str = "", image: str = "") -> None:
+        self.name, self.group, self.hosts, self.template, self.image = name, group, hosts, template, image
         self.node = ""
-        self.terminating = self.is_over = False
+        self.terminating = self.is_over = self.ready = False
         self.pending_steps = 0
 
     def raw(self) -> dict[str, Any]:
         metadata: dict[str, Any] = {
             "name": self.name,
             "labels": {machines.GROUP_LABEL: self.group, machines.NODE_TYPE_LABEL: "worker"},
+            "annotations": {machines.TEMPLATE: self.template},
         }
         if self.terminating:
             metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         named = {"key": machines.HOSTNAME, "operator": "In", "values": list(self.hosts)}
         terms = {"nodeSelectorTerms": [{"matchExpressions": [named]}]}
         affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
-        status = {"phase": "Failed" if self.is_over else "Running" if self.node else "Pending"}
+        status = {
+            "phase": "Failed" if self.is_over else "Running" if self.node else "Pending",
+            "conditions": [{"type": "Ready", "status": str(self.ready and not self.is_over)}],
+        }
         return {
             "metadata": metadata,
             "spec": {"nodeName": self.node, "containers": [], "affinity": affinity},
@@ -70,14 +79,14 @@ class View:
 
 
 class Leader:
-    """One of ours."""
+    """One of ours, that has just listed all there is."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
         self.view = View()
-        self.core = Reserved(SETTINGS)
-        self.core.on_cluster(None)
-        self.core.on_workers([])
-        self.core.on_machines([])
+        self.core = Reserved(world.settings)
+        self.core.on_cluster(raycluster.read(world.cluster, SETTINGS) if world.cluster else None)
+        self.core.on_workers(filter(None, (machines.worker(pod.raw()) for pod in world.pods.values())))
+        self.core.on_machines(machines.machine(world.raw_node(name), SETTINGS.pool) for name in world.nodes)
 
     def hear(self, dice: random.Random) -> bool:
         event = self.view.deliver(dice)
@@ -106,20 +115,33 @@ class Leader:
         while self.view.coming["pod"]:
             self.see_pod(*self.view.coming["pod"].popleft())
 
+    def read_cluster(self) -> None:
+        """As it is now."""
+        while self.view.coming["cluster"]:
+            self.core.on_cluster(raycluster.read(self.view.coming["cluster"].popleft()[1], SETTINGS))
+
 
 class World:
     """`counted`: whether KubeRay counts a pod that is being deleted by somebody else as one that is there."""
 
-    def __init__(self, dice: random.Random, *, counted: bool) -> None:
-        self.dice, self.counted = dice, counted
+    def __init__(self, dice: random.Random, *, counted: bool, wants: float = 0.3) -> None:
+        """`wants`: how often another image is wanted, in a hundred steps or so."""
+        self.dice, self.counted, self.wants = dice, counted, wants
         self.now = 1000.0
         self.nodes: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, Pod] = {}
         self.cluster: dict[str, Any] | None = None
         self.made = 0
         self.its = View()
-        self.leaders = (Leader(), Leader())
+        self.settings = SETTINGS
+        """What is wanted of the RayCluster today."""
+        self.leaders = (Leader(self), Leader(self))
         """One too many: each sees what it sees, and both write."""
+        self.upgraded: set[str] = set()
+        """Nodes that worked, and were drained or whose pod was named for a new template, and do not work again yet."""
+        self.at_once = 0
+        """The most of them that there were at one time."""
+        self.upgrades = 0
         self.standing: dict[str, Standing] = {}
         self.seen_pods: dict[str, Pod] = {}
         self.seen_cluster: dict[str, Any] | None = None
@@ -144,9 +166,13 @@ class World:
             cpus, memory, gpus = SHAPES[self.dice.randrange(len(SHAPES))]
             allocatable = {"cpu": f"{cpus}m", "memory": str(memory), machines.GPU: str(gpus)}
             node = {"uid": f"u{self.made}", "allocatable": allocatable, "ready": True, "cordoned": False, "notice": ""}
-        self.nodes[name] = node = node | changes
+        self.nodes[name] = node | changes
+        self.tell("node", name, self.raw_node(name))
+
+    def raw_node(self, name: str) -> dict[str, Any]:
+        node = self.nodes[name]
         taints = [{"key": machines.NOTICES[0], "effect": "NoSchedule"}] if node["notice"] else []
-        raw = {
+        return {
             "metadata": {"name": name, "uid": node["uid"], "labels": {machines.POOL_LABEL: SETTINGS.pool}},
             "spec": {"unschedulable": node["cordoned"], "taints": taints},
             "status": {
@@ -154,7 +180,6 @@ class World:
                 "conditions": [{"type": "Ready", "status": str(node["ready"])}],
             },
         }
-        self.tell("node", name, raw)
 
     def drop_node(self, name: str) -> None:
         del self.nodes[name]
@@ -170,8 +195,11 @@ class World:
         self.now += dice.random() * 5
         name = f"node-{dice.randrange(8)}"
         does = dice.choices(
-            ["node", "gone", "change", "busy", "dies", "restart", "kubelet", "hear", "it_hears", "decide", "reconcile"],
-            [3, 1, 3, 4, 1, 3, 8, 48, 24, 16, 12],
+            [
+                *("node", "gone", "change", "busy", "dies", "restart", "want", "kubelet"),
+                *("hear", "it_hears", "decide", "reconcile"),
+            ],
+            [3, 1, 3, 4, 1, 3, self.wants, 8, 48, 24, 16, 12],
         )[0]
         if does == "node" and name not in self.nodes:
             self.put_node(name)
@@ -193,6 +221,8 @@ class World:
             self.expected.clear()
             while self.it_hears():
                 pass
+        elif does == "want":
+            self.want(dice.choice(IMAGES))
         elif does == "kubelet":
             self.kubernetes()
         elif does == "hear":
@@ -203,18 +233,51 @@ class World:
             self.decide(dice.choice(self.leaders))
         elif does == "reconcile":
             self.reconcile()
+        self.look_at_upgrades()
+
+    def want(self, image: str) -> None:
+        """An operator wants another image: our processes end, and others begin."""
+        self.settings = msgspec.structs.replace(SETTINGS, node_image=image)
+        self.leaders = (Leader(self), Leader(self))
+
+    def begin_upgrade(self, node: str) -> None:
+        """One that does not work is no loss."""
+        self.look_at_upgrades()
+        if any(pod.node == node and pod.ready and self.runs(pod) and not pod.terminating for pod in self.pods.values()):
+            self.upgraded.add(node)
+        self.at_once = max(self.at_once, len(self.upgraded))
+
+    def look_at_upgrades(self) -> None:
+        self.upgraded = {name for name in self.upgraded if not self.is_over_with(name)}
+
+    def is_over_with(self, name: str) -> bool:
+        """Whether it works again, or something else is wrong with it."""
+        node = self.nodes.get(name)
+        if node is None or node["cordoned"] or node["notice"] or not node["ready"]:
+            return True
+        standing = self.standing.get(name)
+        return any(
+            pod.node == name and pod.ready and not pod.terminating and self.runs(pod) for pod in self.pods.values()
+        ) and not (standing is not None and standing.is_upgraded)
+
+    def is_current(self, pod: Pod) -> bool:
+        return pod.image == self.settings.node_image
 
     def schedule(self, name: str) -> None:
         """The scheduler places something on a node with a runner, or what was there is over."""
         standing = self.standing.get(name)
-        has_pod = any(pod.node == name and not pod.terminating for pod in self.pods.values())
         if standing is None or standing.state == "gone":
-            if has_pod and name in self.nodes:
-                self.standing[name] = Standing("ready")
+            self.join(name)
         elif standing.busy:
             self.standing[name] = standing._replace(busy=False)
         elif standing.state == "ready":
             self.standing[name] = standing._replace(busy=True)
+
+    def join(self, name: str) -> None:
+        """If there is a runner, and the scheduler does not know it."""
+        has_pod = any(pod.node == name and pod.ready and not pod.terminating for pod in self.pods.values())
+        if has_pod and name in self.nodes and self.standing.get(name, Standing("gone")).state == "gone":
+            self.standing[name] = Standing("ready", seen_at=self.now)
 
     def kubernetes(self) -> None:
         """Its scheduler, its garbage collector and its kubelets."""
@@ -237,6 +300,20 @@ class World:
                 else:
                     pod.pending_steps += 1
                     self.pending_steps += 1
+            elif pod.ready != self.runs(pod) and not pod.terminating and self.dice.random() < 0.5:
+                pod.ready = self.runs(pod)
+                self.put_pod(pod)
+
+    def runs(self, pod: Pod) -> bool:
+        node = self.nodes.get(pod.node)
+        return node is not None and node["ready"] and not pod.is_over and pod.image != "node:bad"
+
+    def hear_runners(self) -> None:
+        """Those that run have spoken to the scheduler."""
+        for pod in self.pods.values():
+            standing = self.standing.get(pod.node)
+            if pod.ready and not pod.terminating and not pod.is_over and standing is not None:
+                self.standing[pod.node] = standing._replace(seen_at=self.now)
 
     def takes(self, name: str) -> bool:
         node = self.nodes.get(name)
@@ -247,9 +324,14 @@ class World:
     def decide(self, leader: Leader) -> bool:
         """Gives whether there was anything to do."""
         core = leader.core
+        self.hear_runners()
         core.on_standing(dict(self.standing))
         decisions = core.decide(self.now)
         core.check()
+        if decisions.drains_for_upgrade:
+            leader.read_cluster()
+            leader.list_pods()
+            decisions = core.decide(self.now)
         for say in decisions.say:
             self.say(leader, say)
         if decisions.look_at_pods:
@@ -277,6 +359,9 @@ class World:
             standing = self.standing.get(self.pods[name].node) if name in self.pods else None
             if standing is not None and standing.busy and self.pods[name].node in self.nodes:
                 self.busy_deleted.append(name)
+            if name in self.pods and self.pods[name].node in self.hosts(self.pods[name].group):
+                self.begin_upgrade(self.pods[name].node)
+                self.upgrades += 1
         for view in (self.its, *(other.view for other in self.leaders)):
             view.coming["cluster"].append(("pool", copy.deepcopy(self.cluster)))
         leader.core.on_cluster(raycluster.read(self.cluster, SETTINGS))  # the answer to our write
@@ -285,14 +370,23 @@ class World:
         groups = (self.cluster or {}).get("spec", {}).get("workerGroupSpecs", [])
         return [name for group in groups for name in group["scaleStrategy"]["workersToDelete"]]
 
+    def hosts(self, group: str) -> list[str]:
+        """Of a group of the RayCluster, as it is."""
+        (found,) = [one for one in (self.cluster or {})["spec"]["workerGroupSpecs"] if one["groupName"] == group]
+        template = found["template"]["spec"]["affinity"]["nodeAffinity"]
+        terms = template["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        return list(terms[0]["matchExpressions"][0]["values"])
+
     def say(self, leader: Leader, say: Say) -> None:
         standing = self.standing[say.node]
         if isinstance(say.change, m.CordonNode):
-            self.standing[say.node] = standing._replace(state="cordoned", by="kubernetes")
+            self.standing[say.node] = standing._replace(state="cordoned", by="kubernetes", why=say.change.why)
         elif isinstance(say.change, m.DrainNode):
-            self.standing[say.node] = Standing("draining", "kubernetes", standing.busy)
+            self.standing[say.node] = standing._replace(state="draining", by="kubernetes", why=say.change.why)
+            if say.change.why == UPGRADE:
+                self.begin_upgrade(say.node)
         elif isinstance(say.change, m.UncordonNode):
-            self.standing[say.node] = Standing("ready", "", standing.busy)
+            self.standing[say.node] = standing._replace(state="ready", by="", why="")
         else:
             assert say.node not in self.nodes or leader.view.coming["node"], "given up, and it is there"
             self.standing[say.node] = Standing("gone")
@@ -355,7 +449,13 @@ class World:
             self.made += 1
             template = group["template"]["spec"]["affinity"]["nodeAffinity"]
             terms = template["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-            pod = Pod(f"{name}-{self.made}", name, tuple(terms[0]["matchExpressions"][0]["values"]))
+            pod = Pod(
+                f"{name}-{self.made}",
+                name,
+                tuple(terms[0]["matchExpressions"][0]["values"]),
+                group["template"]["metadata"]["annotations"].get(machines.TEMPLATE, ""),
+                group["template"]["spec"]["containers"][0]["image"],
+            )
             self.expected[pod.name] = (name, "create")
             self.put_pod(pod)
         for pod in running[: max(0, -missing)]:
@@ -382,20 +482,28 @@ class World:
     # -- in the end --------------------------------------------------------------------------------------------------
 
     def calm_down(self) -> None:
-        """Nothing more happens to machines; all that was to be done is done."""
+        """Nothing more happens to machines, they all work, and so does the image; all that was to be done is done."""
         calm = 0
-        for _ in range(400):
+        for name, node in self.nodes.items():
+            if not node["ready"]:
+                self.put_node(name, ready=True)
+        if self.settings.node_image == "node:bad":
+            self.want("node:1")
+        for _ in range(800):
             self.now += 31.0
             for name, standing in self.standing.items():
                 self.standing[name] = standing._replace(busy=False)
                 if standing.state == "draining":
                     self.standing[name] = standing._replace(state="drained", busy=False)
+            for name in self.nodes:
+                self.join(name)
             heard = [self.it_hears(), *(leader.hear(self.dice) for leader in self.leaders)]
             acted = [self.decide(leader) for leader in self.leaders]
             self.reconcile()
             self.kubernetes()
-            moves = any(pod.terminating for pod in self.pods.values()) or self.expected
-            calm = 0 if any(heard) or any(acted) or moves or self.waits() else calm + 1
+            moves = self.expected or not all(not pod.terminating and self.is_current(pod) for pod in self.pods.values())
+            self.look_at_upgrades()
+            calm = 0 if any(heard) or any(acted) or moves or self.waits() or self.upgraded else calm + 1
             if calm == 3:
                 return
         raise AssertionError("it never comes to rest")

@@ -91,13 +91,25 @@ class KubeRay:
                     machines.GROUP_LABEL: group["groupName"],
                     machines.NODE_TYPE_LABEL: "worker",
                 }
-                metadata = {"name": name, "namespace": "headrace", "labels": labels}
+                notes = group["template"]["metadata"]["annotations"]
+                metadata = {"name": name, "namespace": "headrace", "labels": labels, "annotations": notes}
                 spec = {"nodeName": host, "containers": group["template"]["spec"]["containers"]}
-                await self.server.put(PODS, {"metadata": metadata, "spec": spec, "status": {"phase": "Running"}})
+                status = a_status(works=spec["containers"][0]["image"] != "node:bad")
+                await self.server.put(PODS, {"metadata": metadata, "spec": spec, "status": status})
 
     def _too_many(self, group: dict[str, Any], pods: dict[str, str]) -> list[str]:
         left = [name for name in pods if name not in group["scaleStrategy"]["workersToDelete"]]
         return left[: max(0, len(left) - group["replicas"])]
+
+
+def a_status(*, works: bool) -> dict[str, Any]:
+    """Of a pod, as its kubelet says."""
+    waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
+    return {
+        "phase": "Running" if works else "Pending",
+        "conditions": [{"type": "Ready", "status": str(works)}],
+        "containerStatuses": [{"state": {} if works else {"waiting": waiting}}],
+    }
 
 
 def hosts_of(group: dict[str, Any]) -> list[str]:
@@ -425,6 +437,51 @@ async def test_a_page_in_the_place_of_an_answer_is_told_and_nothing_is_deleted(h
     await here.server.put(NODES, a_node("n2"))
     await here.until(lambda: here.groups() == [(2, ["n1", "n2"])])
     assert here.kuberay.deleted == []
+
+
+async def test_another_image_is_taken_node_by_node_and_one_that_does_not_work_ends_at_the_first(
+    server: ApiServer, config: Any, nats: NatsServer, bus: Bus, tmp_path: Path
+) -> None:
+    here = Setting(server, KubeRay(server), bus)
+    for name in ("n1", "n2"):
+        await server.put(NODES, a_node(name))
+    running = asyncio.create_task(here.kuberay.run())
+
+    def images() -> dict[str, str]:
+        pods = (thing["spec"] for (place, _), thing in server.objects.items() if place == PODS)
+        return {pod["nodeName"]: pod["containers"][0]["image"] for pod in pods}
+
+    async def becomes(image: str, wanted: dict[str, str], states: list[str]) -> None:
+        """The pool with this image; on the way there are two replicas all the time, and never two nodes closed."""
+        wants = msgspec.structs.replace(config, kubernetes_node_image=image)
+        async with serving(pool.serve, nats, wants, blobs=tmp_path / "blobs", instance=image), asyncio.timeout(60.0):
+            while images() != wanted or [(await here.state(name))[0] for name in ("n1", "n2")] != states:
+                assert [replicas for replicas, _ in here.groups()] in ([], [2])
+                assert len([name for name in ("n1", "n2") if (await here.state(name))[1] == "kubernetes"]) <= 1
+                await asyncio.sleep(0.02)
+            if states != ["ready", "ready"]:
+                await here.becomes(lambda: problems_name(here, "ImagePullBackOff"), True)
+                await asyncio.sleep(3.0)
+                assert images() == wanted
+
+    async with scheduler(nats, bus, tmp_path, "n1", "n2") as nodes:
+        await here.becomes(lambda: here.state("n2"), ("ready", ""))
+        await becomes("node:1", {"n1": "node:1", "n2": "node:1"}, ["ready", "ready"])
+        await submit(bus)
+        await here.until(lambda: any(node.launched for node in nodes))
+        await becomes("node:2", {"n1": "node:2", "n2": "node:2"}, ["ready", "ready"])
+        (busy,) = [node for node in nodes if any(one.state == "running" for one in node.attempts.values())]
+        idle = "n2" if busy is nodes[0] else "n1"
+        mixed = {"n1": "node:2", "n2": "node:2", idle: "node:bad"}
+        closed = ["drained" if name == idle else "ready" for name in ("n1", "n2")]
+        await becomes("node:bad", mixed, closed)
+        await becomes("node:2", {"n1": "node:2", "n2": "node:2"}, ["ready", "ready"])
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def problems_name(here: Setting, what: str) -> bool:
+    return what in (await here.status())["problems"].get("upgrade", "")
 
 
 async def test_one_that_stops_lets_the_other_lead_at_once(

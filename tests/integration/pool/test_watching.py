@@ -195,9 +195,12 @@ async def test_an_event_without_an_end_is_not_kept_for_ever(
     kmock: Any, seen: Seen, watch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kubernetes, "EVENT_BYTES_MAX", 10_000)
-    Script(kmock, [a_list(version=7)], [(b"x" * 20_000, ...), (event("ADDED", a_node("b", 8)), ...)])
+    script = Script(
+        kmock, [a_list(version=7), a_list(version=8)], [(b"x" * 20_000, ...), (event("ADDED", a_node("b", 9)), ...)]
+    )
     await watch()
-    await seen.until("list ", "ADDED b")
+    await seen.until("list ", "list ", "ADDED b")
+    assert script.asked[:4] == ["list", "7", "list", "8"], "the same event would come again and again"
     assert "of more than 10000 bytes" in seen.failures[0]
 
 

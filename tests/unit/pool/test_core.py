@@ -3,9 +3,10 @@
 import pytest
 
 from controlplane.pool import raycluster
-from controlplane.pool.core import ASKED_S, NAMED_S, Reserved, Standing
+from controlplane.pool.core import ASKED_S, NAMED_S, Reserved
 from controlplane.pool.machines import GIB, Amounts, Machine, Worker
 from controlplane.pool.raycluster import Settings, shape_of
+from controlplane.pool.standing import Standing
 from events import messages as m
 
 SETTINGS = Settings(
@@ -20,7 +21,8 @@ def a_machine(name, **fields):
 
 
 def a_pod(name, node="", **fields):
-    return Worker(name=name, group=GROUP, node=node, **fields)
+    template = raycluster.template_of(SETTINGS, shape_of(HAS, ""))
+    return Worker(**{"name": name, "group": GROUP, "node": node, "template": template} | fields)
 
 
 class World:

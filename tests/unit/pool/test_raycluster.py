@@ -24,7 +24,13 @@ CRD = Path(os.environ.get("HEADRACE_RAYCLUSTER_CRD", SHARED))
 
 def a_group(*hosts, gpus=8, deleting=(), model="A100"):
     shape = Shape(Amounts(95_000, 700 * GIB, gpus), model if gpus else "")
-    return Group(shape=shape, hosts=tuple(sorted(hosts)), replicas=len(hosts), deleting=tuple(sorted(deleting)))
+    return Group(
+        shape=shape,
+        hosts=tuple(sorted(hosts)),
+        replicas=len(hosts),
+        deleting=tuple(sorted(deleting)),
+        template=raycluster.template_of(SETTINGS, shape),
+    )
 
 
 def as_seen(body):

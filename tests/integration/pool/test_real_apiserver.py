@@ -1,0 +1,372 @@
+"""The very service beside a real kube-apiserver and etcd, with exactly the roles of our chart.
+
+Each scenario runs beside the tests' own small API server too, so that it is exercised where there is no real one
+(`KUBEBUILDER_ASSETS` names the folder of `etcd` and `kube-apiserver`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import pytest
+
+from controlplane.pool import machines, raycluster
+from controlplane.pool import service as pool
+from controlplane.pool.api import Api, Conflict, Object, version_of
+from events import subjects
+from events.bus import Bus
+from tests.support import charts, envtest
+from tests.support.apiserver import ApiServer
+from tests.support.nats import NatsServer
+from tests.support.serving import serving
+from tests.support.submitting import CONFIG
+
+NAMESPACE = "headrace"
+NODES = "/api/v1/nodes"
+CLUSTERS = f"/apis/ray.io/v1/namespaces/{NAMESPACE}/rayclusters"
+LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+WAIT_S = 40.0
+OBJECTS = charts.rendered(charts.values("minimal"), namespace=NAMESPACE)
+CONFIGURED = msgspec.structs.replace(
+    CONFIG, kubernetes_pool="research", kubernetes_node_image="node:1", kubernetes_ray_version="2.60.0"
+)
+ROLES = {
+    "ClusterRole": f"{envtest.RBAC}/clusterroles",
+    "ClusterRoleBinding": f"{envtest.RBAC}/clusterrolebindings",
+    "Role": f"{envtest.RBAC}/namespaces/{NAMESPACE}/roles",
+    "RoleBinding": f"{envtest.RBAC}/namespaces/{NAMESPACE}/rolebindings",
+}
+
+
+class Server(Protocol):
+    """What a scenario asks of either."""
+
+    async def begin(self, *, without: str = "") -> None:
+        """Ready, with our roles and KubeRay's CRD, that may lack a field of the spec."""
+
+    def kubeconfig(self) -> Path: ...
+    async def put(self, collection: str, thing: Object) -> Object: ...
+    async def get(self, collection: str, name: str) -> Object | None: ...
+    async def drop(self, collection: str, name: str) -> None: ...
+    async def forbid(self, verb: str, resource: str) -> None: ...
+    async def allow(self) -> None: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def compact(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Small(ApiServer):
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    async def begin(self, *, without: str = "") -> None:
+        await self.start()
+        await self.put(LEASES, OBJECTS["Lease", "headrace-pool"])
+        if without:
+            what = f"failed to create typed patch object: .spec.{without}: field not declared in schema"
+            self.refuse["patch rayclusters"] = (500, what)
+
+    def kubeconfig(self) -> Path:
+        file = self.folder / "kubeconfig"
+        file.write_text(
+            json.dumps(
+                {
+                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+                    "users": [{"name": "u", "user": {"token": "t"}}],
+                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                    "current-context": "x",
+                }
+            )
+        )
+        return file
+
+    async def get(self, collection: str, name: str) -> Object | None:
+        return self.objects.get((collection, name))
+
+    async def forbid(self, verb: str, resource: str) -> None:
+        self.refuse[f"{verb} {resource}"] = (403, f"{resource} is forbidden: User cannot {verb} resource")
+
+    async def allow(self) -> None:
+        self.refuse.clear()
+
+    async def compact(self) -> None:
+        self.forget()
+
+    async def close(self) -> None:
+        await self.stop()
+
+
+class Real(envtest.RealServer):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, f"system:serviceaccount:{NAMESPACE}:headrace-pool")
+
+    async def begin(self, *, without: str = "") -> None:
+        await self.start()
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        await self.put("/api/v1/namespaces", namespace)
+        await self.install_crd(without)
+        await self.allow()
+        lease = OBJECTS["Lease", "headrace-pool"]
+        await self.put(LEASES, lease | {"metadata": lease["metadata"] | {"namespace": NAMESPACE}})
+
+    async def allow(self) -> None:
+        await self._grant(lambda _: True)
+
+    async def forbid(self, verb: str, resource: str) -> None:
+        await self._grant(lambda use: use != (verb, resource))
+
+    async def _grant(self, keeps: Callable[[tuple[str, str]], bool]) -> None:
+        """The chart's roles; each rule taken apart, so that one verb of one resource can be left out."""
+        for (kind, name), one in OBJECTS.items():
+            if kind in ROLES and name.endswith("pool"):
+                body = one | {"metadata": {"name": name}}
+                if "rules" in one:
+                    body["rules"] = [
+                        rule | {"verbs": [verb], "resources": [resource]}
+                        for rule in one["rules"]
+                        for verb in rule["verbs"]
+                        for resource in rule["resources"]
+                        if keeps((verb, resource))
+                    ]
+                await self.put(ROLES[kind], body)
+
+
+REAL = pytest.param(Real, id="real", marks=pytest.mark.skipif(bool(envtest.why_not()), reason=envtest.why_not()))
+
+
+@pytest.fixture(params=[pytest.param(Small, id="small"), REAL])
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    server: Server = request.param(tmp_path)
+    yield server
+    await server.close()
+
+
+class Setting:
+    def __init__(self, server: Server, bus: Bus) -> None:
+        self.server, self.bus = server, bus
+
+    async def cluster(self) -> Object:
+        return await self.server.get(CLUSTERS, "headrace") or {}
+
+    async def hosts(self) -> list[str]:
+        """That the RayCluster stands on."""
+        named = raycluster.read(await self.cluster(), SETTINGS).groups
+        return sorted(host for group in named for host in group.hosts)
+
+    async def problems(self) -> dict[str, str]:
+        said: dict[str, str] = json.loads(await self.bus.ask(subjects.ask("pool", "status")))["problems"]
+        return {name: why for name, why in said.items() if name != "scheduling"}
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while not await holds():  # noqa: ASYNC110  asked of other processes
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise AssertionError(f"not in time: {await self.problems()}") from error
+
+    async def until_hosts(self, *names: str) -> None:
+        async def are() -> bool:
+            return await self.hosts() == [*names]
+
+        await self.until(are)
+
+    async def until_told(self, kind: str, what: str) -> None:
+        async def told() -> bool:
+            return what in (await self.problems()).get(kind, "")
+
+        await self.until(told)
+
+    async def until_well(self) -> None:
+        async def well() -> bool:
+            return not await self.problems()
+
+        await self.until(well)
+
+
+SETTINGS = pool.settings_of(CONFIGURED)
+
+
+def a_node(name: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {machines.POOL_LABEL: "research", machines.HOSTNAME: name}},
+        "spec": {},
+        "status": {
+            "allocatable": {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+
+
+@pytest.fixture
+def running(nats: NatsServer, bus: Bus, tmp_path: Path, server: Server) -> Any:
+    """The service beside a server that is ready."""
+    config = msgspec.structs.replace(CONFIGURED, kubeconfig="")
+
+    def begin() -> Any:
+        there = msgspec.structs.replace(config, kubeconfig=str(server.kubeconfig()))
+        return serving(pool.serve, nats, there, blobs=tmp_path / "blobs")
+
+    return begin
+
+
+@pytest.fixture
+def here(server: Server, bus: Bus) -> Setting:
+    return Setting(server, bus)
+
+
+async def test_it_is_made_with_exactly_our_roles_and_an_unchanged_state_writes_nothing(
+    here: Setting, running: Any
+) -> None:
+    await here.server.begin()
+    await here.server.put(NODES, a_node("n1"))
+    async with running():
+        await here.until_hosts("n1")
+        await here.until_well()
+        written = version_of(await here.cluster())
+        noted = a_node("n1")
+        noted["metadata"]["annotations"] = {"theirs": "x"}
+        await here.server.put(NODES, noted)
+        await here.server.put(NODES, a_node("n2"))
+        await here.until_hosts("n1", "n2")
+    again = version_of(await here.cluster())
+    assert again != written
+    async with running():
+        await here.until_well()
+        await here.server.put(NODES, noted)
+        await asyncio.sleep(1.0)
+    assert version_of(await here.cluster()) == again, "the server has written what was so already"
+
+
+async def test_drift_is_put_back_and_what_others_add_stays(here: Setting, running: Any) -> None:
+    await here.server.begin()
+    await here.server.put(NODES, a_node("n1"))
+    async with running():
+        await here.until_hosts("n1")
+        drifted = copy.deepcopy(await here.cluster())
+        drifted["spec"]["enableInTreeAutoscaling"] = True
+        drifted["spec"]["workerGroupSpecs"][0]["replicas"] = 7
+        drifted["metadata"]["annotations"]["theirs"] = "x"
+        await here.server.put(CLUSTERS, drifted)
+
+        async def is_back() -> bool:
+            spec = (await here.cluster())["spec"]
+            return spec["enableInTreeAutoscaling"] is False and spec["workerGroupSpecs"][0]["replicas"] == 1
+
+        await here.until(is_back)
+        assert (await here.cluster())["metadata"]["annotations"]["theirs"] == "x"
+        await here.until_well()
+
+
+async def test_a_guard_of_before_is_a_conflict_and_a_no_op_changes_no_version(here: Setting, running: Any) -> None:
+    await here.server.begin()
+    await here.server.put(NODES, a_node("n1"))
+    async with running():
+        await here.until_hosts("n1")
+    seen = await here.cluster()
+    known = raycluster.read(seen, SETTINGS)
+    body = raycluster.render(SETTINGS, known.groups)
+    api = await Api.connect(str(here.server.kubeconfig()))
+    try:
+        path = f"{CLUSTERS}/headrace"
+        guarded = body | {"metadata": body["metadata"] | {"resourceVersion": known.version}}
+        assert version_of(await api.apply(path, guarded, raycluster.MANAGER)) == known.version
+        other = copy.deepcopy(seen)
+        other["metadata"]["annotations"]["theirs"] = "y"
+        await here.server.put(CLUSTERS, other)
+        with pytest.raises(Conflict):
+            await api.apply(path, guarded, raycluster.MANAGER)
+    finally:
+        await api.close()
+
+
+async def test_a_raycluster_of_others_is_not_touched(here: Setting, running: Any) -> None:
+    await here.server.begin()
+    theirs = raycluster.render(SETTINGS, [])
+    theirs["metadata"] = {"name": "headrace", "namespace": NAMESPACE, "labels": {"team": "theirs"}}
+    made = await here.server.put(CLUSTERS, theirs)
+    await here.server.put(NODES, a_node("n1"))
+    async with running():
+        await here.until_told("headrace", "is not ours")
+    assert version_of(await here.cluster()) == version_of(made)
+
+
+async def test_a_crd_that_does_not_know_a_field_is_told_by_its_name(here: Setting, running: Any) -> None:
+    await here.server.begin(without="authOptions")
+    await here.server.put(NODES, a_node("n1"))
+    async with running():
+        await here.until_told("write", "authOptions")
+    assert await here.cluster() == {}
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "told"),
+    [
+        ("list", "nodes", "nodes"),
+        ("watch", "nodes", "nodes"),
+        ("list", "pods", "pods"),
+        ("watch", "pods", "pods"),
+        ("list", "rayclusters", "cluster"),
+        ("watch", "rayclusters", "cluster"),
+        ("create", "rayclusters", "write"),
+        ("patch", "rayclusters", "write"),
+        ("get", "leases", "lease"),
+        ("update", "leases", "lease"),
+    ],
+)
+async def test_a_right_that_is_taken_away_is_told_and_its_return_is_seen(
+    here: Setting, running: Any, verb: str, resource: str, told: str
+) -> None:
+    await here.server.begin()
+    await here.server.forbid(verb, resource)
+    await here.server.put(NODES, a_node("n1"))
+    async with running():
+        await here.until_told(told, "forbidden")
+        await here.server.allow()
+        await here.until_hosts("n1")
+        await here.until_well()
+
+
+async def test_a_server_that_was_away_is_gone_on_from_where_it_was(here: Setting, running: Any) -> None:
+    await here.server.begin()
+    for name in ("n1", "n2"):
+        await here.server.put(NODES, a_node(name))
+    async with running():
+        await here.until_hosts("n1", "n2")
+        await here.server.stop()
+        await here.until_told("nodes", "")
+        await here.server.start()
+        await here.server.drop(NODES, "n1")
+        await here.until_well()
+        await here.server.put(NODES, a_node("n3"))
+
+        async def is_seen() -> bool:  # n1 leaves only when a pod lives for each replica: there is no KubeRay here
+            return "n3" in await here.hosts()
+
+        await here.until(is_seen)
+
+
+async def test_what_is_kept_no_more_is_listed_anew(here: Setting, running: Any) -> None:
+    await here.server.begin()
+    await here.server.put(NODES, a_node("n1"))
+    async with running():
+        await here.until_hosts("n1")
+        await here.server.stop()
+        await here.server.start()
+        for number in range(2, 5):
+            await here.server.put(NODES, a_node(f"n{number}"))
+        await here.server.compact()
+        await here.server.stop()
+        await here.server.start()
+        await here.until_hosts("n1", "n2", "n3", "n4")
+        await here.until_well()

@@ -17,8 +17,11 @@ from typing import NamedTuple
 from headrace.private_ray import order, processes
 from headrace.private_ray.order import Order
 
-READY_S_MAX = 120.0
+READY_S_MAX = 180.0
 """From the start of this program until every node is in."""
+TRIES_MAX = 3
+"""Ray gives its own processes 30 s to start, whatever it is told: too little for the first time on a machine whose disk
+is slow or whose cores are taken. The next time its files are in memory."""
 VERSION_MIN = (2, 52)
 """The first Ray with a token: without one, whoever reaches its ports runs what he likes as the job's user."""
 FILES = 65_536
@@ -29,6 +32,7 @@ LINE_CHARACTERS_MAX = 200
 LOOK_S = 0.05
 VITAL = ("gcs_server", "raylet")
 """Processes of Ray's without which there is no cluster."""
+_FRAME = re.compile(r"\(\+?0x[0-9a-f]+\)|\[0x[0-9a-f]+\]|StackTrace Information|^File \"|^[~^]+$")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 _START = """
@@ -82,20 +86,27 @@ def start(wanted: Order, environ: dict[str, str]) -> Cluster:
     env = order.environment(environ, _keep_token(folder, environ.get(order.TOKEN) or secrets.token_hex(32)))
     if wanted.head:
         _check_meeting(wanted, until)
-    before = processes.children()
-    try:
-        _run_start(wanted, folder, env, until)
-        with open(os.path.join(folder, "ray_current_cluster"), encoding="ascii") as file:
-            address = file.read().strip()
-        env["RAY_ADDRESS"] = address
-        roots = processes.children() - before
-        if wanted.size > 1 and not wanted.rank:
-            _wait_for_nodes(wanted.size, env, until)
-    except BaseException:
-        processes.end(processes.children() - before, wait_s=END_S_MAX)
-        raise
+    address, roots = _start_node(wanted, folder, env, until)
+    env["RAY_ADDRESS"] = address
+    if wanted.size > 1 and not wanted.rank:
+        _wait_for_nodes(wanted.size, env, until)
     names = {pid: processes.name(pid) for pid in roots}
     return Cluster(address, env, roots, {pid: name for pid, name in names.items() if name in VITAL})
+
+
+def _start_node(wanted: Order, folder: str, env: dict[str, str], until: float) -> tuple[str, set[int]]:
+    """Ray on this node, tried again if it fails; gives the cluster's address and Ray's processes. Raises NotReady."""
+    before = processes.children()
+    for left in reversed(range(TRIES_MAX)):
+        try:
+            _run_start(wanted, folder, env, until)
+            break
+        except NotReady:
+            processes.end(processes.children() - before, wait_s=END_S_MAX)
+            if not left or time.monotonic() > until:
+                raise
+    with open(os.path.join(folder, "ray_current_cluster"), encoding="ascii") as file:
+        return file.read().strip(), processes.children() - before
 
 
 def end(cluster: Cluster) -> None:
@@ -201,5 +212,10 @@ def _last_lines(log: str) -> str:
         with contextlib.suppress(OSError), open(path, "rb") as file:
             file.seek(max(0, os.path.getsize(path) - 8192))
             text = _COLOUR.sub("", file.read().decode("utf-8", "replace"))
-            lines += [line.strip()[:LINE_CHARACTERS_MAX] for line in text.splitlines() if line.strip()]
+            lines += [line[:LINE_CHARACTERS_MAX] for line in map(str.strip, text.splitlines()) if _tells(line)]
     return f"; its last lines: {' | '.join(lines[-LINES_MAX:])}" if lines else ""
+
+
+def _tells(line: str) -> bool:
+    """Whether there is more to read in it than where in Ray's code something happened."""
+    return bool(line) and not _FRAME.search(line)

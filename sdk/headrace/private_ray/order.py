@@ -78,6 +78,8 @@ def environment(environ: dict[str, str], token_file: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": token_file,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_memory_monitor_refresh_ms": "0",  # it looks at the machine; what bounds us is the allocation
+        "SPT_NOENV": "1",  # a title over its environment would hide whose it is from the node that looks for it
+        "RAY_agent_register_timeout_ms": "120000",  # by itself 30 s, after which the raylet ends
     }
 
 

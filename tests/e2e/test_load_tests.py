@@ -23,6 +23,7 @@ RUN_S_MAX = 280
         ("logging_overhead", "--no-peers", "--no-stack"),
         ("arrays", "--tasks", "5", "--chain", "3"),
         ("gang", "--nodes", "3", "--rounds", "2"),
+        ("private_ray", "--clusters", "2"),
         ("monitoring", "--points", "500000"),
         ("fuzz", "--minutes", "0.02"),
         ("overload", "--submits", "300"),

@@ -23,10 +23,10 @@ print(json.dumps({"nodes": len(ray.nodes()), "gpus": ray.cluster_resources().get
 
 
 def test_the_example_searches_in_a_cluster_of_its_own(headrace: Headrace) -> None:
-    options = ("--kind", "ray", "--no-environment", "--name", "search")
+    options = ("--kind", "ray", "--no-environment", "--tier", "ray1", "--name", "search")
     said = headrace("run", *options, "--", "python", "examples/private_ray/search.py", "--trials", "6")
     assert said.status == 0, said.err
-    assert re.search(r"^1 node, \d+ CPUs, 0 GPUs$", said.out, re.MULTILINE)
+    assert re.search(r"^1 node, 1 CPUs, 1 GPUs$", said.out, re.MULTILINE)
     assert re.search(r"^best of 6: loss \d+\.\d+ at rate", said.out, re.MULTILINE)
     series = [json.loads(line) for line in headrace("metrics", "search", "--json").out.splitlines()]
     assert [len(each["values"]) for each in series] == [6]
@@ -34,7 +34,7 @@ def test_the_example_searches_in_a_cluster_of_its_own(headrace: Headrace) -> Non
 
 def test_a_cluster_has_the_gpu_that_its_job_holds_and_not_the_fleets(headrace: Headrace, tmp_path: Path) -> None:
     (tmp_path / "look.py").write_text(LOOKS)
-    options = ("--kind", "ray", "--no-environment", "--tier", "gpu1")
+    options = ("--kind", "ray", "--no-environment", "--tier", "ray1")
     said = headrace("run", *options, "--", "python", "look.py", folder=tmp_path)
     assert said.status == 0, said.err
     found = json.loads(next(line for line in said.out.splitlines() if line.startswith("{")))

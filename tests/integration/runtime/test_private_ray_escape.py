@@ -110,9 +110,10 @@ async def test_no_port_of_a_cluster_answers_who_has_no_token(node: Node) -> None
     listening = await asyncio.to_thread(_listening, pids)
     assert len(listening) > 4
     answers = await asyncio.to_thread(_answers, listening)
-    opened = [(port, path) for port, path, status in answers if status < 400]
-    assert {path for _, path in opened} <= {"/"}, answers  # Prometheus figures, of which there is one port
-    assert len({port for port, _ in opened}) <= 1, answers
+    assert {status for _, _, status, _ in answers} >= {401}
+    opened = [(port, text) for port, _, status, text in answers if status < 400]
+    assert len({port for port, _ in opened}) <= 1, answers  # figures for Prometheus, whatever the path
+    assert all(text.startswith(b"# HELP") for _, text in opened), answers
     assert not _is_of(job, Path("/tmp/ray/ray_current_cluster"))
     job.supervised.stop("stopped", "enough", grace_s=5.0)
     await end(job)
@@ -156,15 +157,16 @@ def _listening(pids: list[int]) -> set[tuple[str, int]]:
     return found
 
 
-def _answers(listening: set[tuple[str, int]]) -> list[tuple[int, str, int]]:
-    """Port, path and status of what answers in HTTP."""
+def _answers(listening: set[tuple[str, int]]) -> list[tuple[int, str, int, bytes]]:
+    """Port, path, status and first bytes of what answers in HTTP."""
     found = []
     for host, port in sorted(listening):
         for path in HTTP_PATHS:
             connection = http.client.HTTPConnection(host, port, timeout=5)
             try:
                 connection.request("POST" if "runtime_env" in path else "GET", path, body=b"")
-                found.append((port, path, connection.getresponse().status))
+                answer = connection.getresponse()
+                found.append((port, path, answer.status, answer.read(64)))
             except (OSError, http.client.HTTPException):
                 continue
             finally:

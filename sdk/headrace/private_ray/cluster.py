@@ -46,7 +46,8 @@ os.environ["RAY_START_HOOK"] = "headrace_start.on_start"
 from ray.scripts.scripts import main
 sys.exit(main())
 """
-"""`ray start`, without the server of Ray Client, which nobody here calls: a process and a port less."""
+"""`ray start`, without the server of Ray Client: a process less that nobody here calls, and a fixed port, which two on one
+machine would want. There is no option for that: one that names a port is refused where Ray has no client."""
 
 _COUNT = """
 import sys, time, ray
@@ -167,7 +168,7 @@ def _run_start(wanted: Order, folder: str, env: dict[str, str], until: float) ->
     """`ray start`, to its end: afterwards this node is in. Raises NotReady."""
     free = os.statvfs("/dev/shm")
     store = order.object_store_bytes(wanted, free.f_bavail * free.f_frsize)
-    told = order.arguments(wanted, temporary=folder, object_store=store, spare_port=_spare_port())
+    told = order.arguments(wanted, temporary=folder, object_store=store)
     log = os.path.join(folder, "start.log")
     with open(log, "wb") as out:
         _run([sys.executable, "-c", _START, *told], out, env, until, what="Ray", log=log)
@@ -197,11 +198,6 @@ def _run(argv: list[str], out: object, env: dict[str, str], until: float, *, wha
         raise NotReady(f"{what} was not ready within {READY_S_MAX:g} s{_last_lines(log)}") from None
     if done.returncode != 0:
         raise NotReady(f"{what} did not start{_last_lines(log)}")
-
-
-def _spare_port() -> int:
-    with socket.create_server(("", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def _last_lines(log: str) -> str:

@@ -48,11 +48,8 @@ def object_store_bytes(order: Order, shared_memory_free_bytes: int) -> int:
     return max(most, OBJECT_STORE_BYTES_MIN)
 
 
-def arguments(order: Order, *, temporary: str, object_store: int, spare_port: int) -> list[str]:
-    """What `ray start` is told. Every port is 0: it takes one that is free, and tells the others.
-
-    `spare_port`: for the server of Ray Client, which has no such 0, should it start after all.
-    """
+def arguments(order: Order, *, temporary: str, object_store: int) -> list[str]:
+    """What `ray start` is told. Every port is 0: it takes one that is free, and tells the others."""
     memory = order.memory_bytes - object_store
     found = [
         *(f"--num-cpus={max(1, int(order.cpus))}", f"--num-gpus={order.gpus}"),
@@ -65,7 +62,7 @@ def arguments(order: Order, *, temporary: str, object_store: int, spare_port: in
     if order.rank:
         return ["start", f"--address={order.head}", *found]
     port = order.head.rpartition(":")[2] or "0"
-    head = [f"--port={port}", f"--ray-client-server-port={spare_port}", "--include-dashboard=false", "--no-monitor"]
+    head = [f"--port={port}", "--include-dashboard=false", "--no-monitor"]
     return ["start", "--head", *head, *found]
 
 

@@ -60,6 +60,8 @@ async def test_a_job_finds_a_cluster_of_exactly_what_it_holds_and_leaves_nothing
     job = await clusters.python(node, LOOKS, cpus=2.5, gpus=(2, 3))
     record = await end(job)
     assert (record.cause, record.exit_code) == ("exited", 7), job.output("stderr")
+    assert record.exited_at is not None
+    assert record.ended_at - record.exited_at < 1.5, "Ray was left to its supervisor"
     found = said(job)
     assert {name: found["resources"].get(name) for name in ("CPU", "GPU")} == {"CPU": 2.0, "GPU": 2.0}
     assert found["resources"]["object_store_memory"] <= 0.3 * 2 * clusters.GIB

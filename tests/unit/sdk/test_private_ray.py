@@ -14,7 +14,7 @@ ONE = Order(cpus=4, memory_bytes=16 * GIB, gpus=2, host="10.0.0.7")
 
 
 def told(wanted: Order) -> list[str]:
-    return order.arguments(wanted, temporary="/t/ray", object_store=2 * GIB, spare_port=15_001)
+    return order.arguments(wanted, temporary="/t/ray", object_store=2 * GIB)
 
 
 def test_the_head_has_what_the_allocation_has_and_every_port_is_one_that_is_free() -> None:
@@ -22,7 +22,6 @@ def test_the_head_has_what_the_allocation_has_and_every_port_is_one_that_is_free
     assert found[:2] == ["start", "--head"]
     assert {"--num-cpus=4", "--num-gpus=2", f"--memory={14 * GIB}", "--temp-dir=/t/ray"} < set(found)
     ports = {name: value for name, _, value in (each.partition("=") for each in found) if name.endswith("port")}
-    assert ports.pop("--ray-client-server-port") == "15001"
     assert set(ports.values()) == {"0"}
 
 

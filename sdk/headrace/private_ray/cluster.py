@@ -46,8 +46,8 @@ os.environ["RAY_START_HOOK"] = "headrace_start.on_start"
 from ray.scripts.scripts import main
 sys.exit(main())
 """
-"""`ray start`, without the server of Ray Client: a process less that nobody here calls, and a fixed port, which two on one
-machine would want. There is no option for that: one that names a port is refused where Ray has no client."""
+"""`ray start`, without the server of Ray Client: nobody here calls it, and two on one machine would want its fixed port.
+There is no option for that, and one that names a port is refused where Ray has no client."""
 
 _COUNT = """
 import sys, time, ray

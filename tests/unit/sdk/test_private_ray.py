@@ -23,6 +23,7 @@ def test_the_head_has_what_the_allocation_has_and_every_port_is_one_that_is_free
     assert {"--num-cpus=4", "--num-gpus=2", f"--memory={14 * GIB}", "--temp-dir=/t/ray"} < set(found)
     ports = {name: value for name, _, value in (each.partition("=") for each in found) if name.endswith("port")}
     assert set(ports.values()) == {"0"}
+    assert not [each for each in found if "client" in each], "refused by a Ray without its client"
 
 
 def test_of_a_gang_the_head_is_where_its_parts_meet_and_the_others_join_it() -> None:

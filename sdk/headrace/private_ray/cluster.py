@@ -46,7 +46,7 @@ os.environ["RAY_START_HOOK"] = "headrace_start.on_start"
 from ray.scripts.scripts import main
 sys.exit(main())
 """
-"""`ray start`, without the server of Ray Client: nobody here calls it, and two on one machine would want its fixed port.
+"""`ray start`, without the server of Ray Client: nobody here calls it, and two on a machine would want its fixed port.
 There is no option for that, and one that names a port is refused where Ray has no client."""
 
 _COUNT = """

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from load_tests.stack import until
+from load_tests.without_ray import running
 from tests.e2e.conftest import Headrace
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
@@ -40,3 +45,23 @@ def test_a_cluster_has_the_gpu_that_its_job_holds_and_not_the_fleets(headrace: H
     found = json.loads(next(line for line in said.out.splitlines() if line.startswith("{")))
     assert (found["nodes"], found["gpus"]) == (1, 1.0)
     assert found["seen"] == found["held"] != ""
+
+
+TWO = """default_tier = "part"
+[[tiers]]
+name = "part"
+resources = {cpus = 1, memory_bytes = 1_500_000_000}
+"""
+
+
+def test_a_gang_is_one_cluster_and_its_command_runs_once(tmp_path: Path) -> None:
+    code = "import ray; ray.init(logging_level='ERROR'); print(len(ray.nodes()), ray.cluster_resources()['CPU'])"
+    with running(TWO, nodes=2) as stack:
+        until(lambda: len(stack.call("GET", "/v1/nodes")["nodes"]) == 2, limit_s=60, what="both nodes")
+        body = {"type": "submit", "entrypoint": ["python", "-c", code], "kind": "ray", "nodes": 2}
+        job = str(stack.call("POST", "/v1/jobs", body)["job"])
+        assert stack.wait(job)["reason"] == "exit code 0"
+        environ = {**os.environ, "HEADRACE_URL": stack.about["url"], "HEADRACE_TOKEN": stack.about["token"]}
+        words = [sys.executable, "-m", "headrace.cli", "--state", str(tmp_path), "logs", "--follow", job]
+        said = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout == "2 2.0\n"

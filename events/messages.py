@@ -186,6 +186,9 @@ class GpuError(Value, frozen=True, kw_only=True):
     """It was the machine's fault, and not the program's."""
 
 
+JobKind = Literal["plain", "ray"]
+"""What the entrypoint runs in. `plain`: its node or nodes, with nothing around it. `ray`: a private Ray cluster."""
+
 EndCause = Literal[
     "exited",  # by itself, with an exit code
     "signalled",  # by a signal that nobody here sent
@@ -276,6 +279,8 @@ class Submit(Request, frozen=True, kw_only=True, tag="submit"):
     nodes: int | None = None
     """Run it on so many nodes, each with what the tier brings, together or not at all: a gang. None: as the tier says.
     """
+    kind: JobKind = "plain"
+    """`ray`: within a private Ray cluster of the job's own Ray, which has all that it holds, and ends with it."""
 
 
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
@@ -475,6 +480,7 @@ class Specification(Value, frozen=True, kw_only=True):
     """How many of its tasks may hold resources at once. 0: any number."""
     on: tuple[Constraint, ...] = ()
     """Which nodes will do, in order of preference: what its tier and the submit say together. Empty: any node."""
+    kind: JobKind = "plain"
 
 
 class Accepted(Fact, frozen=True, kw_only=True, tag="accepted"):
@@ -921,6 +927,8 @@ class Meeting(Value, frozen=True, kw_only=True):
 
     address: str
     port: int
+    token: str = ""
+    """Of `kind: ray`: what its parts have in common and nobody else knows. In no fact: rank 0's runner draws it."""
 
 
 class LiveAttempt(Value, frozen=True, kw_only=True):
@@ -982,6 +990,7 @@ class Launch(Value, frozen=True, kw_only=True):
     task: Task | None = None
     gang: GangPart | None = None
     """Set: it is laid out at once, and started only with a `meeting`."""
+    kind: JobKind = "plain"
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="desired"):

@@ -23,7 +23,18 @@ import msgspec
 from events import ranks
 from events.messages import AttemptEnd, AttemptRef, GangPart, GpuError, Launch, LiveAttempt, Meeting, Usage
 from events.wire import UNREADABLE
-from runtime import bounds, disk, exit_record, job_environment, meeting, ownership, removing, short_way, spool
+from runtime import (
+    bounds,
+    disk,
+    exit_record,
+    job_environment,
+    meeting,
+    ownership,
+    private_ray,
+    removing,
+    short_way,
+    spool,
+)
 from runtime.desired import Actual, Phase
 from runtime.disk import Disk
 from runtime.exit_record import Record, Spec
@@ -239,7 +250,7 @@ class Attempt:
         self.launch = msgspec.structs.replace(self.launch, gang=gang and msgspec.structs.replace(gang, meeting=None))
         spec = await self._lay_out()
         if gang is None:
-            return spec
+            return self._made_for(spec)
         try:
             where = await self._meet(gang)
             self.launch = msgspec.structs.replace(self.launch, gang=msgspec.structs.replace(gang, meeting=where))
@@ -249,6 +260,12 @@ class Attempt:
             raise LayOutFailed("meeting_failed", str(error)) from error
         except OSError as error:
             raise LayOutFailed("start_failed", f"the node cannot lay it out: {error}") from error
+        return self._made_for(spec)
+
+    def _made_for(self, spec: Spec) -> Spec:
+        """What is to be run, now that it is known where the others are."""
+        if self.launch.kind == "ray":
+            return private_ray.within(spec, self.launch, host=self._tools.address)
         return spec._replace(env=spec.env | job_environment.of_gang(self.launch))
 
     async def _meet(self, gang: GangPart) -> Meeting:
@@ -257,7 +274,8 @@ class Attempt:
         if gang.rank:
             return await self._wait_for(self._meeting)
         with meeting.held(but=self._tools.ports()) as port:
-            self._offers = Meeting(address=self._tools.address, port=port)
+            token = private_ray.new_token(self.launch)
+            self._offers = Meeting(address=self._tools.address, port=port, token=token)
             where = await self._wait_for(self._meeting)
         if where != self._offers:  # said by the runner before this one, and another part may have begun with it
             with meeting.held(where.port):
@@ -389,8 +407,11 @@ class Attempt:
         self._tools.changed(self)
 
     def _seen(self, end: AttemptEnd) -> AttemptEnd:
-        """Of a part of a gang: what it wrote last if it failed, and its streams under the names that they have."""
+        """Of a part of a gang: what it wrote last if it failed, and its streams under the names that they have. Of a
+        private cluster: what it says."""
         gang = self.launch.gang
+        if self.launch.kind == "ray":
+            end = private_ray.seen(end, self.folder)
         if gang is None:
             return end
         failed = end.cause != "stopped" and end.exit_code != 0

@@ -460,6 +460,7 @@ class Core:
             placed_at=job.placed_at,
             task=job.task,
             gang=m.GangPart(rank=job.nodes.index(node), size=len(held)) if len(held) > 1 else None,
+            kind=spec.kind,
         )
 
     def _is_recorded(self, ref: m.AttemptRef) -> bool:

@@ -53,7 +53,11 @@ def problem(exchange: m.Exchange) -> str:
 
 
 def _meeting(path: str, meeting: m.Meeting) -> list[tuple[str, float, float]]:
-    return [(f"{path}.address", len(meeting.address), NAME_CHARACTERS_MAX), (f"{path}.port", meeting.port, PORT_MAX)]
+    return [
+        (f"{path}.address", len(meeting.address), NAME_CHARACTERS_MAX),
+        (f"{path}.port", meeting.port, PORT_MAX),
+        (f"{path}.token", len(meeting.token), NAME_CHARACTERS_MAX),
+    ]
 
 
 def _fault(path: str, fault: m.GpuFault) -> list[tuple[str, float, float]]:

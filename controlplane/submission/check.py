@@ -8,7 +8,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast, get_args
+
+import msgspec
 
 from controlplane.config import Configuration
 from controlplane.submission import conditions, queue_rules, reading
@@ -66,6 +68,11 @@ GANG_ENV: Final = frozenset(
     }
 )
 """And these in every part of a gang."""
+RAY_ENV: Final = frozenset({"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_START_HOOK"})
+"""And these in a job of `kind: ray`."""
+RAY_ROOT: Final = "ray>=2.52"
+"""What is added to an environment request without Ray. Since then it has a token, which is all that keeps others out.
+"""
 NODES_MAX: Final = 1024
 """Of one job: its placement is one fact, which names each of them."""
 
@@ -83,6 +90,7 @@ _ROOT: Final = re.compile(
 
 Nothing in it steps back (`*+`, `(?>`), so that no text takes long to refuse.
 """
+_RAY_ROOT: Final = re.compile(r"ray *([\[(<>=!~;]|$)", re.IGNORECASE)
 _PIN: Final = re.compile(rf"{_DISTRIBUTION}==[A-Za-z0-9.!+_-]+")
 
 _SUBMIT_FIELDS: Final = ("type", *m.Submit.__struct_fields__)
@@ -133,7 +141,10 @@ def read_submit(
         array=_array(given, "array", found),
         on=_on(given, found),
         nodes=_nodes(given, found),
+        kind=_kind(given, found),
     )
+    if submit.kind == "ray":
+        submit = _with_ray(submit, found)
     return submit, raw.get("id")
 
 
@@ -286,6 +297,28 @@ def check_gang(submit: m.Submit, tier: m.Tier, found: Findings) -> None:
     for name in sorted(GANG_ENV & submit.env.keys()):
         hint = "leave it out, or use another name"
         found.problem(reading.join("$.env", name), f"{quoted(name)} is set by Headrace on each node of a gang", hint)
+
+
+def _kind(given: dict[str, Any], found: Findings) -> m.JobKind:
+    kind = given.get("kind", "plain")
+    if kind not in get_args(m.JobKind):
+        shown = quoted(kind) if isinstance(kind, str) else reading.kind_of(kind)
+        found.problem("$.kind", f"{shown} is no kind of job", "`plain`, or `ray` for a private Ray cluster")
+        return "plain"
+    return cast(m.JobKind, kind)
+
+
+def _with_ray(submit: m.Submit, found: Findings) -> m.Submit:
+    """A job that is to run in a Ray cluster of its own: its environment has Ray, and its variables leave it alone."""
+    for name in sorted(RAY_ENV & submit.env.keys()):
+        hint = "leave it out: `ray.init()` needs none of them"
+        found.problem(reading.join("$.env", name), f"{quoted(name)} is set by Headrace in a job of `kind: ray`", hint)
+    wanted = submit.environment
+    if wanted is None or any(_RAY_ROOT.match(root) for root in wanted.roots):
+        return submit
+    message = f"names no Ray, and a job of `kind: ray` runs on its own: {quoted(RAY_ROOT)} was added"
+    found.warn("$.environment.roots", message, "name it, with the extras that the job uses: `ray[data]`")
+    return msgspec.structs.replace(submit, environment=msgspec.structs.replace(wanted, roots=(*wanted.roots, RAY_ROOT)))
 
 
 def _labels(given: dict[str, Any], found: Findings) -> dict[str, str]:

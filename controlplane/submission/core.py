@@ -171,6 +171,7 @@ def _accepted(request: Incoming, submit: m.Submit, job: str, found: Findings, co
         array=str(indices),
         array_at_once=at_once,
         on=labels.alternatives(tier.on, submit.on) or (),
+        kind=submit.kind,
     )
     return m.Accepted(specification=specification, held=submit.hold, warnings=found.warnings)
 

@@ -126,6 +126,7 @@ def submit(
     array: str | Sequence[int] | None = None,
     on: Mapping[str, str | Sequence[str]] | None = None,
     nodes: int | None = None,
+    kind: str | None = None,
     grace: str | float | None = None,
     id: str | None = None,  # noqa: A002 - the message calls it so
     source: str | os.PathLike[str] | None = ".",
@@ -144,8 +145,9 @@ def submit(
     by `deadline` it must have ended. `array` runs it once for each index (`"0-999%50"`: 50 at once; a range; some
     numbers): the Job is the whole, `Job.task(5)` is one of them. A `preemptible` one may be stopped, and queued again,
     for what goes before it. `on` keeps it to nodes with these labels: `{"gpu": "A100,H100", "node": "!n7"}`. `nodes`
-    runs it on so many of them, each with what the tier brings, together or not at all. What `priority` and
-    `preemptible` do not say, its queue does. `wait=True` returns once it has succeeded. Raises HeadraceError.
+    runs it on so many of them, each with what the tier brings, together or not at all. `kind="ray"` runs it in a
+    private Ray cluster. What `priority` and `preemptible` do not say, its queue does. `wait=True` returns once it has
+    succeeded. Raises HeadraceError.
     """
     if environment is not None and not isinstance(environment, Mapping) and environment != "capture":
         raise errors.UsageError(f"environment: {environment!r}", 'it is "capture", None or {"python": …, "roots": […]}')
@@ -168,6 +170,7 @@ def submit(
         array=submission.indices(array),
         on=submission.constraint(on),
         nodes=nodes,
+        kind=kind or "",
         begin_at=submission.moment(begin, "begin", now),
         deadline_at=submission.moment(deadline, "deadline", now),
         preemptible=preemptible,

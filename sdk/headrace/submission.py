@@ -86,6 +86,7 @@ class Draft:
     array: str = ""
     on: dict[str, tuple[str, ...]] = field(default_factory=dict)
     nodes: int | None = None
+    kind: str = ""
 
     def request(self, parts: Parts) -> dict[str, Any]:
         """The message. It always has an id, so it may be sent again: the same job."""
@@ -114,6 +115,7 @@ class Draft:
             "array": self.array,
             "on": {label: list(values) for label, values in self.on.items()},
             "nodes": self.nodes,
+            "kind": self.kind,
         }
         return {key: value for key, value in said.items() if value not in ("", None, {}, [])}
 

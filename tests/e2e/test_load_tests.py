@@ -29,6 +29,7 @@ needs_namespaces = pytest.mark.skipif(
         ("gang", "--nodes", "3", "--rounds", "2"),
         pytest.param(("head_restart", "--attempts", "2", "--only", "kept"), marks=needs_namespaces),
         pytest.param(("gang_nodes", "--size", "2", "--rounds", "1"), marks=needs_namespaces),
+        ("private_ray", "--clusters", "2"),
         ("monitoring", "--points", "500000"),
         ("fuzz", "--minutes", "0.02"),
         ("overload", "--submits", "300"),

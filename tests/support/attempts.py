@@ -42,8 +42,8 @@ class Job:
                     raise AssertionError(f"ended before it was {state}: {self._watching.result()}")
         return next(status for status in self.statuses if status.state == state)
 
-    async def end(self) -> Record:
-        async with asyncio.timeout(END_S_MAX):
+    async def end(self, *, wait_s: float = END_S_MAX) -> Record:
+        async with asyncio.timeout(wait_s):
             return await self._watching
 
     def leave(self) -> None:
@@ -89,8 +89,8 @@ class Node:
         return await self.start("sh", "-c", code, **fields)
 
 
-def _wait_for_line(path: Path) -> str:
-    end = time.monotonic() + END_S_MAX
+def _wait_for_line(path: Path, wait_s: float) -> str:
+    end = time.monotonic() + wait_s
     while time.monotonic() < end:
         if path.exists() and (text := path.read_text()).endswith("\n"):
             return text.strip()
@@ -98,9 +98,9 @@ def _wait_for_line(path: Path) -> str:
     raise TimeoutError(f"nothing in {path}")
 
 
-async def line_in(path: Path) -> str:
+async def line_in(path: Path, *, wait_s: float = END_S_MAX) -> str:
     """What is in a file that a job writes, once it ends in a whole line: followed like `tail -f` does."""
-    return await asyncio.to_thread(_wait_for_line, path)
+    return await asyncio.to_thread(_wait_for_line, path, wait_s)
 
 
 def lives(pid: int) -> bool:

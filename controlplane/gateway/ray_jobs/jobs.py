@@ -11,7 +11,7 @@ import secrets
 import string
 import sys
 from importlib import metadata
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from litestar import Request, delete, get, post
@@ -135,6 +135,7 @@ async def _submit(gateway: Gateway, caller: Identity, wanted: mapping.Wanted, so
         source=source,
         environment=wanted.environment,
         on=wanted.on,
+        kind=cast(m.JobKind, wanted.kind or "plain"),  # submission looks what it is
         labels={REQUEST_LABEL: key},
     )
     subject = subjects.ask("submission", "submit", caller.team, caller.user)

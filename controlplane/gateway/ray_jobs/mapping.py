@@ -21,6 +21,7 @@ BEFORE: Final = "exec 2>&1; "
 """What the shell does first: Ray keeps both streams of a job in one file, in the order in which they were written."""
 OURS: Final = "headrace."
 """Keys of the metadata that begin so choose what Ray has no word for."""
+CHOSEN: Final = ("tier", "queue", "python", "kind")
 PACKAGE: Final = re.compile(r"_ray_pkg_[0-9a-f]{8,64}\.zip")
 _UV_OPTIONS: Final[tuple[list[str], ...]] = (["--no-cache"], [])
 """Of these the client sends the first by itself; both are as things are here."""
@@ -37,6 +38,7 @@ class Wanted(msgspec.Struct, kw_only=True):
     metadata: dict[str, str] = {}
     tier: str = ""
     queue: str = ""
+    kind: str = ""
     python: str = ""
     env: dict[str, str] = {}
     package: str = ""
@@ -119,8 +121,9 @@ def _metadata(value: Any, path: str, wanted: Wanted, found: Findings) -> None:
         name = key.removeprefix(OURS)
         if name == key:
             continue
-        if name not in ("tier", "queue", "python"):
-            found.problem(f"{path}.{key}", "is not known", "there are headrace.tier, headrace.queue, headrace.python")
+        if name not in CHOSEN:
+            there = ", ".join(OURS + each for each in CHOSEN)
+            found.problem(f"{path}.{key}", "is not known", f"there are {there}")
         elif not text.strip():
             found.problem(f"{path}.{key}", "must not be empty", "leave it out for the default")
         else:
@@ -224,7 +227,7 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row("submission_id", "name", "also the submit's `id`; without one it is made, `raysubmit_…`", _submission_id),
     Row("job_id", "name", "the old word for `submission_id`", _submission_id),
-    Row("metadata", "", "kept and given back; `headrace.tier`, `headrace.queue`, `headrace.python` choose", _metadata),
+    Row("metadata", "", "kept and given back; `headrace.tier`, `.queue`, `.python`, `.kind` choose", _metadata),
     Row("entrypoint_num_cpus", "tier", "the smallest tier with so many, or more", _amount("cpus")),
     Row("entrypoint_num_gpus", "tier", "the smallest tier with exactly so many; 0.5 is a half of one", _amount("gpus")),
     Row("entrypoint_memory", "tier", "in bytes: the smallest tier with so much, or more", _amount("memory_bytes")),
@@ -286,6 +289,7 @@ def path_of(ours: str, wanted: Wanted) -> str:
         "id": "submission_id",
         "queue": f"metadata.{OURS}queue",
         "tier": f"metadata.{OURS}tier",
+        "kind": f"metadata.{OURS}kind",
         "environment.python": f"metadata.{OURS}python",
         "environment.roots": f"runtime_env.{wanted.installer or 'pip'}.packages",
     }

@@ -54,6 +54,7 @@ def complete_tier(context: click.Context, parameter: click.Parameter, incomplete
 )
 @click.option("--tier", metavar="NAME", default="", shell_complete=complete_tier, help="What it needs: gpu1, cpu, ….")
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="On N machines at once, the tier on each.")
+@click.option("--kind", type=click.Choice(["plain", "ray"]), help="ray: in a private Ray cluster.")
 @click.option(
     "--on", multiple=True, metavar="K=V[,V]", callback=pairs, help="Only on nodes with this label: gpu=A100, node=!n7."
 )
@@ -100,6 +101,7 @@ def run(app: App, /, command: tuple[str, ...], **options: Any) -> int:
         array=options["array"],
         on=submission.constraint(options["on"]),
         nodes=options["nodes"],
+        kind=options["kind"] or "",
         begin_at=options["begin"],
         deadline_at=options["deadline"],
         preemptible=options["preemptible"],

@@ -12,6 +12,7 @@ import pytest
 
 from events.bus import Bus
 from events.messages import GangPart, Launch, LiveAttempt, Meeting
+from runtime import exit_record
 from runtime.settings import RunnerSettings
 from runtime.shipping import output
 from tests.support.attempts import line_in
@@ -68,6 +69,20 @@ async def test_a_part_waits_with_a_port_of_its_own_and_starts_with_the_word(worl
     assert await where(world, a_part()) == ["0", "2", offered.address, str(offered.port)]
     assert (await world.leader.until_running(a_part().ref)).meeting == offered
     socket.create_server(("", offered.port)).close()
+
+
+async def test_a_private_cluster_has_a_token_that_travels_with_where_its_parts_meet(world: RunnerWorld) -> None:
+    launch = msgspec.structs.replace(a_part(), kind="ray")
+    await world.leader.want(launch)
+    offered = (await until_ready(world, launch)).meeting
+    assert offered is not None
+    assert len(offered.token) == 64
+    await world.leader.want(msgspec.structs.replace(launch, gang=GangPart(rank=0, size=2, meeting=offered)))
+    await world.leader.until_running(launch.ref)
+    spec = exit_record.read_spec(str(world.folder.attempt(launch.ref)))
+    assert spec.env["HEADRACE_RAY_TOKEN"] == offered.token
+    assert offered.token not in " ".join(spec.argv)
+    assert "MASTER_PORT" not in spec.env
 
 
 async def test_another_rank_offers_nothing_and_goes_where_it_is_told(world: RunnerWorld) -> None:

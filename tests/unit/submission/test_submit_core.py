@@ -77,6 +77,47 @@ def test_what_a_gang_is_told_by_us_nobody_else_may_say() -> None:
     accepted(incoming(nodes=1, env={"MASTER_PORT": "29500"}))
 
 
+def test_the_kind_of_a_job_reaches_its_specification() -> None:
+    assert accepted(incoming(kind="ray", nodes=2, tier="gpu2")).fact.specification.kind == "ray"
+    assert accepted(incoming(kind="plain")).fact.specification.kind == "plain"
+    assert accepted(incoming()).fact.specification.kind == "plain"
+
+
+@pytest.mark.parametrize("kind", ["Ray", "", "dask", None, 3, ["ray"], {"ray": 1}])
+def test_a_kind_that_there_is_not_is_a_problem(kind: Any) -> None:
+    (problem,) = rejected(incoming(kind=kind)).answer.problems
+    assert (problem.path, "`ray`" in problem.hint) == ("$.kind", True)
+
+
+@pytest.mark.parametrize(
+    ("roots", "added"),
+    [
+        (("torch",), True),
+        ((), True),
+        (("xray", "raylib", "ray-on-golem"), True),
+        (("ray",), False),
+        (("torch", "Ray[data,train]==2.60.0"), False),
+        (("ray >= 2.55",), False),
+    ],
+)
+def test_an_environment_without_ray_gets_it_where_the_job_is_to_have_a_cluster(
+    roots: tuple[str, ...], added: bool
+) -> None:
+    asked = m.EnvironmentRequest(python="3.11", roots=roots)
+    found = accepted(incoming(kind="ray", environment=msgspec.to_builtins(asked)))
+    assert found.environment == msgspec.structs.replace(asked, roots=(*roots, check.RAY_ROOT) if added else roots)
+    assert found.fact.specification.environment == environment_digest(found.environment)
+    assert [warning.path for warning in found.fact.warnings] == ["$.environment.roots"] * added
+    plain = accepted(incoming(environment=msgspec.to_builtins(asked)))
+    assert plain.environment == asked
+
+
+def test_what_a_cluster_is_told_by_us_nobody_else_may_say() -> None:
+    problems = rejected(incoming(kind="ray", env=dict.fromkeys(check.RAY_ENV, "x"))).answer.problems
+    assert {problem.path for problem in problems} == {f"$.env.{name}" for name in check.RAY_ENV}
+    accepted(incoming(env={"RAY_ADDRESS": "auto"}))
+
+
 def test_what_is_told_to_a_gang_is_reserved() -> None:
     gang = m.GangPart(rank=1, size=2, meeting=m.Meeting(address="n1", port=1))
     launch = m.Launch(

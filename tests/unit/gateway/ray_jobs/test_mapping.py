@@ -197,6 +197,11 @@ def test_a_problem_that_submission_finds_is_told_by_rays_field(ours: str, rays: 
     assert mapping.path_of(ours, wanted(runtime_env={"uv": ["a"]})) == rays
 
 
+def test_the_metadata_choose_a_private_cluster() -> None:
+    assert wanted(metadata={"headrace.kind": "ray"}).kind == "ray"
+    assert mapping.path_of("$.kind", wanted()) == "metadata.headrace.kind"
+
+
 def test_the_table_has_every_field_of_rays_own_request_and_environment() -> None:
     fields = {row.field for row in mapping.TABLE}
     assert {field.name for field in dataclasses.fields(JobSubmitRequest)} <= fields

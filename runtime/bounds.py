@@ -185,16 +185,19 @@ def sweep(mark: str, group: Group | None, *, wait_s: float, uid: int = 0) -> int
     """
     end = time.monotonic() + wait_s
     pause_s = 0.001
+    ending: set[int] = set()  # killed and still there: it carries no mark any more, and still holds its GPUs
     while True:
         found = set(processes.of_user(uid) if uid else processes.marked(mark))
         if group is not None:
             group.kill()
             found.update(group.members())
-        if not found:
+        ending = {pid for pid in ending - found if processes.lives(pid)}
+        if not found and not ending:
             break
         processes.send(sorted(found), signal.SIGKILL)
         if time.monotonic() > end:
-            return len(found)
+            return len(found | ending)
+        ending |= found
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 0.1)
     if group is not None:

@@ -201,6 +201,11 @@ def is_stopped(pid: int) -> bool:
     return _state(pid) == b"T"
 
 
+def lives(pid: int) -> bool:
+    """Whether there is such a process; one whose parent has still to look is none."""
+    return _state(pid) not in (b"Z", b"X", b"")
+
+
 def _state(pid: int) -> bytes:
     """One letter, as proc(5) says; empty: it is gone."""
     try:
@@ -235,7 +240,7 @@ def of_user(uid: int) -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                if os.stat(f"/proc/{name}").st_uid == uid and _state(int(name)) not in (b"Z", b"X", b""):
+                if os.stat(f"/proc/{name}").st_uid == uid and lives(int(name)):
                     found.append(int(name))
             except OSError:
                 continue

@@ -304,6 +304,10 @@ class World:
                 pod.ready = self.runs(pod)
                 self.put_pod(pod)
 
+    def is_settled(self, pod: Pod) -> bool:
+        """Whether nothing is about to become of it by itself."""
+        return not pod.terminating and self.is_current(pod) and pod.ready == self.runs(pod)
+
     def runs(self, pod: Pod) -> bool:
         node = self.nodes.get(pod.node)
         return node is not None and node["ready"] and not pod.is_over and pod.image != "node:bad"
@@ -501,7 +505,7 @@ class World:
             acted = [self.decide(leader) for leader in self.leaders]
             self.reconcile()
             self.kubernetes()
-            moves = self.expected or not all(not pod.terminating and self.is_current(pod) for pod in self.pods.values())
+            moves = self.expected or not all(map(self.is_settled, self.pods.values()))
             self.look_at_upgrades()
             calm = 0 if any(heard) or any(acted) or moves or self.waits() or self.upgraded else calm + 1
             if calm == 3:

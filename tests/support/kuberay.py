@@ -304,7 +304,7 @@ class World:
                 pod.ready = self.runs(pod)
                 self.put_pod(pod)
 
-    def is_settled(self, pod: Pod) -> bool:
+    def is_at_rest(self, pod: Pod) -> bool:
         """Whether nothing is about to become of it by itself."""
         return not pod.terminating and self.is_current(pod) and pod.ready == self.runs(pod)
 
@@ -505,7 +505,7 @@ class World:
             acted = [self.decide(leader) for leader in self.leaders]
             self.reconcile()
             self.kubernetes()
-            moves = self.expected or not all(map(self.is_settled, self.pods.values()))
+            moves = self.expected or not all(map(self.is_at_rest, self.pods.values()))
             self.look_at_upgrades()
             calm = 0 if any(heard) or any(acted) or moves or self.waits() or self.upgraded else calm + 1
             if calm == 3:

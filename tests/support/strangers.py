@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,21 @@ def reachable_python(folder: Path) -> tuple[str, str]:
     for library in (original / "lib").glob("libpython*.so*"):
         shutil.copy2(library, copy / "lib" / library.name)
     return str(copy / "bin" / version), path
+
+
+def reachable_venv(folder: Path) -> tuple[str, str]:
+    """Like `reachable_python`, but it finds our packages without a PYTHONPATH as well, as an environment does."""
+    python, path = reachable_python(folder)
+    if python == sys.executable:
+        return python, path
+    venv.create(folder / "venv", symlinks=False, with_pip=False)
+    placed = folder / "venv" / "bin" / "python"
+    placed.unlink()
+    placed.symlink_to(python)
+    (folder / "venv" / "pyvenv.cfg").write_text(f"home = {Path(python).parent}\n")
+    (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    (packages / "ours.pth").write_text(path.replace(os.pathsep, "\n"))
+    return str(placed), path
 
 
 def as_in_the_pod(*without: str, no_new_privs: bool = True) -> tuple[str, ...]:

@@ -81,9 +81,11 @@ async def a_world(
     try:
         await leader.until(lambda: bool(leader.exchanges))
         yield World(leader, runner, python)
-        leader.wanted.clear()
-        await leader.say()
-        await leader.until(lambda: all(live.state == "ended" for live in leader.exchanges[-1].attempts))
     finally:
-        await runner.kill()
-        await LauncherClient(runner.node.path).retire()
+        try:
+            leader.wanted.clear()
+            await leader.say()
+            await leader.until(lambda: all(live.state == "ended" for live in leader.exchanges[-1].attempts))
+        finally:
+            await runner.kill()
+            await LauncherClient(runner.node.path).retire()

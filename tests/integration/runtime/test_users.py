@@ -167,6 +167,8 @@ async def test_what_no_process_holds_goes_with_the_attempt(nats: NatsServer, bus
                 await asyncio.sleep(0.02)
         assert ipc.left_by(int(uid)) == []
         assert ctypes.CDLL(None).mq_unlink(b"/hr-left-behind") == -1, "it was still there"
+    if there:
+        os.rmdir("/dev/mqueue")
 
 
 async def test_a_new_runner_gives_no_user_twice_and_ends_what_it_finds(world: World) -> None:

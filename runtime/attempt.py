@@ -27,6 +27,7 @@ from runtime import (
     bounds,
     disk,
     exit_record,
+    ipc,
     job_environment,
     meeting,
     ownership,
@@ -41,7 +42,7 @@ from runtime.exit_record import Record, Spec
 from runtime.node_folder import NodeFolder
 from runtime.shipping import output
 from runtime.supervised import LauncherClient, LaunchFailed, Standing, Status, Supervised, SupervisorLost, standing
-from runtime.users import NoUser, Users
+from runtime.users import NoUser, Users, as_user
 
 LOG: Final = logging.getLogger("headrace.runner")
 
@@ -220,6 +221,7 @@ class Attempt:
         if self._uid:
             self._seal()
             ownership.clear_shared(self._uid)
+            ipc.clear(self._uid, as_user(self._uid))
         return removing.remove(self.folder)
 
     async def _begin(self, group: asyncio.TaskGroup) -> Record:

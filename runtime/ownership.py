@@ -23,8 +23,8 @@ from runtime.removing import remove
 
 HOME: Final = "home"
 OWN: Final = (HOME, "scratch", "source", "spool")
-SHARED_PLACES: Final = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run/lock"))
-"""Where every user may leave something."""
+SHARED_PLACES: Final = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run/lock"), Path("/dev/mqueue"))
+"""Where every user may leave something. In the last one POSIX message queues are, where it is mounted."""
 
 
 def open_node(path: Path, *folders: Path) -> None:

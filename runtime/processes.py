@@ -179,7 +179,7 @@ def descendants(root: int) -> list[int]:
     """Every process below `root`, parents before children. As of a moment: call again until there is none."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
-        if name.isdigit() and (parent := _parent(name)) is not None:
+        if name.isdigit() and (parent := parent_of(int(name))) is not None:
             children.setdefault(parent, []).append(int(name))
     found = [root]
     for pid in found:
@@ -187,7 +187,8 @@ def descendants(root: int) -> list[int]:
     return found[1:]
 
 
-def _parent(pid: str) -> int | None:
+def parent_of(pid: int) -> int | None:
+    """Who looks after it now; None: it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read(1024)

@@ -60,6 +60,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     usage: m.Usage | None
     allocations: tuple[m.Allocation, ...]
     entrypoint: tuple[str, ...]
+    kind: str
+    """`ray`: with a Ray cluster of its own; else `plain`."""
     source: str
     folder: str
     environment: EnvironmentRecord | None
@@ -171,6 +173,7 @@ class JobRecord(msgspec.Struct, kw_only=True):
             usage=end.usage if end else None,
             allocations=self.allocations,
             entrypoint=said.entrypoint if said else (),
+            kind=said.kind if said else "plain",
             source=said.source if said else "",
             folder=said.folder if said else "",
             environment=environment,

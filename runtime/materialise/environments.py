@@ -5,7 +5,7 @@ own uv configuration. The folder is relocatable, built under another name and re
 it is complete when it is there, and finding it is one `stat`.
 
 Where attempts have users of their own, uv runs as one too, for the `setup.py` of a package is a stranger's code: it
-sees nothing of the node's and none of its credentials. There is one build at a time, and its end is the end of all that
+sees nothing of the node's and none of its credentials. There is one build at a time, and when uv ends, so does all that
 it has started. What it leaves belongs to that user, and no job can write it.
 """
 
@@ -22,7 +22,6 @@ from events.blobs import BlobError, BlobMissing, Blobs, is_digest
 from runtime.materialise import bytecode, folders, processes
 from runtime.materialise.errors import EnvironmentFailed
 from runtime.materialise.interpreters import Interpreters
-from runtime.users import end_all
 
 BUILD_S_MAX: Final = 1800.0
 """243 packages of 2.8 GB take 25 s on an empty cache; the rest is for a slow network and for builds."""
@@ -67,10 +66,7 @@ class Environments:
             await self._build(lock, fresh)
             return
         os.chown(fresh, self._builder, self._builder)
-        try:
-            await self._build(lock, fresh)
-        finally:
-            await end_all(self._builder)
+        await self._build(lock, fresh)
         (fresh / ".lock").unlink(missing_ok=True)  # uv's, and everybody's to write
 
     async def _build(self, lock: str, fresh: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from typing import Final, NamedTuple
 
 import uv as uv_wheel
 
-from runtime.users import as_user
+from runtime.materialise import strays
+from runtime.users import as_user, end_all
 
 OUTPUT_BYTES_MAX: Final = 4 * 1024**2
 NOT_PASSED_ON: Final = frozenset(
@@ -26,6 +28,8 @@ STRANGERS_SEE: Final = frozenset(
 )
 """What a process of another user is given of this one's environment, and whatever begins with UV_."""
 STARTED_NOT: Final = 127
+REST_S_MAX: Final = 2.0
+"""For what a program that has ended said last, where something else holds its pipes."""
 
 
 class Ran(NamedTuple):
@@ -46,11 +50,15 @@ async def run(
 ) -> Ran:
     """Run a program to its end. It has this process's environment (so uv knows its index and proxies), and `env`.
 
-    `uid`: as which user; 0: as we are. Another one is given the little that it needs.
+    Its end is that of the program itself: what it has started may hold its pipes for ever.
+
+    `uid`: as which user; 0: as we are. Another one is given the little that it needs, and every process of it ends with
+    the program, or with the build that left it there.
     """
     environ = {name: value for name, value in os.environ.items() if _is_passed_on(name, uid)} | dict(env)
     try:
-        process = await asyncio.create_subprocess_exec(
+        process, listener = await asyncio.get_running_loop().subprocess_exec(
+            _Listener,
             *arguments,
             cwd=folder,
             env=environ,
@@ -62,16 +70,39 @@ async def run(
         )
     except OSError as error:
         return Ran(STARTED_NOT, "", f"{arguments[0]}: {error.strerror}")
-    assert process.stdout is not None
-    assert process.stderr is not None
     try:
         async with asyncio.timeout(time_s_max):
-            stdout, stderr = await asyncio.gather(_tail(process.stdout), _tail(process.stderr))
-            return Ran(await process.wait(), stdout, stderr)
+            if uid:
+                await strays.end_until(listener.exited, uid=uid, program=process.get_pid())
+            await listener.exited.wait()
     except TimeoutError:
         return Ran(None, "", f"{Path(arguments[0]).name} took longer than {time_s_max:.0f} s")
     finally:
-        await _end(process)
+        await _end(process, listener, uid)
+    return Ran(process.get_returncode(), listener.said(1), listener.said(2))
+
+
+class _Listener(asyncio.SubprocessProtocol):
+    """Hears a program: the end of what it says is kept; all of it is read, so that the program never waits."""
+
+    def __init__(self) -> None:
+        self.exited = asyncio.Event()
+        self.silent = asyncio.Event()
+        """Nobody holds its pipes any more."""
+        self._said = {1: bytearray(), 2: bytearray()}
+
+    def said(self, stream: int) -> str:
+        return self._said[stream].decode(errors="replace")
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._said[fd] += data
+        del self._said[fd][:-OUTPUT_BYTES_MAX]
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.silent.set()
 
 
 def _is_passed_on(name: str, uid: int) -> bool:
@@ -80,20 +111,15 @@ def _is_passed_on(name: str, uid: int) -> bool:
     return name not in NOT_PASSED_ON
 
 
-async def _tail(stream: asyncio.StreamReader) -> str:
-    """The end of what a program says; all of it is read, so that the program never waits."""
-    content = bytearray()
-    while piece := await stream.read(65536):
-        content += piece
-        del content[:-OUTPUT_BYTES_MAX]
-    return content.decode(errors="replace")
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill it and its children, if it still lives: uv builds in processes of its own."""
-    if process.returncode is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        await process.wait()
+async def _end(process: asyncio.SubprocessTransport, listener: _Listener, uid: int) -> None:
+    """Kill it and its children, if it still lives (uv builds in processes of its own), and all that is this user's."""
+    if not listener.exited.is_set():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.get_pid(), signal.SIGKILL)
+        await listener.exited.wait()
+    if uid:
+        await end_all(uid)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REST_S_MAX):
+            await listener.silent.wait()
+    process.close()

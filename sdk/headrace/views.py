@@ -48,6 +48,7 @@ class JobView(TypedDict, total=False):
     usage: dict[str, Any] | None
     allocations: list[AllocationView]
     entrypoint: list[str]
+    kind: str
     source: str
     environment: EnvironmentView | None
     labels: dict[str, str]

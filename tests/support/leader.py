@@ -62,13 +62,13 @@ class Leader:
     async def say(self, *, term: int | None = None) -> None:
         await self.bus.send(subjects.to_node(self.node), msgspec.json.encode(self._desired((), term)))
 
-    async def until(self, true: Callable[[], bool]) -> None:
+    async def until(self, true: Callable[[], bool], *, wait_s: float = WAIT_S_MAX) -> None:
         """Wait until an exchange has made it so."""
-        async with asyncio.timeout(WAIT_S_MAX), self._news:
+        async with asyncio.timeout(wait_s), self._news:
             await self._news.wait_for(true)
 
-    async def end_of(self, ref: AttemptRef) -> AttemptEnd:
-        await self.until(lambda: ref in self.ends)
+    async def end_of(self, ref: AttemptRef, *, wait_s: float = WAIT_S_MAX) -> AttemptEnd:
+        await self.until(lambda: ref in self.ends, wait_s=wait_s)
         return self.ends[ref]
 
     async def until_running(self, ref: AttemptRef) -> LiveAttempt:

@@ -60,6 +60,11 @@ class RayHead:
                     writer.close()
                     return
 
+    @property
+    def pid(self) -> int:
+        """Of the process below which all others of it are."""
+        return self._process.pid
+
     async def drive(self, code: str, *arguments: str) -> str:
         """Run a driver of this cluster; gives what it prints. The address is its first argument."""
         process = await asyncio.create_subprocess_exec(

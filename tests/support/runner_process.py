@@ -17,13 +17,14 @@ ROOT = Path(__file__).parents[2]
 
 
 class RunnerProcess:
-    """The runner of the node n1, below a folder."""
+    """The runner of one node, below a folder."""
 
     def __init__(
         self,
         folder: Path,
         nats: NatsServer,
         *,
+        node: str = "n1",
         gpus: int = 0,
         env: dict[str, str] | None = None,
         attempt_uids: str = "",
@@ -33,10 +34,10 @@ class RunnerProcess:
         folder.mkdir(exist_ok=True)
         self.command = command
         self.env = os.environ | (env or {})
-        self.node = NodeFolder(folder / "n1")
+        self.node = NodeFolder(folder / node)
         self.file = folder / "settings.json"
         settings = RunnerSettings(
-            node="n1",
+            node=node,
             folder=str(self.node.path),
             nats_url=nats.url,
             nats_user=nats.user,

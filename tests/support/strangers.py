@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,11 +40,36 @@ def reachable_python(folder: Path) -> tuple[str, str]:
     copy, original = folder / "python", Path(sys.base_prefix)
     (copy / "bin").mkdir(parents=True)
     shutil.copy2(original / "bin" / version, copy / "bin" / version)
+    _find_libraries_beside(copy / "bin" / version, original / "lib")
     leave_out = shutil.ignore_patterns("test", "site-packages", "config-*", "idlelib", "tkinter")
     shutil.copytree(original / "lib" / version, copy / "lib" / version, ignore=leave_out)
     for library in (original / "lib").glob("libpython*.so*"):
         shutil.copy2(library, copy / "lib" / library.name)
     return str(copy / "bin" / version), path
+
+
+def _find_libraries_beside(program: Path, before: Path) -> None:
+    """Have it look for its libraries in the copy: who cannot pass to the original is given the system's, which may be
+    another release. In place, for the new path is the shorter one.
+    """
+    old, new = os.fsencode(before) + b"\0", b"$ORIGIN/../lib\0"
+    if len(new) <= len(old):
+        program.write_bytes(program.read_bytes().replace(old, new.ljust(len(old), b"\0")))
+
+
+def reachable_venv(folder: Path) -> tuple[str, str]:
+    """Like `reachable_python`, but it finds our packages without a PYTHONPATH as well, as an environment does."""
+    python, path = reachable_python(folder)
+    if python == sys.executable:
+        return python, path
+    venv.create(folder / "venv", symlinks=False, with_pip=False)
+    placed = folder / "venv" / "bin" / "python"
+    placed.unlink()
+    placed.symlink_to(python)
+    (folder / "venv" / "pyvenv.cfg").write_text(f"home = {Path(python).parent}\n")
+    (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    (packages / "ours.pth").write_text(path.replace(os.pathsep, "\n"))
+    return str(placed), path
 
 
 def as_in_the_pod(*without: str, no_new_privs: bool = True) -> tuple[str, ...]:

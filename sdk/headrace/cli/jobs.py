@@ -129,6 +129,7 @@ def _fields(view: JobView) -> Iterator[tuple[str, str]]:
     environment = view.get("environment") or {}
     usage = view.get("usage") or {}
     yield "command", text.clean(" ".join(view.get("entrypoint") or []))
+    yield "kind", text.clean(view.get("kind") or "").removeprefix("plain")
     yield "team, user", text.clean(f"{view.get('team', '')}, {view.get('user', '')}")
     yield (
         "queue, tier",

@@ -7,13 +7,17 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 from events.blobs import Blobs
-from tests.support.attempts import lives
+from runtime.materialise import processes, strays
+from runtime.users import end_all
+from tests.support.attempts import gone, lives
 from tests.support.strangers import UIDS, as_in_the_pod, needs_root, reachable_folder, reachable_python
 
 pytestmark = needs_root
@@ -30,9 +34,10 @@ def build_wheel(folder, settings=None, metadata=None):
             found["read"].append(open(path).read())
         except OSError:
             pass
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True, **quiet)
-    found["left"] = left.pid
+    waits = [sys.executable, "-c", "import time; time.sleep(600)"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    left = [subprocess.Popen(waits, start_new_session=True, stdin=subprocess.DEVNULL, **each) for each in ({}, quiet)]
+    found["left"] = [process.pid for process in left]
     name = "stranger-1.0-py3-none-any.whl"
     with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
         wheel.writestr("stranger.py", f"FOUND = {found!r}\\n")
@@ -119,5 +124,33 @@ async def test_the_code_of_a_package_reads_nothing_of_ours_and_what_it_leaves_ru
         assert found["uid"] == int(UIDS.partition("-")[0])
         assert found["read"] == []
         assert {"RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY"} & set(found["environ"]) == set()
-        assert not lives(found["left"])
+        assert not any(map(lives, found["left"]))
         assert_not_for_jobs_to_write(root, {0, found["uid"]})
+
+
+async def test_what_a_build_has_put_away_from_itself_is_a_stray_when_the_build_is_over() -> None:
+    uid = 303_000
+    code = "(sleep 600 & echo $!); sleep 600 & echo $!; wait; read line"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    program = subprocess.Popen(["sh", "-c", code], user=uid, group=uid, extra_groups=(), cwd="/", **pipes)  # noqa: ASYNC220
+    try:
+        helper, build = (int(program.stdout.readline()) for _ in range(2))
+        assert strays.left(uid, program.pid) == []
+        os.kill(build, signal.SIGKILL)
+        await gone(build)
+        assert strays.left(uid, program.pid) == [helper]
+    finally:
+        await end_all(uid)
+        program.wait()
+
+
+async def test_a_program_is_over_when_it_has_ended_though_others_hold_its_pipes() -> None:
+    begun_at = time.monotonic()
+    ran = await processes.run("sh", "-c", "sleep 600 & echo $!", time_s_max=120)
+    left = int(ran.stdout)
+    try:
+        assert ran.status == 0
+        assert lives(left)
+        assert time.monotonic() - begun_at < 60
+    finally:
+        os.kill(left, signal.SIGKILL)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from events.bus import Bus
-from events.messages import AttemptRef
+from events.messages import Allocation, AttemptRef
+from runtime import processes
 from runtime.node_folder import NodeFolder
 from runtime.settings import RunnerSettings
 from runtime.supervised import LauncherClient, Supervised
 from tests.integration.runtime.test_actor import START, holder_of
 from tests.support import escape
 from tests.support.attempts import line_in, supervisor_of
-from tests.support.leader import Leader, a_launch
+from tests.support.leader import GIB, Leader, a_launch
 from tests.support.nats import HOST, NatsServer
 from tests.support.ray_head import RayHead
-from tests.support.strangers import UIDS, as_in_the_pod, needs_root, reachable_folder, reachable_python
+from tests.support.strangers import UIDS, as_in_the_pod, needs_root, reachable_folder, reachable_venv
 
 pytestmark = needs_root
 
@@ -46,15 +49,30 @@ def what_to_try(node: NodeFolder, ours: AttemptRef, neighbour: AttemptRef, head:
         "folders": list(map(str, folders)),
         "sockets": list(map(str, sockets)),
         "shared": [str(node.pythonpath / "headrace" / "__init__.py"), str(node.pythonpath / "headrace")],
-        "ray": [f"{HOST}:{head.port}", "auto"],
+        "ray": [(f"{HOST}:{head.port}", token) for token in (*escape.TOKENS, "the token of its own Ray")]
+        + [("auto", "no token")],
+        "ports": sorted(listening(head)),
         "path": path,
+        "own": True,
     }
+
+
+def listening(head: RayHead) -> set[int]:
+    """Ports of the Ray head, its agents and its workers: the runner is one."""
+    words = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, timeout=30, check=True).stdout
+    pids = {head.pid, *processes.descendants(head.pid)}
+    found = set()
+    for line in words.splitlines():
+        if {int(pid) for pid in re.findall(r"pid=(\d+)", line)} & pids:
+            found.add(int(line.split()[3].rpartition(":")[2]))
+    assert head.port in found
+    return found
 
 
 async def test_a_job_finds_nothing_of_ours_nor_of_its_neighbour(bus: Bus, nats: NatsServer) -> None:
     """One story, because a Ray head takes seconds. In the end root does the same, to see that the job has looked."""
     with reachable_folder() as folder:
-        python, path = reachable_python(folder)
+        python, path = reachable_venv(folder)
         head = RayHead("n1", gpus=1, command=(*as_in_the_pod(), python), path=path)
         await head.start()
         try:
@@ -94,7 +112,8 @@ async def the_story(bus: Bus, nats: NatsServer, head: RayHead, folder: Path, pyt
     shutil.copyfile(escape.__file__, script)
     command = (python, str(script), json.dumps(told), "report.json")
     async with asyncio.timeout(400):
-        await leader.want(a_launch("j-a", "", ref=ours, entrypoint=command))
+        holds = Allocation(node="n1", cpus=1, memory_bytes=2 * GIB)
+        await leader.want(a_launch("j-a", "", ref=ours, entrypoint=command, kind="ray", allocation=holds))
         end = await ended(leader, ours)
     assert end.exit_code == 0, end
     report = json.loads((node.job(ours) / "report.json").read_text())
@@ -102,17 +121,19 @@ async def the_story(bus: Bus, nats: NatsServer, head: RayHead, folder: Path, pyt
     assert report["found"] == []
     secrets = {head.environment["RAY_AUTH_TOKEN"], nats.password, settings.otlp_secret}
     assert [secret for secret in secrets for text in report["seen"] if secret in text] == []
+    assert f"{HOST}:{head.port}" not in report["seen"][0], "the address is not in its environment"
+    assert report["own"] == {"nodes": 1, "answers": 1, "gpus": 0}
 
-    told |= {"shared": [], "ray": [f"{HOST}:{head.port}"]}  # what is shared it would change
+    told |= {"shared": [], "ray": [(f"{HOST}:{head.port}", "its own")], "own": False}  # what is shared it would change
     by_root = folder / "by-root.json"
     process = await asyncio.create_subprocess_exec(
         *(python, str(script), json.dumps(told), str(by_root)), env=head.environment
     )
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(150):
         assert await process.wait() == 0
     report = json.loads(by_root.read_text())
     assert len(report["found"]) > 50
-    assert f"Ray at {HOST}:{head.port} lets join with []" in report["found"], "with the token"
+    assert f"Ray at {HOST}:{head.port} lets join with its own" in report["found"]
     assert any(head.environment["RAY_AUTH_TOKEN"] in text for text in report["seen"][1:])
 
     supervised = Supervised(node.attempt(neighbour))

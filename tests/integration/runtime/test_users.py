@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
 import stat
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from events.bus import Bus
-from events.messages import AttemptRef
+from runtime import ipc
 from runtime.supervised import LauncherClient
 from tests.support.attempts import END_S_MAX, gone, line_in, lives
 from tests.support.leader import Leader, a_launch
 from tests.support.nats import NatsServer
 from tests.support.runner_process import RunnerProcess
 from tests.support.strangers import UIDS, as_in_the_pod, needs_root, reachable_folder, reachable_python
+from tests.support.user_world import Ground, World, a_world
 
 pytestmark = needs_root
 
@@ -41,10 +41,23 @@ import os
 others = [name for name in os.listdir("/proc") if name.isdigit() and os.stat(f"/proc/{name}").st_uid != os.getuid()]
 print(*others, file=open("others", "w"))
 """
+MAKES_IPC = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+made = {"shm": libc.shmget(0, 4096, 0o1000), "msg": libc.msgget(0, 0o1777), "sem": libc.semget(0, 3, 0o1600)}
+assert min(made.values()) >= 0
+assert libc.mq_open(b"/hr-left-behind", os.O_CREAT | os.O_RDWR, 0o600, None) >= 0
+print(os.getuid(), *(f"{kind}:{number}" for kind, number in made.items()), file=open("made", "w"))
+"""
+WITH_QUEUES = (
+    "unshare",
+    "-m",
+    "sh",
+    "-c",
+    'mkdir -p /dev/mqueue && mount -t mqueue none /dev/mqueue && exec "$0" "$@"',
+)
+"""As in a container: that the file system of POSIX queues is there."""
 WAITS = "import os, signal; print(os.getpid(), file=open('pid', 'w'), flush=True); signal.pause()"
-
-
-Ground = tuple[Path, str, str]
 
 
 @pytest.fixture(scope="module")
@@ -54,56 +67,10 @@ def ground() -> Iterator[Ground]:
         yield (folder, *reachable_python(folder))
 
 
-class World:
-    """A leader, and a runner whose attempts are users of their own."""
-
-    def __init__(self, leader: Leader, runner: RunnerProcess, python: str) -> None:
-        self.leader, self.runner, self.python = leader, runner, python
-        self.node = runner.node
-
-    async def run(self, job: str, code: str, *, attempt: int = 1, team: str = "vision") -> AttemptRef:
-        """Have some Python run to its end, and have it succeed."""
-        ref = await self.start(job, code, attempt=attempt, team=team)
-        end = await self.leader.end_of(ref)
-        assert end.exit_code == 0, (end, self.output(ref))
-        return ref
-
-    async def start(self, job: str, code: str, *, attempt: int = 1, team: str = "vision") -> AttemptRef:
-        ref = AttemptRef(team=team, job=job, attempt=attempt)
-        await self.leader.want(a_launch(job, "", attempt=attempt, ref=ref, entrypoint=(self.python, "-c", code)))
-        return ref
-
-    def output(self, ref: AttemptRef) -> str:
-        folder = self.node.attempt(ref)
-        return "".join((folder / name).read_text() for name in ("stdout", "stderr") if (folder / name).exists())
-
-
 @pytest.fixture
 async def world(bus: Bus, nats: NatsServer, ground: Ground) -> AsyncIterator[World]:
     async with a_world(nats, bus, ground, command=as_in_the_pod(no_new_privs=False)) as world:
         yield world
-
-
-@asynccontextmanager
-async def a_world(nats: NatsServer, bus: Bus, ground: Ground, *, command: tuple[str, ...]) -> AsyncIterator[World]:
-    """`command`: what a runner is started by."""
-    folder, python, path = ground
-    leader = Leader(bus)
-    leader.records = False  # so that folders stay, and can be looked at
-    await leader.listen()
-    runner = RunnerProcess(
-        Path(tempfile.mkdtemp(dir=folder)),
-        nats,
-        attempt_uids=UIDS,
-        command=(*command, python),
-        env={"PYTHONPATH": path},
-    )
-    runner.file.parent.chmod(0o711)
-    await runner.start()
-    await leader.until(lambda: bool(leader.exchanges))
-    yield World(leader, runner, python)
-    await runner.kill()
-    await LauncherClient(runner.node.path).retire()
 
 
 async def test_an_attempt_is_a_user_alone_with_nothing_and_a_home(world: World) -> None:
@@ -184,6 +151,24 @@ async def test_folders_deeper_than_python_calls_itself_and_files_elsewhere_go_wi
     async with asyncio.timeout(END_S_MAX):
         while any(map(os.path.lexists, left)):  # noqa: ASYNC110  nothing announces that a folder is gone
             await asyncio.sleep(0.02)
+
+
+async def test_what_no_process_holds_goes_with_the_attempt(nats: NatsServer, bus: Bus, ground: Ground) -> None:
+    """What System V made, and POSIX queues: the next who is this user would find them, and own them."""
+    there = () if os.path.ismount("/dev/mqueue") else WITH_QUEUES  # noqa: ASYNC240
+    async with a_world(nats, bus, ground, command=(*there, *as_in_the_pod())) as world:
+        ref = await world.run("j-a", MAKES_IPC)
+        uid, *made = (await line_in(world.node.job(ref) / "made")).split()
+        assert [word.partition(":")[0] for word in made] == ["shm", "msg", "sem"]
+        assert set(made) == set(ipc.left_by(int(uid)))
+        world.leader.records = True
+        async with asyncio.timeout(END_S_MAX):
+            while world.node.attempt(ref).exists():  # noqa: ASYNC110  nothing announces that a folder is gone
+                await asyncio.sleep(0.02)
+        assert ipc.left_by(int(uid)) == []
+        assert ctypes.CDLL(None).mq_unlink(b"/hr-left-behind") == -1, "it was still there"
+    if there:
+        os.rmdir("/dev/mqueue")
 
 
 async def test_a_new_runner_gives_no_user_twice_and_ends_what_it_finds(world: World) -> None:

@@ -101,6 +101,13 @@ def test_show_tells_all_of_one_job(terminal: Terminal, now: float) -> None:
           val/acc      0.8413 at step 97,340""")
 
 
+def test_show_names_the_kind_of_a_job_that_is_not_plain(terminal: Terminal, gateway: FakeGateway, now: float) -> None:
+    gateway.views[JOB] |= {"kind": "plain"}
+    assert "kind" not in terminal.run("show", "vit-l-384")
+    gateway.views[JOB] |= {"kind": "ray"}
+    assert "  command      python train.py\n  kind         ray\n" in terminal.run("show", "vit-l-384")
+
+
 def test_why_names_what_is_missing_before_what_is_in_order(terminal: Terminal, now: float) -> None:
     assert terminal.run("why", "vit-l-384") == dedent("""\
         vit-l-384 is place 2 of 11: waits for 4 GPUs of one node

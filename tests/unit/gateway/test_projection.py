@@ -45,6 +45,14 @@ class Ledger:
         self.tell(subjects.job(team, job), *facts)
 
 
+@pytest.mark.parametrize("kind", ["plain", "ray"])
+def test_a_view_says_of_what_kind_a_job_is(kind: str) -> None:
+    ledger = Ledger()
+    record = ledger.projection.job("vision", ledger.submit(kind=kind))
+    assert record is not None
+    assert record.view(None).kind == kind
+
+
 def test_a_view_follows_a_job_from_queued_to_its_end() -> None:
     ledger = Ledger()
     job = ledger.submit()

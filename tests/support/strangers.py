@@ -15,7 +15,11 @@ import pytest
 
 from runtime.users import NEEDED, closed
 
-UIDS = "300000-300063"
+FIRST = 300_000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Each test process has users of its own: when an attempt ends, everything goes that its user has on this machine."""
+UIDS = f"{FIRST}-{FIRST + 63}"
+OTHERS = f"{FIRST + 500}-{FIRST + 563}"
+"""For a second node."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start attempts as other users")
 

@@ -22,7 +22,7 @@ from runtime.ownership import SHARED_PLACES
 from tests.support.attempts import END_S_MAX, line_in
 from tests.support.nats import NatsServer
 from tests.support.private_ray import GIB, HAS_RAY, READY_S_MAX
-from tests.support.strangers import as_in_the_pod, needs_root, reachable_folder, reachable_venv
+from tests.support.strangers import FIRST, OTHERS, UIDS, as_in_the_pod, needs_root, reachable_folder, reachable_venv
 from tests.support.user_world import Ground, World, a_world
 
 pytestmark = [
@@ -80,7 +80,7 @@ for pid in PIDS:
 print(json.dumps({"looked": len(PIDS), "found": found}), file=open("found", "w"))
 """
 """A process that has ended meanwhile lets itself be opened, and has nothing to read."""
-RANGES = ("301000-301063", "310000-310063")
+RANGES = (UIDS, OTHERS)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ async def test_a_cluster_is_its_users_alone_and_nothing_of_it_is_left(
         ref = await world.start("j-a", WORKS + WAITS, kind="ray", allocation=holds("n1", 1))
         found = await found_by(world, ref)
         uid = world.user_of(ref)
-        assert 301_001 <= uid <= 301_063
+        assert uid - FIRST in range(1, 64)
         assert found["actors"] == found["tasks"] == [[uid, "1"]]
         assert found["stored"] == 10**7
         scratch = world.node.attempt(ref) / "scratch"
@@ -192,7 +192,7 @@ async def test_a_gang_of_two_nodes_is_one_cluster_of_two_users(nats: NatsServer,
         assert [end.exit_code for end in ends] == [0, 0], first.output(ref) + second.output(ref)
         found = await found_by(first, ref)
         uids = [world.user_of(ref) for world in (first, second)]
-        assert (301_000 < uids[0] < 301_064, 310_000 < uids[1] < 310_064) == (True, True)
+        assert (uids[0] - FIRST in range(1, 64), uids[1] - FIRST in range(501, 564)) == (True, True)
         assert found["nodes"] == 2
         assert found["actors"] == found["tasks"] == [[uids[0], "1"], [uids[1], "0"]]
         for world, uid in zip((first, second), uids, strict=True):

@@ -145,6 +145,13 @@ MUTATIONS: Final = (
     Mutation("upgrade: without an end", "upgrade.py", "if member.tries >= TRIES_MAX:", "if False:"),
     Mutation("upgrade: over two versions of Ray", "upgrade.py", "if before and before != after:", "if False:"),
     Mutation(
+        "what the server drops without a word is taken for written",
+        "core.py",
+        "        path = raycluster.differs(self.body, answer)\n",
+        '        path = ""\n',
+    ),
+    Mutation("Ray starts without a token", "raycluster.py", '        "env": [DEMANDS_TOKEN],\n', ""),
+    Mutation(
         "what a watch says late counts", "core.py", "elif listed or cluster.generation >= known.generation:", "else:"
     ),
 )

@@ -42,6 +42,13 @@ POD_FOLDER: Final = "/tmp/headrace-pod"
 SILENT_S: Final = 60
 """A process 1 that has given no sign of life for so long is silent (it gives one each 10 s)."""
 GCS_PORT: Final = 6379
+DEMANDS_TOKEN: Final = {"name": "RAY_AUTH_MODE", "value": "token"}
+"""So that Ray does not start without a token at all. KubeRay says the same, and gives the token, if it knows
+`authOptions`; what it finds here it leaves as it is (`SetContainerTokenAuthEnvVars`)."""
+TOO_OLD: Final = (
+    "KubeRay's CRD is older than 1.6, or a webhook changes what is written. Apply the CRD of KubeRay 1.6 or newer by "
+    "hand (`helm upgrade` leaves CRDs as they are); it is tried again every five minutes"
+)
 CAPABILITIES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 """What the runner of a node needs for attempts with users of their own (`runtime.users.NEEDED`)."""
 
@@ -226,17 +233,19 @@ def _account(settings: Settings) -> dict[str, Any]:
 
 def _container(settings: Settings, name: str, amounts: dict[str, str], *, is_node: bool) -> dict[str, Any]:
     """Its process 1 is ours: `runtime.pod`."""
-    node_name = {"name": "HEADRACE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
     container: dict[str, Any] = {
         "name": name,
         "image": settings.node_image,
         "command": ["python", "-m", "runtime.pod", *([settings.node_folder] if is_node else [])],
         "resources": {"limits": amounts, "requests": dict(amounts)},
         "securityContext": _security(root=is_node and bool(settings.attempt_uids)),
+        "env": [DEMANDS_TOKEN],
         **_probes(is_node=is_node),
     }
     if is_node:
-        container |= {"env": [node_name], "volumeMounts": [{"name": VOLUME, "mountPath": settings.node_folder}]}
+        node_name = {"name": "HEADRACE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+        container["env"] = [node_name, DEMANDS_TOKEN]
+        container["volumeMounts"] = [{"name": VOLUME, "mountPath": settings.node_folder}]
         if settings.node_secret:
             container["envFrom"] = [{"secretRef": {"name": settings.node_secret}}]
     return container

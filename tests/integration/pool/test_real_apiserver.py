@@ -71,8 +71,7 @@ class Small(ApiServer):
         await self.start()
         await self.put(LEASES, OBJECTS["Lease", "headrace-pool"])
         if without:
-            what = f"failed to create typed patch object: .spec.{without}: field not declared in schema"
-            self.refuse["patch rayclusters"] = (500, what)
+            self.unknown.add(without)
 
     def kubeconfig(self) -> Path:
         file = self.folder / "kubeconfig"
@@ -301,11 +300,16 @@ async def test_a_raycluster_of_others_is_not_touched(here: Setting, running: Any
     assert version_of(await here.cluster()) == version_of(made)
 
 
-async def test_a_crd_that_does_not_know_a_field_is_told_by_its_name(here: Setting, running: Any) -> None:
-    await here.server.begin(without="authOptions")
+@pytest.mark.parametrize("field", ["authOptions", "upgradeStrategy"])
+async def test_a_crd_that_does_not_know_a_field_is_told_by_its_name_and_nothing_is_made(
+    here: Setting, running: Any, field: str
+) -> None:
+    """This server drops what the CRD does not know, and says nothing: a cluster without its token would let all in."""
+    await here.server.begin(without=field)
     await here.server.put(NODES, a_node("n1"))
     async with running():
-        await here.until_told("write", "authOptions")
+        await here.until_told("write", f"$.spec.{field}")
+        await here.until_told("write", "older than 1.6")
     assert await here.cluster() == {}
 
 
@@ -344,16 +348,20 @@ async def test_a_server_that_was_away_is_gone_on_from_where_it_was(here: Setting
     async with running():
         await here.until_hosts("n1", "n2")
         await here.server.stop()
-        await here.until_told("nodes", "")
+        for kind, path in (("nodes", NODES), ("pods", "/pods"), ("cluster", CLUSTERS)):
+            await here.until_told(kind, path)
         await here.server.start()
         await here.server.drop(NODES, "n1")
-        await here.until_well()
+        # n1 leaves only when a pod lives for each replica: there is no KubeRay here
+        (group,) = raycluster.read(await here.cluster(), SETTINGS).groups
+        await here.until_told(group.shape.group, "lets go of machines")
         await here.server.put(NODES, a_node("n3"))
+        await here.until_hosts("n1", "n2", "n3")
 
-        async def is_seen() -> bool:  # n1 leaves only when a pod lives for each replica: there is no KubeRay here
-            return "n3" in await here.hosts()
+        async def is_over() -> bool:
+            return {*await here.problems()} == {group.shape.group}
 
-        await here.until(is_seen)
+        await here.until(is_over)
 
 
 async def test_what_is_kept_no_more_is_listed_anew(here: Setting, running: Any) -> None:

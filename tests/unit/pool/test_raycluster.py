@@ -198,3 +198,11 @@ def test_nodes_and_not_the_head_have_the_credentials_of_the_blob_store():
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     given = [group["template"]["spec"]["containers"][0].get("envFrom") for group in groups]
     assert given == [None, [{"secretRef": {"name": "blobs"}}]]
+
+
+def test_no_container_of_ours_starts_ray_without_a_token():
+    body = raycluster.render(SETTINGS, [a_group("a"), a_group("b", gpus=0)])
+    templates = [one["template"] for one in (body["spec"]["headGroupSpec"], *body["spec"]["workerGroupSpecs"])]
+    for template in templates:
+        for container in template["spec"]["containers"]:
+            assert {"name": "RAY_AUTH_MODE", "value": "token"} in container["env"]

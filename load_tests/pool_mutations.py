@@ -150,6 +150,18 @@ MUTATIONS: Final = (
         "        path = raycluster.differs(self.body, answer)\n",
         '        path = ""\n',
     ),
+    Mutation(
+        "the head's volume is not writable for its user",
+        "raycluster.py",
+        '        "securityContext": {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"},\n',
+        "",
+    ),
+    Mutation(
+        "nodes do not wait for a head that keeps what it knows",
+        "raycluster.py",
+        "*([WAITS_FOR_HEAD] if keeps else [])",
+        "*([WAITS_FOR_HEAD] if not keeps else [])",
+    ),
     Mutation("Ray starts without a token", "raycluster.py", '        "env": [DEMANDS_TOKEN],\n', ""),
     Mutation(
         "what a watch says late counts", "core.py", "elif listed or cluster.generation >= known.generation:", "else:"

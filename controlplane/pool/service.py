@@ -68,6 +68,7 @@ def settings_of(config: Configuration) -> raycluster.Settings:
         ray_version=config.kubernetes_ray_version,
         token_secret=config.kubernetes_token_secret,
         node_secret=config.kubernetes_node_secret,
+        head_claim=config.kubernetes_head_claim,
         grace_s=int(config.grace_s_max) + 60,
         node_folder=config.node_folder or "/var/lib/headrace",
         attempt_uids=config.attempt_uids,

@@ -288,7 +288,10 @@ async def test_drift_is_put_back_and_what_others_add_stays(here: Setting, runnin
         await here.until_well()
 
 
-async def test_a_guard_of_before_is_a_conflict_and_a_no_op_changes_no_version(here: Setting, running: Any) -> None:
+async def test_a_guard_of_before_is_a_conflict_and_a_no_op_changes_nothing(here: Setting, running: Any) -> None:
+    """But for the time of our fields, which this server (1.20.2) writes anew a second later: its version is another one
+    then. The pool itself makes no such apply (`differs`).
+    """
     await here.server.begin()
     await here.server.put(NODES, a_node("n1"))
     async with running():
@@ -300,7 +303,9 @@ async def test_a_guard_of_before_is_a_conflict_and_a_no_op_changes_no_version(he
     try:
         path = f"{CLUSTERS}/headrace"
         guarded = body | {"metadata": body["metadata"] | {"resourceVersion": known.version}}
-        assert version_of(await api.apply(path, guarded, raycluster.MANAGER)) == known.version
+        again = await api.apply(path, guarded, raycluster.MANAGER)
+        assert again["metadata"]["generation"] == seen["metadata"]["generation"]
+        assert again["spec"] == seen["spec"]
         other = copy.deepcopy(seen)
         other["metadata"]["annotations"]["theirs"] = "y"
         await here.server.put(CLUSTERS, other)

@@ -93,6 +93,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Name of the Secret with the token of the shared Ray cluster."""
     kubernetes_node_secret: str = ""
     """Name of a Secret whose keys are environment variables of its nodes: credentials of the blob store."""
+    kubernetes_head_claim: str = ""
+    """Name of a PersistentVolumeClaim in which Ray's head keeps what it knows. Empty: it forgets all with its pod."""
     kubeconfig: str = ""
     """Empty: the service account of the pod that the service runs in."""
 

@@ -8,7 +8,9 @@ from typing import Final
 from load_tests.core_mutations import Mutation, command
 
 FOLDER: Final = "controlplane/pool"
-TESTS: Final = ("tests/unit/pool/test_against_kuberay.py", "tests/unit/pool")
+FIRST: Final = ("test_core", "test_upgrade", "test_raycluster", "test_against_kuberay")
+"""Seconds, and then a minute of random walks."""
+TESTS: Final = (*(f"tests/unit/pool/{name}.py" for name in FIRST), "tests/unit/pool")
 MUTATIONS: Final = (
     Mutation(
         "workersToDelete: cleared while its pod ends",
@@ -144,6 +146,25 @@ MUTATIONS: Final = (
     ),
     Mutation("upgrade: without an end", "upgrade.py", "if member.tries >= TRIES_MAX:", "if False:"),
     Mutation("upgrade: over two versions of Ray", "upgrade.py", "if before and before != after:", "if False:"),
+    Mutation(
+        "what the server drops without a word is taken for written",
+        "core.py",
+        "        path = raycluster.differs(self.body, answer)\n",
+        '        path = ""\n',
+    ),
+    Mutation(
+        "the head's volume is not writable for its user",
+        "raycluster.py",
+        '        "securityContext": {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"},\n',
+        "",
+    ),
+    Mutation(
+        "nodes do not wait for a head that keeps what it knows",
+        "raycluster.py",
+        "*([WAITS_FOR_HEAD] if keeps else [])",
+        "*([WAITS_FOR_HEAD] if not keeps else [])",
+    ),
+    Mutation("Ray starts without a token", "raycluster.py", '"env": [DEMANDS_TOKEN],', '"env": [],'),
     Mutation(
         "what a watch says late counts", "core.py", "elif listed or cluster.generation >= known.generation:", "else:"
     ),

@@ -24,7 +24,7 @@ FROM_THE_RELEASE = {
     *("gateway_port", "otlp_port", "otlp_url", "otlp_secret", "node_folder", "attempt_uids", "kubeconfig"),
     "hosts_file",  # for machines without Kubernetes
     *("kubernetes_pool", "kubernetes_namespace", "kubernetes_cluster", "kubernetes_node_image"),
-    *("kubernetes_ray_version", "kubernetes_token_secret", "kubernetes_node_secret"),
+    *("kubernetes_ray_version", "kubernetes_token_secret", "kubernetes_node_secret", "kubernetes_head_claim"),
 }
 """Settings that follow from other values: they are refused below `config`."""
 
@@ -82,6 +82,9 @@ def schema() -> str:
             rayVersion=TEXT,
             folder={"type": "string", "pattern": "^/"},
             attemptUids={"type": "string", "pattern": "^([0-9]+-[0-9]+)?$"},
+            head=strict(
+                persistence=strict(enabled=YES_NO, size=TEXT, storageClassName=TEXT, existingClaim=TEXT),
+            ),
         ),
         imagePullSecrets=TEXTS,
         config=config,

@@ -178,9 +178,12 @@ class Api:
         except _UNREACHABLE as error:
             raise Unreachable(f"watch {path}: {_said(error)}") from error
 
-    async def apply(self, path: str, body: Mapping[str, Any], manager: str) -> Object:
-        """Server-side apply, whoever else has set one of these fields. A `resourceVersion` in it is a guard."""
-        query = {"fieldManager": manager, "force": "true"}
+    async def apply(self, path: str, body: Mapping[str, Any], manager: str, *, is_trial: bool = False) -> Object:
+        """Server-side apply, whoever else has set one of these fields. A `resourceVersion` in it is a guard.
+
+        A trial changes nothing, and gives what would be.
+        """
+        query = {"fieldManager": manager, "force": "true"} | ({"dryRun": "All"} if is_trial else {})
         return await self._call("PATCH", path, query, body, "application/apply-patch+yaml")
 
     async def create(self, path: str, body: Mapping[str, Any]) -> Object:

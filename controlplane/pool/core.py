@@ -53,6 +53,15 @@ class Write(NamedTuple):
     of this very moment: what watches say may be late, and a pod that nobody here has seen makes one too many, or one
     that seems to stand nowhere has jobs by now."""
 
+    def lost_in(self, answer: Mapping[str, Any]) -> str:
+        """Why this must not be written, if the API server makes that of it; empty: nothing.
+
+        A server drops a field that the CRD does not know and says nothing, and the pods of a RayCluster without
+        `authOptions` let everybody in. So each write is tried first, and one that would not be kept is not made.
+        """
+        path = raycluster.differs(self.body, answer)
+        return f"the API server does not keep {path} as it should be: {raycluster.TOO_OLD}" if path else ""
+
 
 class Decisions(NamedTuple):
     write: Write | None

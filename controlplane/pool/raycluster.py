@@ -32,6 +32,19 @@ NO_MACHINE: Final = "headrace.dev-none"
 TEMPLATE_SEPARATOR: Final = "-"
 CONTAINER: Final = "ray-worker"
 VOLUME: Final = "headrace"
+HEAD_VOLUME: Final = "head"
+HEAD_FOLDER: Final = "/var/lib/headrace-head"
+"""Where the head's claim is mounted."""
+USER: Final = 10001
+"""Of our images, where nothing else is said: the group that may write to the head's claim."""
+KEEPS: Final = (
+    {"name": "RAY_gcs_storage", "value": "rocksdb"},
+    {"name": "RAY_gcs_storage_path", "value": f"{HEAD_FOLDER}/gcs"},
+)
+"""Of a head with a claim (docs.ray.io, "GCS fault tolerance with embedded RocksDB": alpha). As plain variables, because
+`gcsFaultToleranceOptions.backend` of the RayCluster is in no release of KubeRay yet."""
+WAITS_FOR_HEAD: Final = {"name": "RAY_gcs_rpc_server_reconnect_timeout_s", "value": "600"}
+"""Of the nodes of such a head: Ray's own 60 s are less than a volume may need to come to another machine."""
 CPU_STEP: Final = 1000
 MEMORY_STEP: Final = GIB
 """Machines that differ by less than a core and a GiB have one shape."""
@@ -42,6 +55,13 @@ POD_FOLDER: Final = "/tmp/headrace-pod"
 SILENT_S: Final = 60
 """A process 1 that has given no sign of life for so long is silent (it gives one each 10 s)."""
 GCS_PORT: Final = 6379
+DEMANDS_TOKEN: Final = {"name": "RAY_AUTH_MODE", "value": "token"}
+"""So that Ray does not start without a token at all. KubeRay says the same, and gives the token, if it knows
+`authOptions`; what it finds here it leaves as it is (`SetContainerTokenAuthEnvVars`)."""
+TOO_OLD: Final = (
+    "KubeRay's CRD is older than 1.6, or a webhook changes what is written. Apply the CRD of KubeRay 1.6 or newer by "
+    "hand (`helm upgrade` leaves CRDs as they are); it is tried again every five minutes"
+)
 CAPABILITIES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 """What the runner of a node needs for attempts with users of their own (`runtime.users.NEEDED`)."""
 
@@ -59,6 +79,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the Secret that holds the token of the shared cluster."""
     node_secret: str = ""
     """Name of a Secret whose keys are environment variables of the nodes. Empty: none."""
+    head_claim: str = ""
+    """Name of the PersistentVolumeClaim in which the head keeps what it knows. Empty: nothing is kept."""
     head_milli_cpus: int = 2000
     head_memory_bytes: int = 8 * GIB
     grace_s: int = 660
@@ -162,8 +184,21 @@ def _head(settings: Settings) -> dict[str, Any]:
                 "containers": [_container(settings, "ray-head", amounts, is_node=False)],
                 "terminationGracePeriodSeconds": 30,
                 **_account(settings),
+                **_kept(settings),
             },
         },
+    }
+
+
+def _kept(settings: Settings) -> dict[str, Any]:
+    """The head's volume, that its user can write to. KubeRay makes another head when the pod of the last one is gone:
+    there are never two that want it.
+    """
+    if not settings.head_claim:
+        return {}
+    return {
+        "volumes": [{"name": HEAD_VOLUME, "persistentVolumeClaim": {"claimName": settings.head_claim}}],
+        "securityContext": {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"},
     }
 
 
@@ -226,19 +261,25 @@ def _account(settings: Settings) -> dict[str, Any]:
 
 def _container(settings: Settings, name: str, amounts: dict[str, str], *, is_node: bool) -> dict[str, Any]:
     """Its process 1 is ours: `runtime.pod`."""
-    node_name = {"name": "HEADRACE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
     container: dict[str, Any] = {
         "name": name,
         "image": settings.node_image,
         "command": ["python", "-m", "runtime.pod", *([settings.node_folder] if is_node else [])],
         "resources": {"limits": amounts, "requests": dict(amounts)},
         "securityContext": _security(root=is_node and bool(settings.attempt_uids)),
+        "env": [DEMANDS_TOKEN],
         **_probes(is_node=is_node),
     }
+    keeps = bool(settings.head_claim)
     if is_node:
-        container |= {"env": [node_name], "volumeMounts": [{"name": VOLUME, "mountPath": settings.node_folder}]}
+        node_name = {"name": "HEADRACE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+        container["env"] += [node_name, *([WAITS_FOR_HEAD] if keeps else [])]
+        container["volumeMounts"] = [{"name": VOLUME, "mountPath": settings.node_folder}]
         if settings.node_secret:
             container["envFrom"] = [{"secretRef": {"name": settings.node_secret}}]
+    elif keeps:
+        container["env"] += KEEPS
+        container["volumeMounts"] = [{"name": HEAD_VOLUME, "mountPath": HEAD_FOLDER}]
     return container
 
 

@@ -32,7 +32,7 @@ PAUSE_S_MIN: Final = 1.0
 PAUSE_S_MAX: Final = 300.0
 """Between two tries of a write that was refused."""
 FINAL: Final = frozenset({400, 422})
-TOO_OLD: Final = "failed to create typed patch object"
+UNKNOWN: Final = "failed to create typed patch object"
 """With 500: the CRD does not know a field. As with `FINAL`, the same will be answered to the same."""
 LEASE: Final = "headrace-pool"
 PROBLEMS_MAX: Final = 50
@@ -68,6 +68,7 @@ def settings_of(config: Configuration) -> raycluster.Settings:
         ray_version=config.kubernetes_ray_version,
         token_secret=config.kubernetes_token_secret,
         node_secret=config.kubernetes_node_secret,
+        head_claim=config.kubernetes_head_claim,
         grace_s=int(config.grace_s_max) + 60,
         node_folder=config.node_folder or "/var/lib/headrace",
         attempt_uids=config.attempt_uids,
@@ -213,13 +214,13 @@ class Pool:
             try:
                 await self._round(now)
             except ApiError as error:
-                self._try_later(error, now)
+                self._try_later(str(error), now)
 
-    def _try_later(self, error: ApiError, now: float, *, is_final: bool = False) -> None:
+    def _try_later(self, why: str, now: float, *, is_final: bool = False) -> None:
         self._pause_s = PAUSE_S_MAX if is_final else min(PAUSE_S_MAX, max(PAUSE_S_MIN, 2 * self._pause_s))
         self._try_again_at = now + self._pause_s
-        self.failing("write", str(error))
-        LOG.warning("was not done", extra={"why": str(error), "again_in_s": self._pause_s})
+        self.failing("write", why)
+        LOG.warning("was not done", extra={"why": why, "again_in_s": self._pause_s})
 
     async def _next_round(self) -> None:
         """Wait for a change, or for when the core or a refusal says."""
@@ -273,15 +274,25 @@ class Pool:
         body = write.body
         if write.version:
             body = body | {"metadata": body["metadata"] | {"resourceVersion": write.version}}
+        lost = ""
         try:
-            answer = await self._api.apply(self._cluster, body, raycluster.MANAGER)
-            self._writes += 1
-            LOG.info("RayCluster written", extra={"because_of": write.why})
+            answer = await self._api.apply(self._cluster, body, raycluster.MANAGER, is_trial=True)
+            lost = write.lost_in(answer)
+            if not lost:
+                answer = await self._api.apply(self._cluster, body, raycluster.MANAGER)
+                self._writes += 1
+                LOG.info("RayCluster written", extra={"because_of": write.why})
+                lost = write.lost_in(answer)
         except Conflict:
             self._conflicts += 1
             answer = await self._api.get(self._cluster)
         except ApiError as error:
-            self._try_later(error, now, is_final=error.status in FINAL or TOO_OLD in str(error))
+            is_unknown = UNKNOWN in str(error)
+            why = f"{error}: {raycluster.TOO_OLD}" if is_unknown else str(error)
+            self._try_later(why, now, is_final=is_unknown or error.status in FINAL)
+            return
+        if lost:
+            self._try_later(lost, now, is_final=True)
             return
         self._core.on_cluster(raycluster.read(answer, self._settings))
         self._pause_s = self._try_again_at = 0.0

@@ -1,7 +1,8 @@
 """A small API server, by HTTP: objects with versions, lists in pages, watches from a version on, guarded writes.
 
 Of server-side apply it knows what one manager sees: maps are merged, lists replaced, a `resourceVersion` is a guard,
-and what changes nothing writes nothing. It may forget old events (410), end and begin again.
+and what changes nothing writes nothing. A trial (`dryRun`) tells what would be. Fields that a CRD does not know are
+dropped. It may forget old events (410), end and begin again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class ApiServer:
         self.refuse: dict[str, tuple[int, str]] = {}
         """By verb and resource, or verb and collection: the status and message that such a request gets. As for roles,
         an apply that makes an object is a `create` too."""
+        self.unknown: set[str] = set()
+        """Fields of a RayCluster's spec that its CRD does not know: dropped without a word."""
+        self.drops_in_trials = True
+        """Whether a trial (`dryRun=All`) tells of it."""
+        self.trials = 0
         self.times: dict[str, list[float]] = {}
         """When each verb and resource was asked for."""
         self.page = 0
@@ -133,7 +139,7 @@ class ApiServer:
             if (collection, name) in self.objects:
                 return _status(409, f"{name} already exists")
             return web.json_response(await self.put(collection, body), status=201)
-        return await self._change(collection, name, verb, body)
+        return await self._change(collection, name, verb, body, is_trial=request.query.get("dryRun") == "All")
 
     async def _delete(self, collection: str, name: str, uid: str) -> web.Response:
         known = self.objects.get((collection, name))
@@ -144,12 +150,20 @@ class ApiServer:
         await self.drop(collection, name)
         return web.json_response(known)
 
-    async def _change(self, collection: str, name: str, verb: str, body: Object) -> web.Response:
+    async def _change(
+        self, collection: str, name: str, verb: str, body: Object, *, is_trial: bool = False
+    ) -> web.Response:
         known = self.objects.get((collection, name))
         guard = body["metadata"].get("resourceVersion")
         if guard and (known is None or guard != known["metadata"]["resourceVersion"]):
             return _status(409, "the object has been modified; please apply your changes to the latest version")
         after = _merged(known or {}, body) if verb == "patch" else body
+        if collection.endswith("/rayclusters") and (self.drops_in_trials or not is_trial):
+            spec = {field: value for field, value in after["spec"].items() if field not in self.unknown}
+            after = after | {"spec": spec}
+        if is_trial:
+            self.trials += 1
+            return web.json_response(after)
         if known is not None and _same(known, after):
             return web.json_response(known)
         return web.json_response(await self.put(collection, after))

@@ -45,6 +45,7 @@ class RealServer:
         self.etcd_port, self._peer_port, self.port = free_ports(3)
         self._etcd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._has_crd = False
         self.admin: Api
 
     @property
@@ -142,6 +143,7 @@ class RealServer:
         async with asyncio.timeout(READY_S):
             while not await self._is_served(crd["metadata"]["name"]):  # noqa: ASYNC110  another process
                 await asyncio.sleep(0.1)
+        self._has_crd = True
 
     async def _is_served(self, name: str) -> bool:
         found = await self.admin.get(f"{CRDS}/{name}")
@@ -156,6 +158,8 @@ class RealServer:
         try:
             await self.admin.get("/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin")
             await self.admin.get("/api/v1/namespaces/default")
+            if self._has_crd:  # served a moment later, with 503 until then
+                await self.admin.list("/apis/ray.io/v1/rayclusters", {})
         except ApiError:
             return False
         return True

@@ -63,8 +63,15 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   "kubernetes_ray_version" .Values.node.rayVersion
   "kubernetes_token_secret" (include "headrace.secret" .)
   "kubernetes_node_secret" .Values.blobs.existingSecret
+  "kubernetes_head_claim" (include "headrace.headClaim" .)
 }}
 {{- mergeOverwrite (deepCopy .Values.config) $ours | toJson }}
+{{- end }}
+
+{{- define "headrace.headClaim" -}}
+{{- with .Values.node.head.persistence }}
+{{- if .enabled }}{{ .existingClaim | default (printf "%s-head" (include "headrace.name" $)) }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{- define "headrace.podSecurity" -}}

@@ -245,3 +245,25 @@ async def test_an_object_of_10_mb_is_taken_or_named_and_memory_stays_bounded(her
         assert here.is_nothing_deleted()
         said = json.loads(await here.bus.ask(subjects.ask("pool", "status")))
         assert len(json.dumps(said)) < 20_000
+
+
+@pytest.mark.parametrize("in_trials", [True, False], ids=["told by a trial", "told only when it is written"])
+async def test_what_the_server_drops_without_a_word_is_told_and_not_written_again_and_again(
+    here: Bad, in_trials: bool
+) -> None:
+    here.server.unknown.add("upgradeStrategy")
+    here.server.drops_in_trials = in_trials
+    await here.server.put(NODES, a_node("n1"))
+    async with here.run():
+        await here.until_told("write", "$.spec.upgradeStrategy")
+        assert bool(here.groups()) is not in_trials
+        asked = here.server.requests["patch rayclusters"]
+        for number in range(5):
+            await here.server.put(NODES, a_node(f"m{number}"))
+            await asyncio.sleep(2 * pool.SETTLE_S)
+        assert here.server.requests["patch rayclusters"] == asked <= 2
+    here.server.unknown.clear()
+    async with here.run():
+        await here.until(lambda: sum(replicas for replicas, _ in here.groups()) == 6)
+        await here.until_well()
+    assert here.is_nothing_deleted()

@@ -488,9 +488,7 @@ async def test_one_that_stops_lets_the_other_lead_at_once(
     server: ApiServer, config: Any, nats: NatsServer, bus: Bus, tmp_path: Path
 ) -> None:
     async with serving(pool.serve, nats, config, blobs=tmp_path / "blobs", instance="first"):
-        await Setting(server, KubeRay(server), bus).until(
-            lambda: bool(server.objects) and server.requests["patch rayclusters"] == 1
-        )
+        await Setting(server, KubeRay(server), bus).until(lambda: (CLUSTERS, "headrace") in server.objects)
     async with serving(pool.serve, nats, config, blobs=tmp_path / "blobs", instance="second"):
         await server.put(NODES, a_node("n1"))
         here = Setting(server, KubeRay(server), bus)

@@ -229,3 +229,32 @@ def test_the_chart_of_nats_is_of_the_version_that_is_asked_for() -> None:
 def test_ray_is_the_one_that_is_installed() -> None:
     constraints = (charts.ROOT / "constraints.txt").read_text()
     assert f"ray=={CHART.values['node']['rayVersion']}\n" in constraints
+
+
+@pytest.mark.parametrize(
+    ("persistence", "claim", "made"),
+    [
+        ({}, "", False),
+        ({"existingClaim": "ours"}, "", False),
+        ({"enabled": True}, "headrace-head", True),
+        ({"enabled": True, "existingClaim": "ours"}, "ours", False),
+    ],
+)
+def test_the_heads_claim_is_made_unless_there_is_one(
+    persistence: Object, claim: str, made: bool, tmp_path: Path
+) -> None:
+    objects = rendered(values("minimal", node={"head": {"persistence": persistence}}))
+    settings = settings_of(loaded(objects, tmp_path))
+    assert settings.head_claim == claim
+    assert (("PersistentVolumeClaim", claim) in objects) is made
+    assert ("PersistentVolumeClaim", "headrace-head") in objects or not made
+
+
+def test_the_heads_volume_goes_with_the_release_for_so_does_what_it_knows_of() -> None:
+    made = rendered(values("everything"))["PersistentVolumeClaim", "headrace-head"]
+    assert "annotations" not in made["metadata"]
+    assert made["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "10Gi"}},
+    }

@@ -316,6 +316,19 @@ def test_what_a_watch_says_late_is_passed_over_and_a_list_is_not(two):
     assert two.core.cluster.generation == 0
 
 
+def test_what_the_server_would_not_keep_is_named_and_must_not_be_written():
+    core = World(a_machine("a")).core
+    write = core.decide(0.0).write
+    assert write.lost_in(write.body) == ""
+    theirs = write.body | {"status": {}, "metadata": write.body["metadata"] | {"uid": "u"}}
+    assert write.lost_in(theirs) == "", "what the server adds is none of ours"
+    for field in write.body["spec"]:
+        dropped = write.body | {"spec": {name: one for name, one in write.body["spec"].items() if name != field}}
+        is_said = write.body["spec"][field] not in ({}, [], "", False)
+        assert (f"$.spec.{field}" in write.lost_in(dropped)) is is_said
+    assert "$.spec.authOptions" in write.lost_in(write.body | {"spec": write.body["spec"] | {"authOptions": {}}})
+
+
 def test_one_that_is_not_ours_is_not_written(two):
     theirs = two.seen | {"metadata": two.seen["metadata"] | {"labels": {}, "generation": 99}}
     two.core.on_cluster(raycluster.read(theirs, SETTINGS))

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
 import yaml
 from hypothesis import given
@@ -18,6 +19,7 @@ from runtime.users import NEEDED
 SETTINGS = Settings(
     name="pool", namespace="headrace", pool="research", node_image="node:1", ray_version="2.60.0", token_secret="token"
 )
+KEPT = msgspec.structs.replace(SETTINGS, head_claim="pool-head", attempt_uids="200000-265535")
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "kuberay" / "ray.io_rayclusters.yaml"
 CRD = Path(os.environ.get("HEADRACE_RAYCLUSTER_CRD", SHARED))
 
@@ -140,13 +142,14 @@ def unknown(value, schema, path="$"):
     ]
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, KEPT], ids=["nothing kept", "kept"])
 @pytest.mark.parametrize("nodes", [0, 1, 3, 100])
-def test_the_rendered_cluster_meets_the_schema_of_kuberay(schema, nodes):
+def test_the_rendered_cluster_meets_the_schema_of_kuberay(schema, nodes, settings):
     groups = [
         a_group(*(f"gpu-{number}" for number in range(nodes)), deleting=["pod-1"]),
         a_group(*(f"cpu-{number}" for number in range(nodes)), gpus=0),
     ]
-    body = raycluster.render(SETTINGS, groups)
+    body = raycluster.render(settings, groups)
     jsonschema.Draft202012Validator(schema).validate(body)
     assert unknown(body, schema) == []
 
@@ -198,3 +201,44 @@ def test_nodes_and_not_the_head_have_the_credentials_of_the_blob_store():
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     given = [group["template"]["spec"]["containers"][0].get("envFrom") for group in groups]
     assert given == [None, [{"secretRef": {"name": "blobs"}}]]
+
+
+def test_no_container_of_ours_starts_ray_without_a_token():
+    body = raycluster.render(SETTINGS, [a_group("a"), a_group("b", gpus=0)])
+    templates = [one["template"] for one in (body["spec"]["headGroupSpec"], *body["spec"]["workerGroupSpecs"])]
+    for template in templates:
+        for container in template["spec"]["containers"]:
+            assert {"name": "RAY_AUTH_MODE", "value": "token"} in container["env"]
+
+
+def test_a_head_with_a_claim_keeps_what_it_knows_there_and_its_nodes_wait_for_it():
+    spec = raycluster.render(KEPT, [a_group("a"), a_group("b", gpus=0)])["spec"]
+    head = spec["headGroupSpec"]["template"]["spec"]
+    (container,), (volume,) = head["containers"], head["volumes"]
+    (mount,) = container["volumeMounts"]
+    assert volume == {"name": mount["name"], "persistentVolumeClaim": {"claimName": "pool-head"}}
+    env = {one["name"]: one.get("value") for one in container["env"]}
+    assert env["RAY_gcs_storage"] == "rocksdb"
+    assert Path(env["RAY_gcs_storage_path"]).parent == Path(mount["mountPath"])
+    assert container["securityContext"]["runAsNonRoot"], "it would not need a group to write there"
+    assert head["securityContext"]["fsGroup"] == 10001
+    for group in spec["workerGroupSpecs"]:
+        env = {one["name"]: one.get("value") for one in group["template"]["spec"]["containers"][0]["env"]}
+        assert env["RAY_gcs_rpc_server_reconnect_timeout_s"] == "600"
+        assert not any(name.startswith("RAY_gcs_storage") for name in env), "the head's alone"
+
+
+def test_a_head_without_a_claim_keeps_nothing():
+    spec = raycluster.render(SETTINGS, [a_group("a")])["spec"]
+    head = spec["headGroupSpec"]["template"]["spec"]
+    assert not {"volumes", "securityContext"} & head.keys()
+    for template in (head, spec["workerGroupSpecs"][0]["template"]["spec"]):
+        assert not any(one["name"].startswith("RAY_gcs") for one in template["containers"][0]["env"])
+
+
+def test_a_claim_is_another_template_of_the_nodes():
+    shape = shape_of(Amounts(95_000, 700 * GIB, 8), "")
+    kept = msgspec.structs.replace(SETTINGS, head_claim="pool-head")
+    assert raycluster.template_of(kept, shape) != raycluster.template_of(SETTINGS, shape)
+    other = msgspec.structs.replace(SETTINGS, head_claim="another")
+    assert raycluster.template_of(kept, shape) == raycluster.template_of(other, shape), "that is the head's alone"

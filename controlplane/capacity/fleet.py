@@ -7,6 +7,7 @@ here blocks and is called from one worker thread; RayError and its kin leave as 
 from __future__ import annotations
 
 import logging
+import os
 from importlib import import_module
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ class Fleet:
     """A connection to the shared Ray cluster."""
 
     def __init__(self, address: str) -> None:
+        os.environ["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "0"  # a head that died is not waited for: the next is another
         try:
             ray.init(
                 address=address,
@@ -44,6 +46,11 @@ class Fleet:
             )
         except (RayError, ConnectionError, RuntimeError, ValueError) as error:
             raise FleetError(f"no Ray cluster at {address}: {error}") from error
+
+    @property
+    def is_connected(self) -> bool:
+        """Ray Client, once it has lost its head, never is again."""
+        return bool(ray.is_initialized())
 
     def nodes(self) -> list[SeenNode]:
         """Every node that Ray knows of, dead ones too."""

@@ -54,7 +54,7 @@ async def serve(tools: Tools) -> None:
                 status["failures"] += 1
                 status["problems"] = {"ray": str(error)}
                 LOG.warning("the fleet does not answer", extra={"reason": str(error), "failures": failures})
-                if failures >= FAILURES_MAX:
+                if failures >= FAILURES_MAX or not fleet.is_connected:
                     raise
                 starts = []
             for start in starts:

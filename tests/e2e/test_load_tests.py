@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from load_tests.ray_nodes import NAMESPACE
+
 ROOT = Path(__file__).resolve().parents[2]
 RUN_S_MAX = 280
 needs_namespaces = pytest.mark.skipif(
-    subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, check=False).returncode != 0,
-    reason="its nodes have a PID namespace each: for that one must be root",
+    subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode != 0,
+    reason="its nodes have PID and mount namespaces: for that one must be root",
 )
 
 

@@ -63,6 +63,8 @@ def parse(text: str) -> dict[str, Host]:
         raise HostsError(f"cannot be read: {error}") from error
     except msgspec.ValidationError as error:
         raise HostsError(f'{error}: each machine is [[hosts]] with name = "…", and cordon or drain = "why"') from error
+    if not found:
+        raise HostsError('names no host: each machine is [[hosts]] with name = "…"')
     hosts: dict[str, Host] = {}
     for number, host in enumerate(found):
         if not host.name.strip():

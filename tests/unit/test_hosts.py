@@ -14,8 +14,9 @@ def test_every_host_is_found_by_its_name() -> None:
     assert parse(text) == {"a": Host(name="a"), "b.example": Host(name="b.example", cordon="new disks")}
 
 
-def test_a_file_without_hosts_is_a_pool_without_machines() -> None:
-    assert parse("# none yet") == {}
+def test_a_file_that_is_being_written_is_no_pool_without_machines() -> None:
+    with pytest.raises(HostsError, match="names no host"):
+        parse("")
 
 
 @pytest.mark.parametrize(

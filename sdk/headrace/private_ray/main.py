@@ -37,6 +37,8 @@ def main(words: list[str]) -> NoReturn:
     except (NotReady, OSError) as error:
         _leave_word(str(error), getattr(error, "cause", "start_failed"))
         sys.exit(1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _noted)  # for the entrypoint, which has them too; the cluster is there until it has ended
     if wanted.rank:
         _stay(ready, wanted.head)
     took_s = time.monotonic() - begun_at
@@ -46,8 +48,6 @@ def main(words: list[str]) -> NoReturn:
 
 
 def _run(ready: Cluster, entrypoint: list[str]) -> NoReturn:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _noted)  # they are the entrypoint's, which has them too
     try:
         pid = os.posix_spawnp(entrypoint[0], entrypoint, ready.env, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
     except (OSError, ValueError) as error:
@@ -70,6 +70,7 @@ def _wait(pid: int, ready: Cluster) -> tuple[int, str]:
     while True:
         ended, status = os.waitpid(-1, 0)
         if ended == pid:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             return status, broken
         if ended in ready.vital and not broken:
             broken = f"Ray's {ready.vital[ended]} {_how(status)}"
@@ -87,10 +88,10 @@ def _press(pid: int) -> None:
 
 def _stay(ready: Cluster, head: str) -> NoReturn:
     """A part without the entrypoint: as long as the head is there."""
-    misses = 0
+    misses, broken = 0, ""
     while misses < HEAD_MISSES:
         misses = 0 if cluster.answers(head) else misses + 1
-        broken = _reaped(ready)
+        broken = broken or _reaped(ready)
         if broken and cluster.answers(head):
             _leave_word(broken, "exited")
             cluster.end(ready)

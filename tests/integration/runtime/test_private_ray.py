@@ -134,6 +134,37 @@ async def test_two_nodes_make_one_cluster_that_ends_with_its_first(node: Node) -
     assert left_of(first) + left_of(second) == []
 
 
+async def test_a_gang_that_is_stopped_has_all_its_nodes_for_as_long_as_its_grace(node: Node) -> None:
+    """Every part gets SIGTERM at once; the program asks an actor on each node meanwhile, after a while."""
+    code = (
+        "import os, ray, signal, sys, time\n"
+        "ray.init(logging_level='ERROR')\n"
+        "class Keeper:\n"
+        "    def node(self): return ray.get_runtime_context().get_node_id()\n"
+        "keepers = [ray.remote(num_cpus=1)(Keeper).options(scheduling_strategy='SPREAD').remote() for _ in range(2)]\n"
+        "assert len(set(ray.get([each.node.remote() for each in keepers]))) == 2\n"
+        "def save(*_):\n"
+        "    time.sleep(8)\n"
+        "    print(len(set(ray.get([each.node.remote() for each in keepers]))), flush=True)\n"
+        "    sys.exit(5)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "print('up', flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    token = secrets.token_hex(32)
+    with meeting.held() as port:
+        pass
+    second = await clusters.python(node, "raise SystemExit(9)", gang=clusters.a_part(1, port, token))
+    first = await clusters.python(node, code, gang=clusters.a_part(0, port, token))
+    await _up(first)
+    for part in (second, first):
+        part.supervised.stop("stopped", "preempted", grace_s=60.0)
+    assert (await end(first)).exit_code == 5, first.output("stderr")
+    assert first.output() == "up\n2\n"
+    assert (await end(second)).exit_code == 0
+    assert left_of(first) + left_of(second) == []
+
+
 async def test_a_head_whose_port_is_taken_says_that_the_meeting_failed(node: Node) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = stranger.getsockname()[1]

@@ -81,7 +81,9 @@ class NodeFolder(NamedTuple):
         for private in (self.sources, self.cache):
             private.mkdir(exist_ok=True)
             private.chmod(0o700)
-        ownership.give_cache(self.cache, builder)
+        for built in (self.cache, *self.environments.iterdir()):
+            if built.is_dir():
+                ownership.give_built(built, builder)
 
     def _provide_sdk(self) -> None:
         """A copy of `headrace` as it is installed beside us (found, never imported): a job may not reach ours.

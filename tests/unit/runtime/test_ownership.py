@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from runtime import ownership
+from runtime.node_folder import NodeFolder
+from runtime.removing import remove
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
-FIRST, SECOND, STRANGER = 300_001, 300_002, 300_003
+FIRST, SECOND, STRANGER, LAST = 300_001, 300_002, 300_003, 300_004
 
 
 def owner(path: Path) -> tuple[int, int]:
@@ -71,3 +75,83 @@ def test_of_an_attempt_its_user_has_its_own_folders_and_passes_the_rest(tmp_path
     assert tmp_path.stat().st_gid == FIRST
     assert {owner(tmp_path / name) for name in ("home", "scratch", "spool")} == {(FIRST, 0o700)}
     assert owner(tmp_path / "launch.json")[0] == 0
+
+
+@contextmanager
+def interrupted_after(monkeypatch: pytest.MonkeyPatch, gifts: int) -> Iterator[None]:
+    """The runner dies when it has given away so many files."""
+    given = iter(range(gifts))
+    give_away = ownership._chown
+
+    def dies(held: int, uid: int) -> None:
+        if next(given, None) is None:
+            raise KeyboardInterrupt
+        give_away(held, uid)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ownership, "_chown", dies)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def a_folder_of(uid: int, folder: Path, files: int = 4) -> list[Path]:
+    (folder / "a").mkdir(parents=True)
+    found = [folder, folder / "a", *(folder / "a" / str(number) for number in range(files))]
+    for path in found[2:]:
+        path.write_text("kept")
+    for path in found:
+        os.chown(path, uid, uid)
+    return found
+
+
+@pytest.mark.parametrize("sealed_between", [False, True])
+def test_a_giving_that_was_interrupted_twice_loses_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sealed_between: bool
+) -> None:
+    strange = tmp_path / "strange"
+    strange.write_text("of another")
+    kept = a_folder_of(FIRST, job := tmp_path / "job")
+    os.link(strange, job / "a" / "strange")
+    ownership.seal_job(job, FIRST)
+    for uid in (SECOND, STRANGER):
+        with interrupted_after(monkeypatch, 2):
+            ownership.give_job(job, uid)
+        if sealed_between:
+            ownership.seal_job(job, uid)
+            assert owner(job) == (0, 0o700)
+    ownership.give_job(job, LAST)
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in kept} == {(LAST, LAST)}
+    assert owner(strange)[0] == 0
+
+
+def test_folders_in_folders_deeper_than_a_path_may_be_long_are_given(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    job.mkdir()
+    here = os.open(job, os.O_DIRECTORY)
+    for _ in range(3_000):
+        os.mkdir("deep", dir_fd=here)
+        below = os.open("deep", os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    ownership.give_job(job, FIRST)
+    assert os.fstat(here).st_uid == FIRST
+    os.close(here)
+    assert remove(job)
+
+
+def test_a_new_builder_has_the_cache_and_all_environments_though_the_first_try_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder before may be an attempt's user by now, and must not write what all jobs run."""
+    node = NodeFolder(tmp_path / "node")
+    built = a_folder_of(FIRST, node.cache) + a_folder_of(FIRST, node.environments / "e")
+    for gifts in (2, 8):
+        with interrupted_after(monkeypatch, gifts):
+            node.prepare(builder=SECOND)
+    node.prepare(builder=SECOND)
+    assert {path.lstat().st_uid for path in built} == {SECOND}
+    assert owner(node.environments)[0] == 0
+    with interrupted_after(monkeypatch, 2):
+        node.prepare(builder=STRANGER)
+    node.prepare(builder=SECOND)
+    assert {path.lstat().st_uid for path in built} == {SECOND}, "the operator went back to the range before"

@@ -50,6 +50,10 @@ class NodeFolder(NamedTuple):
         """Survives attempts: checkpoints and results."""
         return self.path / "jobs" / subjects.encode(ref.job)
 
+    def job_of(self, attempt: Path) -> Path:
+        """The job's folder, by its attempt's."""
+        return self.path / "jobs" / attempt.name.rpartition(".")[0]
+
     @property
     def environments(self) -> Path:
         return self.path / "environments"

@@ -32,6 +32,8 @@ HOME: Final = "home"
 OWN: Final = (HOME, "scratch", "source", "spool")
 SHARED_PLACES: Final = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run/lock"), Path("/dev/mqueue"))
 """Where every user may leave something. In the last one POSIX message queues are, where it is mounted."""
+_GIVEN: Final = 0o710
+"""The mode of an attempt's folder whose group is a user."""
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HELD: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -51,13 +53,14 @@ def give_attempt(folder: Path, uid: int) -> None:
             give(own, uid, of=os.geteuid())
             own.chmod(0o700)
     os.chown(folder, -1, uid)
-    folder.chmod(0o710)
+    folder.chmod(_GIVEN)
 
 
 def user_of_attempt(folder: Path) -> int:
     """To whom `give_attempt` gave it; 0: to nobody. Raises OSError."""
-    group = folder.stat().st_gid
-    return 0 if group == os.getegid() else group
+    found = folder.lstat()  # a volume may have a group of its own, which what is made there inherits: the mode tells
+    given = stat.S_IMODE(found.st_mode) == _GIVEN and found.st_gid != os.getegid()
+    return found.st_gid if given else 0
 
 
 def give_job(folder: Path, uid: int) -> None:

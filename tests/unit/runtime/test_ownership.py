@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from runtime import ownership
+from runtime.attempt import discard
 from runtime.node_folder import NodeFolder
 from runtime.removing import remove
+from runtime.users import NoUser, Users
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
@@ -64,6 +66,45 @@ def test_what_was_made_before_there_were_users_is_given_but_not_what_has_two_nam
     ownership.give_job(job, FIRST)
     assert owner(job / "a" / "kept")[0] == owner(job / "a")[0] == FIRST
     assert owner(cache)[0] == 0
+
+
+def test_what_was_never_launched_leaves_its_jobs_folder_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its user is another attempt's later, and must not own the folder then. If that fails nobody gets the user."""
+    node, users = NodeFolder(tmp_path), Users(f"{FIRST - 1}-{SECOND}")
+    folder, job = node.attempts / "j-a.3", tmp_path / "jobs" / "j-a"
+    for made in (folder, job):
+        made.mkdir(parents=True)
+    ownership.give_attempt(folder, FIRST)
+    ownership.give_job(job, FIRST)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "chown", refused)
+        discard(folder, node, users)
+    assert folder.exists()
+    assert users.take() != FIRST
+    with pytest.raises(NoUser):
+        users.take()
+
+    discard(folder, node, users)
+    assert owner(job) == (0, 0o700)
+    assert job.stat().st_gid == FIRST
+    assert not folder.exists()
+
+
+def refused(*_: object, **__: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_the_group_of_a_volume_is_no_user(tmp_path: Path) -> None:
+    """As Kubernetes gives one by fsGroup: folders that are made in there have it too."""
+    os.chown(tmp_path, -1, STRANGER)
+    tmp_path.chmod(0o2775)
+    folder = tmp_path / "attempt"
+    folder.mkdir(mode=0o700)
+    assert folder.stat().st_gid == STRANGER
+    assert ownership.user_of_attempt(folder) == 0
+    ownership.give_attempt(folder, FIRST)
+    assert ownership.user_of_attempt(folder) == FIRST
 
 
 def test_of_an_attempt_its_user_has_its_own_folders_and_passes_the_rest(tmp_path: Path) -> None:

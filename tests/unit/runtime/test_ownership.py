@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import ownership
+from runtime import attempt, ownership
 from runtime.attempt import discard
 from runtime.node_folder import NodeFolder
 from runtime.removing import remove
@@ -89,6 +89,14 @@ def test_what_was_never_launched_leaves_its_jobs_folder_sealed(tmp_path: Path, m
     assert owner(job) == (0, 0o700)
     assert job.stat().st_gid == FIRST
     assert not folder.exists()
+
+
+def test_the_user_of_an_attempt_that_ended_unlaunched_is_known_by_its_folder(tmp_path: Path) -> None:
+    """It has no specification; a runner that died before it sealed the job's folder leaves that to the next."""
+    tmp_path.chmod(0o700)
+    assert attempt._user_of(tmp_path) == 0
+    ownership.give_attempt(tmp_path, FIRST)
+    assert attempt._user_of(tmp_path) == FIRST
 
 
 def refused(*_: object, **__: object) -> None:

@@ -219,7 +219,8 @@ class Attempt:
         """Gives whether nothing of it is left."""
         short_way.remove(self.folder / "scratch")
         if self._uid:
-            self._seal()
+            if not self._seal():
+                return False  # its user is nobody else's until a later runner has sealed it
             ownership.clear_shared(self._uid)
             ipc.clear(self._uid, as_user(self._uid))
         return removing.remove(self.folder)
@@ -336,11 +337,14 @@ class Attempt:
         own = {"HOME": home, "USER": self.launch.user, "LOGNAME": self.launch.user} | self.launch.env
         return spec._replace(uid=self._uid, env=spec.env | {name: own[name] for name in ("HOME", "USER", "LOGNAME")})
 
-    def _seal(self) -> None:
+    def _seal(self) -> bool:
+        """Gives whether its user has the job's folder no more."""
         try:
             ownership.seal_job(self._tools.folder.job(self.ref), self._uid)
         except OSError as error:
             LOG.error("its folder stays open to user %d: %s", self._uid, error)
+            return False
+        return True
 
     def _note_launch(self) -> None:
         with open(os.open(self.folder / LAUNCH, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -433,12 +437,31 @@ def end_of(record: Record) -> AttemptEnd:
     )
 
 
+def discard(folder: Path, node: NodeFolder, users: Users | None) -> None:
+    """Remove the folder of an attempt that was never launched (`Attempt.found` gave None).
+
+    Its runner may have given it the job's folder, which is sealed first: its user will be another attempt's. Where that
+    fails, both folders stay for the next runner, and nobody here gets the user.
+    """
+    uid = 0
+    try:
+        uid = ownership.user_of_attempt(folder)
+        if uid:
+            ownership.seal_job(node.job_of(folder), uid)
+    except OSError as error:
+        LOG.error("%s was never launched, and its job's folder stays open to user %d: %s", folder.name, uid, error)
+        if users is not None:
+            users.keep(uid)
+        return
+    removing.remove(folder)
+
+
 def _user_of(folder: Path) -> int:
-    """Whom an attempt that was launched runs as; 0: as we do."""
+    """Whom an attempt runs as; 0: as we do. One that ended before it was launched has no specification."""
     try:
         return exit_record.read_spec(str(folder)).uid
     except (exit_record.Damaged, OSError):
-        return 0
+        return ownership.user_of_attempt(folder)
 
 
 def _size(path: Path) -> int:

@@ -31,14 +31,15 @@ def hide_others() -> bool:
     """From here on, show below /proc nothing of other users' processes (`hidepid=2` in proc(5)). Raises OSError.
 
     In a mount namespace of one's own, that goes on to have what is mounted outside of it. Before `become`: it takes
-    CAP_SYS_ADMIN. Gives whether that was there.
+    CAP_SYS_ADMIN, and a container that lets its root mount (AppArmor, or a /proc of which parts are masked, refuse it).
+    Gives whether that was so; where not, all is as before.
     """
     try:
         _call("unshare", _CLONE_NEWNS)
+        _call("mount", b"none", b"/", None, _MS_REC | _MS_SLAVE, None)
+        _call("mount", b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"hidepid=2")
     except PermissionError:
         return False
-    _call("mount", b"none", b"/", None, _MS_REC | _MS_SLAVE, None)
-    _call("mount", b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"hidepid=2")
     return True
 
 

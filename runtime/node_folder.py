@@ -50,6 +50,10 @@ class NodeFolder(NamedTuple):
         """Survives attempts: checkpoints and results."""
         return self.path / "jobs" / subjects.encode(ref.job)
 
+    def job_of(self, attempt: Path) -> Path:
+        """The job's folder, by its attempt's."""
+        return self.path / "jobs" / attempt.name.rpartition(".")[0]
+
     @property
     def environments(self) -> Path:
         return self.path / "environments"
@@ -81,7 +85,9 @@ class NodeFolder(NamedTuple):
         for private in (self.sources, self.cache):
             private.mkdir(exist_ok=True)
             private.chmod(0o700)
-        ownership.give_cache(self.cache, builder)
+        for built in (self.cache, *self.environments.iterdir()):
+            if built.is_dir():
+                ownership.give_built(built, builder)
 
     def _provide_sdk(self) -> None:
         """A copy of `headrace` as it is installed beside us (found, never imported): a job may not reach ours.

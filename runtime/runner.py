@@ -25,8 +25,8 @@ from events import logs, subjects
 from events.bus import AskRefused, Bus, BusError, Delivery
 from events.messages import AttemptRef, Capacity, Desired, Exchange, Launch
 from events.wire import UNREADABLE
-from runtime import desired, exit_record, node_capacity, removing, short_way
-from runtime.attempt import Attempt, Layer, Shipping, Tools
+from runtime import desired, exit_record, node_capacity, short_way
+from runtime.attempt import Attempt, Layer, Shipping, Tools, discard
 from runtime.desired import Actual, Forget, Go, Phase, Seen, Start, Stop
 from runtime.disk import Disk, room
 from runtime.gpu_health import GpuWatch
@@ -118,7 +118,7 @@ class Runner:
         for folder in sorted(self._folder.attempts.iterdir()):
             attempt = Attempt.found(folder, self._tools)
             if attempt is None:
-                await asyncio.to_thread(removing.remove, folder)
+                await asyncio.to_thread(discard, folder, self._folder, self._tools.users)
             else:
                 self._live(attempt)
         await asyncio.to_thread(short_way.sweep, self._folder.attempts)

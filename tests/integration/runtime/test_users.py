@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from events.bus import Bus
+from events.messages import GangPart
 from runtime import ipc
 from runtime.supervised import LauncherClient
 from tests.support.attempts import END_S_MAX, gone, line_in, lives
@@ -183,6 +184,22 @@ async def test_a_new_runner_gives_no_user_twice_and_ends_what_it_finds(world: Wo
     await world.leader.want_no_more(ref)
     assert (await world.leader.end_of(ref)).cause == "stopped"
     assert not lives(pid)
+
+
+async def test_an_attempt_that_was_never_launched_leaves_nothing_to_whoever_is_its_user_next(world: World) -> None:
+    ref = await world.start("j-gang", "pass", gang=GangPart(rank=1, size=2))
+    await world.leader.until(lambda: getattr(world.leader.reported(ref), "state", "") == "ready")
+    job = world.node.job(ref)
+    user = job.lstat().st_uid
+    assert user > FIRST
+    await world.runner.kill()
+    await world.leader.want_no_more(ref)
+    await world.runner.start()
+    said = len(world.leader.exchanges)
+    await world.leader.until(lambda: len(world.leader.exchanges) > said)
+    assert not world.node.attempt(ref).exists()
+    found = job.lstat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, user, 0o700)
 
 
 async def test_a_node_that_lacks_what_it_needs_says_so_and_starts_nothing(

@@ -144,6 +144,10 @@ MUTATIONS: Final = (
         "if machine.blocked or machine.problem",
         "if machine.problem",
     ),
+    Mutation(
+        "a node is opened that somebody else cordoned", "standing.py", ' and standing.cordoned_by in {"", by}', ""
+    ),
+    Mutation("a drain takes the place of somebody else's", "standing.py", ' or standing.draining_by != ""', ""),
     Mutation("upgrade: without an end", "upgrade.py", "if member.tries >= TRIES_MAX:", "if False:"),
     Mutation("upgrade: over two versions of Ray", "upgrade.py", "if before and before != after:", "if False:"),
     Mutation(

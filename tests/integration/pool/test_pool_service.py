@@ -406,6 +406,38 @@ async def test_a_refusal_is_told_with_its_reason_and_ends_by_itself(
             await here.until(lambda: here.groups() == [(1, ["n1"])])
 
 
+async def test_a_refused_write_that_is_wanted_no_more_is_told_no_more(here: Setting) -> None:
+    await here.server.put(NODES, a_node("n1"))
+    await here.until(lambda: here.groups() == [(1, ["n1"])])
+    await here.becomes(lambda: problems(here), {})
+    here.server.refuse["patch rayclusters"] = (403, "forbidden for now")
+    await here.server.put(NODES, a_node("n2"))
+
+    async def told() -> bool:
+        return "forbidden for now" in (await problems(here)).get("write", "")
+
+    await here.becomes(told, True)
+    await here.server.drop(NODES, "n2")
+    await here.becomes(lambda: problems(here), {})
+    assert here.groups() == [(1, ["n1"])]
+
+
+async def test_a_look_that_was_refused_once_is_told_no_more_when_nothing_is_left_to_write(here: Setting) -> None:
+    await here.server.put(NODES, a_node("n1"))
+    await here.until(lambda: here.groups() == [(1, ["n1"])])
+    await here.becomes(lambda: problems(here), {})
+    here.server.refuse["list pods"] = (403, "pods is forbidden")
+    await here.server.put(NODES, a_node("n2"))
+
+    async def told() -> bool:
+        return "pods is forbidden" in (await problems(here)).get("write", "")
+
+    await here.becomes(told, True)
+    await here.server.drop(NODES, "n2")
+    here.server.refuse.clear()
+    await here.becomes(lambda: problems(here), {})
+
+
 async def test_a_raycluster_of_others_is_not_touched(
     server: ApiServer, config: Any, nats: NatsServer, bus: Bus, tmp_path: Path
 ) -> None:

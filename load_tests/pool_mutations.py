@@ -80,6 +80,12 @@ MUTATIONS: Final = (
         "        if self._standing is None:\n            return True\n",
         "        if self._standing is None:\n            return False\n",
     ),
+    Mutation(
+        "let go by what the scheduler said to a leader of before",
+        "core.py",
+        'all counts as busy."""\n        self._standing = None\n',
+        'all counts as busy."""\n',
+    ),
     Mutation("joins where a pod of ours still ends", "core.py", " or machine.host in taken", ""),
     Mutation("a group without machines is removed", "core.py", "sorted({*known, *joining})", "sorted(joining)"),
     Mutation("upgrade: a pod is named while jobs run there", "upgrade.py", " and not standing.busy)\n", ")\n"),

@@ -184,6 +184,8 @@ class Pool:
                     self.failing("lease", str(error) or "no answer in time")
                 if self._election.leads(clock.now()) != led:
                     LOG.info("leads" if not led else "leads no more", extra={"identity": identity})
+                    if not led:
+                        self._core.on_lead()
                     self._changed.set()
                 await asyncio.sleep(election.ROUND_S)
         finally:

@@ -1189,7 +1189,7 @@ class NodeView(Value, frozen=True, kw_only=True):
     attempts: tuple[AttemptRef, ...] = ()
     seen_at: float = 0.0
     by: str = ""
-    """Who cordoned it, or drains it."""
+    """Who drains it, or else who cordoned it."""
     why: str = ""
     """What they said, or why it is gone."""
     maintenance: Span | None = None
@@ -1197,6 +1197,11 @@ class NodeView(Value, frozen=True, kw_only=True):
     """Of GPUs of which somebody has a part: how many thousandths are free. They are not in `free`."""
     faults: tuple[GpuFault, ...] = ()
     """Why GPUs are out of use: these are neither in `free` nor in `shared`."""
+    cordoned_by: str = ""
+    """Who cordoned it, also while it is drained by another."""
+    cordoned_why: str = ""
+    draining_by: str = ""
+    draining_why: str = ""
 
 
 class NodesView(Value, frozen=True, kw_only=True):

@@ -80,6 +80,12 @@ MUTATIONS: Final = (
         "        if self._standing is None:\n            return True\n",
         "        if self._standing is None:\n            return False\n",
     ),
+    Mutation(
+        "let go by what the scheduler said to a leader of before",
+        "core.py",
+        'all counts as busy."""\n        self._standing = None\n',
+        'all counts as busy."""\n',
+    ),
     Mutation("joins where a pod of ours still ends", "core.py", " or machine.host in taken", ""),
     Mutation("a group without machines is removed", "core.py", "sorted({*known, *joining})", "sorted(joining)"),
     Mutation("upgrade: a pod is named while jobs run there", "upgrade.py", " and not standing.busy)\n", ")\n"),
@@ -144,6 +150,10 @@ MUTATIONS: Final = (
         "if machine.blocked or machine.problem",
         "if machine.problem",
     ),
+    Mutation(
+        "a node is opened that somebody else cordoned", "standing.py", ' and standing.cordoned_by in {"", by}', ""
+    ),
+    Mutation("a drain takes the place of somebody else's", "standing.py", ' or standing.draining_by != ""', ""),
     Mutation("upgrade: without an end", "upgrade.py", "if member.tries >= TRIES_MAX:", "if False:"),
     Mutation("upgrade: over two versions of Ray", "upgrade.py", "if before and before != after:", "if False:"),
     Mutation(

@@ -94,7 +94,7 @@ class Reserved:
         self._kept_out = False
         """Whether a machine does not join because of what other pods ask for."""
         self._standing: Mapping[str, Standing] | None = None
-        """None: the scheduler has not been heard yet, and whatever may run somewhere is left alone."""
+        """None: the scheduler has not been heard since we lead, and whatever may run somewhere is left alone."""
         self._by_host: dict[str, Machine] = {}
         self._hosts: dict[str, str] = {}
         """Of every node that was ever seen: its host's name."""
@@ -174,6 +174,10 @@ class Reserved:
                 del self._to_give_up[name]
         self._listen(standing)
         return before is None or _but_for_time(before) != _but_for_time(standing) or len(self._heard) != heard
+
+    def on_lead(self) -> None:
+        """What the scheduler said before we led no more may be long over. Until it was asked, all counts as busy."""
+        self._standing = None
 
     def _listen(self, standing: Mapping[str, Standing]) -> None:
         """Whose runner was heard since its pod is ready. No clocks are compared: what the scheduler says first may be

@@ -26,9 +26,19 @@ async def standing(bus: Bus) -> dict[str, Standing]:
         view = msgspec.json.decode(said, type=m.NodesView)
     except (BusError, AskRefused, msgspec.DecodeError) as error:
         raise Unheard(str(error)) from error
-    return {
-        node.node: Standing(node.state, node.by, bool(node.attempts), node.why, node.seen_at) for node in view.nodes
-    }
+    return {node.node: _standing_of(node) for node in view.nodes}
+
+
+def _standing_of(node: m.NodeView) -> Standing:
+    return Standing(
+        state=node.state,
+        by=node.by,
+        busy=bool(node.attempts),
+        why=node.why,
+        seen_at=node.seen_at,
+        cordoned_by=node.cordoned_by,
+        draining_by=node.draining_by,
+    )
 
 
 async def tell(bus: Bus, say: Say, *, by: str) -> str:

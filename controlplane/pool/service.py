@@ -184,6 +184,8 @@ class Pool:
                     self.failing("lease", str(error) or "no answer in time")
                 if self._election.leads(clock.now()) != led:
                     LOG.info("leads" if not led else "leads no more", extra={"identity": identity})
+                    if not led:
+                        self._core.on_lead()
                     self._changed.set()
                 await asyncio.sleep(election.ROUND_S)
         finally:
@@ -245,7 +247,9 @@ class Pool:
             pods = await self._api.list(self._pods, {"labelSelector": self._ours})
             self._core.on_workers(filter(None, map(machines.worker, pods.items)))
             decisions = self._core.decide(now)
-        if decisions.write is not None and now >= self._try_again_at:
+        if decisions.write is None:
+            self._on_all_written()
+        elif now >= self._try_again_at:
             await self._write(decisions.write, now)
         await self._say(decisions)
 
@@ -295,9 +299,13 @@ class Pool:
             self._try_later(lost, now, is_final=True)
             return
         self._core.on_cluster(raycluster.read(answer, self._settings))
+        self._on_all_written()
+        self._changed.set()
+
+    def _on_all_written(self) -> None:
+        """All that is wanted is written: what could not be done before is over."""
         self._pause_s = self._try_again_at = 0.0
         self.failing("write", "")
-        self._changed.set()
 
     async def _say(self, decisions: Decisions) -> None:
         asked = {say.node for say in decisions.say}

@@ -26,12 +26,17 @@ class Standing(NamedTuple):
 
     state: str
     by: str = ""
+    """Who drains it, or else who cordoned it."""
     busy: bool = False
     """Whether attempts live there."""
     why: str = ""
-    """Why it takes no jobs, in the words of who said so."""
+    """Why it takes no jobs, in the words of `by`."""
     seen_at: float = 0.0
     """When its runner was heard last, by the scheduler's clock."""
+    cordoned_by: str = ""
+    """Who cordoned it, also while it is drained by another."""
+    draining_by: str = ""
+    """Who drains it, also while it is suspected."""
 
     @property
     def is_upgraded(self) -> bool:
@@ -63,11 +68,13 @@ def leaves(machine: Machine) -> bool:
 def change(wanted: Wanted, standing: Standing, *, by: str) -> m.NodeChange | None:
     """What should be asked for, so that the scheduler goes by what is wanted; None: it does.
 
-    What somebody else has closed stays closed.
+    What somebody else has closed stays closed: opening takes back every cordon and every drain, whoever made it. So a
+    node that somebody else cordoned while we drain it stays drained until they open it.
     """
     if wanted.drain:
-        is_told = standing.state in {"draining", "drained"}
+        is_told = standing.state in {"draining", "drained"} or standing.draining_by != ""
         return None if is_told else m.DrainNode(why=wanted.drain, stop=True)
     if wanted.cordon:
         return m.CordonNode(why=wanted.cordon) if standing.state == "ready" else None
-    return m.UncordonNode() if standing.by == by and standing.state in CLOSED else None
+    is_ours = standing.by == by and standing.cordoned_by in {"", by}
+    return m.UncordonNode() if is_ours and standing.state in CLOSED else None

@@ -44,11 +44,11 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
     capacity: m.Capacity = m.Capacity(cpus=0, memory_bytes=0)
     suspected_at: float | None = None
     cordoned_by: str = ""
+    cordoned_why: str = ""
     draining_by: str = ""
+    draining_why: str = ""
     stops: bool = False
     """It is drained of what runs on it, too."""
-    closed_why: str = ""
-    """What was said when it was cordoned, or drained."""
     maintenance: m.Span | None = None
     gone_why: str = ""
     faults: tuple[m.GpuFault, ...] = ()
@@ -125,6 +125,16 @@ class Node(msgspec.Struct, eq=False, kw_only=True):
         if self.draining_by:
             return "draining" if self.jobs else "drained"
         return "cordoned" if self.cordoned_by else "ready"
+
+    @property
+    def closed_by(self) -> str:
+        """Who drains it, or else who cordoned it."""
+        return self.draining_by or self.cordoned_by
+
+    @property
+    def closed_why(self) -> str:
+        """What they said, and nobody else."""
+        return self.draining_why if self.draining_by else self.cordoned_why
 
     def fits(self, shape: Shape) -> bool:
         """Whether a job of this shape can start now, were the node open."""

@@ -25,7 +25,7 @@ from events import messages as m
 from events.lifecycle import Life, State
 from events.wire import UNREADABLE
 
-VERSION: Final = 11
+VERSION: Final = 12
 
 
 class _Job(msgspec.Struct, array_like=True):
@@ -76,9 +76,10 @@ class _Node(msgspec.Struct, array_like=True):
     capacity: m.Capacity
     suspected_at: float | None
     cordoned_by: str
+    cordoned_why: str
     draining_by: str
+    draining_why: str
     stops: bool
-    closed_why: str
     maintenance: m.Span | None
     gone_why: str
     faults: tuple[m.GpuFault, ...]
@@ -292,9 +293,10 @@ def _from_node(node: Node) -> _Node:
         capacity=node.capacity,
         suspected_at=node.suspected_at,
         cordoned_by=node.cordoned_by,
+        cordoned_why=node.cordoned_why,
         draining_by=node.draining_by,
+        draining_why=node.draining_why,
         stops=node.stops,
-        closed_why=node.closed_why,
         maintenance=node.maintenance,
         gone_why=node.gone_why,
         faults=node.faults,
@@ -310,9 +312,10 @@ def _to_node(record: _Node) -> Node:
         capacity=record.capacity,
         suspected_at=record.suspected_at,
         cordoned_by=record.cordoned_by,
+        cordoned_why=record.cordoned_why,
         draining_by=record.draining_by,
+        draining_why=record.draining_why,
         stops=record.stops,
-        closed_why=record.closed_why,
         maintenance=record.maintenance,
         gone_why=record.gone_why,
         faults=record.faults,

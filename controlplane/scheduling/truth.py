@@ -190,12 +190,12 @@ class Truth(Waiting):
             case m.NodeCleared():
                 node.suspected_at = None
             case m.NodeCordoned(by=by, why=why):
-                node.cordoned_by, node.closed_why = by, why
+                node.cordoned_by, node.cordoned_why = by, why
             case m.NodeUncordoned():
-                node.cordoned_by = node.draining_by = node.closed_why = ""
+                node.cordoned_by = node.cordoned_why = node.draining_by = node.draining_why = ""
                 node.stops = False
             case m.NodeDraining(by=by, why=why, stop=stop):
-                node.draining_by, node.closed_why, node.stops = by, why, stop
+                node.draining_by, node.draining_why, node.stops = by, why, stop
             case m.NodeMaintenance(by=by, begins_at=begins_at, ends_at=ends_at, why=why):
                 span = m.Span(begins_at=begins_at, ends_at=ends_at, by=by, why=why)
                 self.fleet.close(node, span if ends_at > begins_at else None)

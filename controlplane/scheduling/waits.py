@@ -417,7 +417,7 @@ def _closed(node: Node) -> str:
     """Why a node takes no jobs."""
     if node.state == "ready":
         return f"{node.name} can start none ({node.cannot_start})"
-    who = node.draining_by or node.cordoned_by
+    who = node.closed_by
     by = f" by {who}" if who and node.state in ("cordoned", "draining", "drained") else ""
     said = f" ({node.closed_why})" if by and node.closed_why else ""
     return f"{node.name} is {node.state}{by}{said}"

@@ -169,8 +169,9 @@ def _fact(change: m.NodeChange, by: str) -> m.NodeFact:
 def _says_nothing_new(fact: m.NodeFact, machine: Machine) -> bool:
     """Whether the machine already is as this fact would make it."""
     match fact:
-        case m.NodeCordoned(why=why):
-            return machine.cordoned is not None and why in ("", machine.cordoned.why)
+        case m.NodeCordoned(by=by, why=why):
+            mark = machine.cordoned
+            return mark is not None and by == mark.by and why in ("", mark.why)
         case m.NodeUncordoned():
             return machine.cordoned is None and machine.draining is None
         case m.NodeDraining(why=why, stop=stop):

@@ -28,6 +28,7 @@ from tests.support.submitting import CONFIG
 from tests.support.worlds import a_capacity
 
 NODES, PODS = "/api/v1/nodes", "/api/v1/namespaces/headrace/pods"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/headrace/leases"
 CLUSTERS = "/apis/ray.io/v1/namespaces/headrace/rayclusters"
 FAST = msgspec.structs.replace(
     CONFIG,
@@ -404,6 +405,70 @@ async def test_a_refusal_is_told_with_its_reason_and_ends_by_itself(
         server.refuse.clear()
         if status != 500:
             await here.until(lambda: here.groups() == [(1, ["n1"])])
+
+
+async def test_a_refused_write_that_is_wanted_no_more_is_told_no_more(here: Setting) -> None:
+    await here.server.put(NODES, a_node("n1"))
+    await here.until(lambda: here.groups() == [(1, ["n1"])])
+    await here.becomes(lambda: problems(here), {})
+    here.server.refuse["patch rayclusters"] = (403, "forbidden for now")
+    await here.server.put(NODES, a_node("n2"))
+
+    async def told() -> bool:
+        return "forbidden for now" in (await problems(here)).get("write", "")
+
+    await here.becomes(told, True)
+    await here.server.drop(NODES, "n2")
+    await here.becomes(lambda: problems(here), {})
+    assert here.groups() == [(1, ["n1"])]
+
+
+async def test_a_look_that_was_refused_once_is_told_no_more_when_nothing_is_left_to_write(here: Setting) -> None:
+    await here.server.put(NODES, a_node("n1"))
+    await here.until(lambda: here.groups() == [(1, ["n1"])])
+    await here.becomes(lambda: problems(here), {})
+    here.server.refuse["list pods"] = (403, "pods is forbidden")
+    await here.server.put(NODES, a_node("n2"))
+
+    async def told() -> bool:
+        return "pods is forbidden" in (await problems(here)).get("write", "")
+
+    await here.becomes(told, True)
+    await here.server.drop(NODES, "n2")
+    here.server.refuse.clear()
+    await here.becomes(lambda: problems(here), {})
+
+
+async def test_who_leads_again_lets_no_machine_go_by_what_the_scheduler_said_before(here: Setting, bus: Bus) -> None:
+    """Nothing ran there when it was asked last; by now nobody answers."""
+    free = m.Allocation(node="n1", cpus=1, memory_bytes=1)
+    node = m.NodeView(node="n1", state="cordoned", by="ada", capacity=a_capacity(), free=free)
+
+    async def answer(_: Asked) -> bytes:
+        return msgspec.json.encode(m.NodesView(term=1, nodes=(node,)))
+
+    door = await bus.answer(subjects.ask("scheduling", "nodes"), answer)
+    await here.server.put(NODES, a_node("n1"))
+    await here.until(lambda: here.groups() == [(1, ["n1"])])
+    await here.until(lambda: len(here.kuberay.pods()) == 1)
+
+    async def leads() -> tuple[bool, bool]:
+        """Whether it does, and has heard the scheduler."""
+        status = await here.status()
+        return status["leads"], "scheduling" not in status["problems"]
+
+    await here.becomes(leads, (True, True))
+    lease = here.server.objects[LEASES, "headrace-pool"]
+    await here.server.put(LEASES, lease | {"spec": lease["spec"] | {"holderIdentity": "another"}})
+    await here.becomes(leads, (False, True))
+    await door.close()
+    await here.server.put(NODES, a_node("n1", unschedulable=True))
+    await here.server.put(NODES, a_node("n2"))
+    lease = here.server.objects[LEASES, "headrace-pool"]
+    await here.server.put(LEASES, lease | {"spec": lease["spec"] | {"holderIdentity": ""}})
+    await here.until(lambda: any("n2" in hosts for _, hosts in here.groups()))
+    assert here.groups() == [(2, ["n1", "n2"])], "let go of, though a job may run there by now"
+    assert here.kuberay.deleted == []
 
 
 async def test_a_raycluster_of_others_is_not_touched(

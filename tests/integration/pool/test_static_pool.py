@@ -117,6 +117,33 @@ async def test_a_machine_that_leaves_the_file_gets_no_jobs_until_it_is_back(here
     await here.becomes(here.views, {"n1": OPEN, "n2": OPEN})
 
 
+async def test_what_an_operator_cordons_stays_closed_when_the_file_opens_what_it_drained(here: Setting) -> None:
+    await here.becomes(here.views, {"n1": OPEN, "n2": OPEN})
+    here.lists("n1", 'n2\ndrain = "new disks"')
+    drained = ("drained", "hosts-file", "new disks")
+    await here.becomes(here.views, {"n1": OPEN, "n2": drained})
+    await change(here.bus, "ada", m.CordonNode(why="bad disk"))
+    await here.becomes(lambda: cordoned_by(here, "n2"), ("ada", "bad disk"))
+    here.lists('n1\ncordon = "seen"', "n2")
+    await here.becomes(here.views, {"n1": ("cordoned", "hosts-file", "seen"), "n2": drained})
+    here.lists("n1", "n2")
+    await here.becomes(here.views, {"n1": OPEN, "n2": drained})
+    await change(here.bus, "ada", m.UncordonNode())
+    await here.becomes(here.views, {"n1": OPEN, "n2": OPEN})
+
+
+async def change(bus: Bus, by: str, asked: m.NodeChange) -> None:
+    """Of n2, in the name of an operator."""
+    subject = subjects.ask("submission", "configure", by, "node", "n2")
+    answer = msgspec.json.decode(await bus.ask(subject, msgspec.json.encode(asked)), type=m.Answer)
+    assert not answer.problems
+
+
+async def cordoned_by(here: Setting, name: str) -> tuple[str, str]:
+    view = msgspec.json.decode(await here.bus.ask(subjects.ask("scheduling", "nodes")), type=m.NodesView)
+    return next((one.cordoned_by, one.cordoned_why) for one in view.nodes if one.node == name)
+
+
 async def test_a_machine_that_never_came_is_a_problem(here: Setting) -> None:
     await here.becomes(here.views, {"n1": OPEN, "n2": OPEN})
     here.lists("n1", "n2", "n3")

@@ -245,6 +245,16 @@ def test_nobody_is_let_go_before_the_scheduler_was_heard():
     assert world.decide().write is not None
 
 
+def test_who_leads_again_lets_nobody_go_by_what_the_scheduler_said_before(two):
+    two.core.on_standing({"b": Standing("cordoned", "kubernetes")})
+    two.core.on_lead()
+    two.core.on_machine(a_machine("b", cordoned=True))
+    assert two.decide() == (None, (), False)
+    assert two.core.on_standing({"b": Standing("cordoned", "kubernetes")}), "nothing new, though nothing was known"
+    two.decide()
+    assert two.group.hosts == ("a",)
+
+
 def test_a_notice_stops_what_runs_there(two):
     two.core.on_machine(a_machine("b", notice="spot"))
     two.core.on_standing({"b": Standing("ready", busy=True)})

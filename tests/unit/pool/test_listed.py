@@ -26,6 +26,9 @@ def a_pool(text: str, **standing: Standing) -> Listed:
         ("", Standing("cordoned", by=BY), m.UncordonNode()),
         ("", Standing("drained", by=BY), m.UncordonNode()),
         ("", Standing("cordoned", by="ada"), None),
+        ("", Standing("cordoned", by="ada", cordoned_by="ada"), None),
+        ("", Standing("drained", by=BY, cordoned_by="ada", draining_by=BY), None),
+        ("", Standing("drained", by=BY, cordoned_by=BY, draining_by=BY), m.UncordonNode()),
         ("", Standing("suspected"), None),
         ("cordon = 'disks'", READY, m.CordonNode(why="disks")),
         ("cordon = 'disks'", Standing("cordoned", by="ada"), None),
@@ -33,6 +36,7 @@ def a_pool(text: str, **standing: Standing) -> Listed:
         ("drain = 'sold'", READY, m.DrainNode(why="sold", stop=True)),
         ("drain = 'sold'", Standing("cordoned", by=BY), m.DrainNode(why="sold", stop=True)),
         ("drain = 'sold'", Standing("drained", by=BY), None),
+        ("drain = 'sold'", Standing("suspected", by="ada", draining_by="ada"), None),
         ("drain = 'sold'", Standing("gone"), None),
     ],
 )

@@ -271,6 +271,24 @@ def test_only_one_that_was_drained_for_it_stays_closed():
     assert held([a_member("a", NEW, standing=DRAINED)]) == set()
 
 
+def test_a_node_that_somebody_cordons_while_it_is_drained_for_it_stays_closed_until_they_open_it():
+    world = World("a", "b")
+    world.want(NEWER)
+    world.settle()
+    assert world.standing["a"].why == UPGRADE
+    world.standing["a"] = world.standing["a"]._replace(cordoned_by="ada")
+    world.settle()
+    world.replace("p-a", NEW)
+    world.settle()
+    assert world.standing["a"].is_upgraded, "opened again, though ada cordoned it"
+    assert world.standing["b"].is_upgraded, "the next waits for ada"
+    world.replace("p-b", NEW)
+    world.settle()
+    assert world.standing["b"].state == "ready"
+    assert world.core.problems == {}
+    assert world.decide()[0] == []
+
+
 def test_a_runner_of_the_pod_before_is_not_taken_for_that_of_the_new_one():
     """What the scheduler says first, after the new pod was seen, may be from before it."""
     world = World("a")

@@ -51,6 +51,22 @@ def test_what_a_drain_stops_loses_no_try_however_often() -> None:
         world.settle()
 
 
+def test_who_cordons_a_node_and_who_drains_it_are_two_each_with_their_own_words() -> None:
+    world = a_world()
+    about_n1(world, DRAIN)
+    about_n1(world, m.NodeCordoned(by="ada", why="bad disk"))
+    fresh = Core(SETTINGS)
+    fresh.restore(world.core.snapshot())
+    for core in (world.core, fresh):
+        (view,) = core.nodes_view().nodes
+        assert (view.state, view.by, view.why) == ("drained", "ops", "new disks")
+        assert (view.cordoned_by, view.cordoned_why) == ("ada", "bad disk")
+        assert (view.draining_by, view.draining_why) == ("ops", "new disks")
+    about_n1(world, m.NodeUncordoned(by="ada"))
+    (view,) = world.core.nodes_view().nodes
+    assert (view.state, view.cordoned_by, view.draining_by, view.cordoned_why, view.why) == ("ready", "", "", "", "")
+
+
 def test_a_drained_program_that_ends_well_in_its_grace_is_not_run_again() -> None:
     world = a_world()
     world.submit(a_job("a"))

@@ -80,6 +80,13 @@ def test_nobody_speaks_of_a_machine_that_never_was() -> None:
     assert str(world.ask("cordon_node")).startswith("refused $.node no node `n1`")
 
 
+def test_who_cordons_what_another_has_cordoned_is_heard_also_without_a_reason() -> None:
+    """The pool opens what it closed itself; it must see that somebody wants it closed."""
+    world = World(JOINED, m.NodeCordoned(by="kubernetes", why="cordoned in Kubernetes"))
+    assert world.ask("cordon_node") == m.NodeCordoned(by="ops")
+    assert world.ask("cordon_node") == "repeated"
+
+
 def test_a_machine_that_is_gone_takes_nothing_until_it_joins_again() -> None:
     world = World(JOINED, m.NodeGone(why="silent", term=1))
     assert str(world.ask("cordon_node")).startswith("refused $ node `n1` is gone: silent")

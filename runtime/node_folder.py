@@ -87,7 +87,7 @@ class NodeFolder(NamedTuple):
             private.chmod(0o700)
         for built in (self.cache, *self.environments.iterdir()):
             if built.is_dir():
-                ownership.give_built(built, builder)
+                ownership.give_built(built.resolve(), builder)
 
     def _provide_sdk(self) -> None:
         """A copy of `headrace` as it is installed beside us (found, never imported): a job may not reach ours.

@@ -544,6 +544,8 @@ def play(mutation: Mutation, *, folder: str, tests: Sequence[str]) -> dict[str, 
         command += ["--hypothesis-profile=first"]  # what fails first is enough, however long it is
         environ = os.environ | {"PYTHONPATH": str(tree)}
         ran = subprocess.run(command, cwd=tree, env=environ, capture_output=True, text=True, check=False)
+    if ran.returncode not in (0, 1):  # pytest's for "all passed" and "some failed"
+        raise RuntimeError(f"mutation {mutation.name!r}: the tests did not run: {ran.stdout[-1000:]}")
     failed = [line.removeprefix("FAILED ").split(" - ")[0] for line in ran.stdout.splitlines() if "FAILED" in line]
     return {"by": failed[0] if failed else "", "seconds": round(time.monotonic() - begun)}
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from events import subjects
 from events.bus import Bus
 from load_tests.stack import report
-from tests.support.apiserver import ApiServer
+from tests.support.apiserver import ApiServer, write_kubeconfig
 from tests.support.kuberay import World
 from tests.support.nats import NatsServer
 
@@ -116,18 +116,7 @@ async def _killed(server: ApiServer, machines: int) -> dict[str, Any]:
 
 
 async def _pool(server: ApiServer, nats: NatsServer, folder: Path) -> asyncio.subprocess.Process:
-    context = {"cluster": "c", "user": "u"}
-    kubeconfig = folder / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "clusters": [{"name": "c", "cluster": {"server": server.url}}],
-                "users": [{"name": "u", "user": {"token": "t"}}],
-                "contexts": [{"name": "x", "context": context}],
-                "current-context": "x",
-            }
-        )
-    )
+    kubeconfig = write_kubeconfig(folder / "kubeconfig", server.url)
     settings = {
         "nats_url": nats.url,
         "nats_user": nats.user,

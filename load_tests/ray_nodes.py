@@ -77,7 +77,10 @@ class RayStack(Stack):
 
     def runner(self, node: str) -> int:
         """Process id of a node's runner; 0: it has none."""
-        return holder_of(self.state / NODES_FOLDER / node / "runner.lock")
+        try:
+            return holder_of(self.state / NODES_FOLDER / node / "runner.lock")
+        except LookupError:
+            return 0
 
 
 @contextmanager
@@ -152,10 +155,10 @@ def _capacity(folder: Path, environ: dict[str, str]) -> Iterator[None]:
 
 
 def holder_of(path: Path) -> int:
-    """The process that has a file open; 0: none."""
+    """The process that has a file open. Raises LookupError if none has."""
     wanted = str(path)
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             if any(os.readlink(f"/proc/{name}/fd/{number}") == wanted for number in os.listdir(f"/proc/{name}/fd")):
                 return int(name)
-    return 0
+    raise LookupError(f"nobody holds {path}")

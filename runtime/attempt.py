@@ -347,8 +347,7 @@ class Attempt:
         return True
 
     def _note_launch(self) -> None:
-        with open(os.open(self.folder / LAUNCH, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(self.launch))
+        exit_record.write_whole(str(self.folder / LAUNCH), msgspec.json.encode(self.launch))
 
     async def _follow(self, supervised: Supervised) -> Record:
         try:

@@ -90,7 +90,7 @@ def read_spec(folder: str) -> Spec:
 
 def write_spec(folder: str, spec: Spec) -> None:
     """Write `spec.json`, readable by its owner only: the environment may hold secrets."""
-    _write_whole(os.path.join(folder, SPEC), json.dumps(spec._asdict()).encode())
+    write_whole(os.path.join(folder, SPEC), json.dumps(spec._asdict()).encode())
 
 
 def read_record(folder: str) -> Record | None:
@@ -232,7 +232,8 @@ def _read_json(path: str, bytes_max: int) -> dict[str, Any]:
     return raw
 
 
-def _write_whole(path: str, content: bytes) -> None:
+def write_whole(path: str, content: bytes) -> None:
+    """A file that its owner alone can read, at once or not at all. Raises OSError."""
     temporary = f"{path}.{os.getpid()}"
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(content)

@@ -39,7 +39,10 @@ def remove(path: Path) -> bool:
             top = os.open(path.name, _FOLDER, dir_fd=parent)
             try:
                 numbers = itertools.count()
-                if not any(not _lift(top, numbers) for _ in range(ROUNDS_MAX)):
+                for _ in range(ROUNDS_MAX):
+                    if not _lift(top, numbers):
+                        break
+                else:
                     return False
             finally:
                 os.close(top)

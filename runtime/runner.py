@@ -88,9 +88,9 @@ class Runner:
         """Raises AnotherRunner, LaunchFailed, OSError; else only its cancellation ends it."""
         users = self._tools.users
         usable = users is not None and not users.problem
-        await asyncio.to_thread(self._folder.prepare, builder=users.builder if users and usable else 0)
         lock = _only_one(self._folder.path)
         try:
+            await asyncio.to_thread(self._folder.prepare, builder=users.builder if users and usable else 0)
             if not self._tools.address:
                 address = await asyncio.to_thread(own_address, self._settings.nats_url)
                 self._tools = self._tools._replace(address=address)
@@ -265,6 +265,7 @@ class Runner:
 
 def _only_one(folder: Path) -> int:
     """Hold the node's folder against a second runner. Raises AnotherRunner."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(folder / "runner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -283,10 +284,7 @@ def _read_seen(path: Path) -> Seen:
 
 def _write_seen(path: Path, seen: Seen) -> None:
     """Over a restart only the term counts: what a leader sent to the runner before never reaches the next."""
-    fresh = path.with_suffix(".new")
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(Seen(seen.term)))
-    fresh.rename(path)
+    exit_record.write_whole(str(path), msgspec.json.encode(Seen(seen.term)))
 
 
 if __name__ == "__main__":

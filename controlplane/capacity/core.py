@@ -68,7 +68,7 @@ class Capacity:
         return [StartRunner(node) for node in due]
 
 
-def problems(nodes: list[SeenNode], *, listed: Collection[str] | None = None) -> dict[str, str]:
+def mistakes(nodes: list[SeenNode], *, listed: Collection[str] | None = None) -> dict[str, str]:
     """What an operator has to put right, by the name of the node."""
     names = Counter(node.name for node in nodes if node.alive and node.name)
     strangers = sorted(name for name in names if listed is not None and name not in listed)

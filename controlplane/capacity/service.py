@@ -15,8 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from controlplane import hosts
-from controlplane.capacity.core import Capacity, SeenNode, StartRunner
-from controlplane.capacity.core import problems as core_problems
+from controlplane.capacity.core import Capacity, SeenNode, StartRunner, mistakes
 from controlplane.capacity.fleet import Fleet, FleetError
 from controlplane.config import Configuration
 from controlplane.frame import Tools
@@ -69,8 +68,8 @@ async def serve(tools: Tools) -> None:
 def _look(fleet: Fleet, core: Capacity, tools: Tools, status: dict[str, Any]) -> list[StartRunner]:
     nodes = fleet.nodes()
     listed, unreadable = _listed(tools.config)
-    problems = core_problems(nodes, listed=None if unreadable else listed) | unreadable
-    for about, problem in problems.items():
+    problems = mistakes(nodes, listed=None if unreadable else listed) | unreadable
+    for about, problem in problems.items() - status["problems"].items():
         LOG.error(problem, extra={"about": about})
     runners = fleet.runners(nodes)
     starts = core.decide(nodes, runners, tools.clock.now(), listed=listed)

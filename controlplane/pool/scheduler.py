@@ -13,6 +13,10 @@ from events import subjects
 from events.bus import AskRefused, Bus, BusError
 
 LOG: Final = logging.getLogger("headrace.pool")
+LOOK_S: Final = 2.0
+"""How often it is asked what runs where."""
+PROBLEMS_MAX: Final = 50
+"""In a status."""
 
 
 class Unheard(Exception):

@@ -17,7 +17,7 @@ from controlplane.pool import election, machines, raycluster, scheduler, static
 from controlplane.pool.api import Api, ApiError, Conflict, Event, NotFound, Object
 from controlplane.pool.core import Decisions, Reserved, Write
 from controlplane.pool.machines import CLUSTER_LABEL, POOL_LABEL, Amounts, Machine
-from controlplane.pool.scheduler import Unheard
+from controlplane.pool.scheduler import LOOK_S, PROBLEMS_MAX, Unheard
 from controlplane.pool.standing import BY, Say
 from controlplane.pool.watching import Watching
 from events import subjects
@@ -26,8 +26,6 @@ from events.bus import Asked
 LOG: Final = logging.getLogger("headrace.pool")
 SETTLE_S: Final = 0.2
 """After a change: others come with it, and one write is for all of them."""
-LOOK_S: Final = 2.0
-"""How often the scheduler is asked what runs where, while machines are to be let go or their state differs."""
 PAUSE_S_MIN: Final = 1.0
 PAUSE_S_MAX: Final = 300.0
 """Between two tries of a write that was refused."""
@@ -35,8 +33,6 @@ FINAL: Final = frozenset({400, 422})
 UNKNOWN: Final = "failed to create typed patch object"
 """With 500: the CRD does not know a field. As with `FINAL`, the same will be answered to the same."""
 LEASE: Final = "headrace-pool"
-PROBLEMS_MAX: Final = 50
-"""In a status."""
 
 
 async def serve(tools: Tools) -> None:

@@ -17,14 +17,11 @@ from controlplane.frame import Tools
 from controlplane.hosts import HostsError
 from controlplane.pool import scheduler
 from controlplane.pool.listed import BY, Listed
-from controlplane.pool.scheduler import Unheard
+from controlplane.pool.scheduler import LOOK_S, PROBLEMS_MAX, Unheard
 from events import subjects
 from events.bus import Asked
 
 LOG: Final = logging.getLogger("headrace.pool")
-LOOK_S: Final = 2.0
-PROBLEMS_MAX: Final = 50
-"""In a status."""
 
 
 async def serve(tools: Tools) -> None:
@@ -52,23 +49,21 @@ class StaticPool:
 
     async def look(self) -> None:
         """Once. A file that cannot be read leaves in force what it said before."""
-        self._failing = {}
+        before, self._failing = self._failing, {}
         try:
             self._core.on_hosts(await asyncio.to_thread(hosts.read, self._file))
         except HostsError as error:
-            self._fails("hosts", str(error))
+            self._failing["hosts"] = str(error)
         try:
             self._core.on_standing(await scheduler.standing(self._tools.bus))
             for say in self._core.decide():
                 if why_not := await scheduler.tell(self._tools.bus, say, by=BY):
-                    self._fails(f"node {say.node}", why_not)
+                    self._failing[f"node {say.node}"] = why_not
                 self._said += 1
         except Unheard as error:
-            self._fails("scheduling", str(error))
-
-    def _fails(self, about: str, why: str) -> None:
-        self._failing[about] = why
-        LOG.warning("was not done", extra={"about": about, "why": why})
+            self._failing["scheduling"] = str(error)
+        for about, why in self._failing.items() - before.items():
+            LOG.warning("was not done", extra={"about": about, "why": why})
 
     async def answer_status(self, _: Asked) -> bytes:
         problems = self._core.problems | self._failing

@@ -13,11 +13,24 @@ import itertools
 import json
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 Object = dict[str, Any]
+
+
+def write_kubeconfig(file: Path, url: str, *, token: str = "t", **cluster: Any) -> Path:
+    """How to reach a server there, as whoever has this token."""
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": url, **cluster}}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    file.write_text(json.dumps(config))
+    return file
 
 
 class ApiServer:

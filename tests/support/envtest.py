@@ -7,7 +7,6 @@ nobody makes a pod and nobody collects garbage. Its certificate is its own; who 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 
 from controlplane.embedded.plan import free_ports
 from controlplane.pool.api import Api, ApiError, NotFound, Object, version_of
+from tests.support.apiserver import write_kubeconfig
 
 ASSETS: Final = Path(os.environ.get("KUBEBUILDER_ASSETS", "/nowhere"))
 SHARED: Final = Path(__file__).resolve().parents[3] / "shared" / "data" / "kuberay" / "ray.io_rayclusters.yaml"
@@ -94,18 +94,7 @@ class RealServer:
 
     def kubeconfig(self, token: str = NOBODY) -> Path:
         file = self.folder / f"kubeconfig-{token}"
-        cluster = {"server": self.url, "insecure-skip-tls-verify": True}
-        file.write_text(
-            json.dumps(
-                {
-                    "clusters": [{"name": "c", "cluster": cluster}],
-                    "users": [{"name": "u", "user": {"token": token}}],
-                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                    "current-context": "x",
-                }
-            )
-        )
-        return file
+        return write_kubeconfig(file, self.url, token=token, **{"insecure-skip-tls-verify": True})
 
     # -- as the administrator ----------------------------------------------------------------------------------------
 

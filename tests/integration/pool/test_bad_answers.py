@@ -27,7 +27,7 @@ from tests.integration.pool.test_pool_service import (
     Setting,
     a_node,
 )
-from tests.support.apiserver import ApiServer
+from tests.support.apiserver import ApiServer, write_kubeconfig
 from tests.support.nats import NatsServer
 from tests.support.serving import serving
 
@@ -36,27 +36,9 @@ BIG = 10 * 1024**2
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[ApiServer]:
-    server = ApiServer()
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
 async def here(server: ApiServer, nats: NatsServer, bus: Bus, tmp_path: Path) -> AsyncIterator[Bad]:
     """Nothing runs yet: what is bad may be so from the beginning."""
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "clusters": [{"name": "c", "cluster": {"server": server.url}}],
-                "users": [{"name": "u", "user": {"token": "t"}}],
-                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                "current-context": "x",
-            }
-        )
-    )
+    kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", server.url)
     config = msgspec.structs.replace(FAST, kubeconfig=str(kubeconfig))
     here = Bad(server, KubeRay(server), bus)
     here.run = lambda: serving(pool.serve, nats, config, blobs=tmp_path / "blobs")

@@ -21,7 +21,7 @@ from events import subjects
 from events.bus import Asked, AskRefused, Bus, NoAnswer
 from events.ledger import CaughtUp, Ledger
 from load_tests.simulated_node import SimulatedNode
-from tests.support.apiserver import ApiServer
+from tests.support.apiserver import ApiServer, write_kubeconfig
 from tests.support.nats import NatsServer
 from tests.support.serving import serving
 from tests.support.submitting import CONFIG
@@ -157,26 +157,8 @@ class Setting:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[ApiServer]:
-    server = ApiServer()
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
 def config(server: ApiServer, tmp_path: Path) -> Any:
-    file = tmp_path / "kubeconfig"
-    file.write_text(
-        json.dumps(
-            {
-                "clusters": [{"name": "c", "cluster": {"server": server.url}}],
-                "users": [{"name": "u", "user": {"token": "t"}}],
-                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                "current-context": "x",
-            }
-        )
-    )
+    file = write_kubeconfig(tmp_path / "kubeconfig", server.url)
     return msgspec.structs.replace(FAST, kubeconfig=str(file))
 
 

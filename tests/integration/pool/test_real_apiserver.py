@@ -22,7 +22,7 @@ from controlplane.pool.api import Api, Conflict, Object, version_of
 from events import subjects
 from events.bus import Bus
 from tests.support import charts, envtest
-from tests.support.apiserver import ApiServer
+from tests.support.apiserver import ApiServer, write_kubeconfig
 from tests.support.nats import NatsServer
 from tests.support.serving import serving
 from tests.support.submitting import CONFIG
@@ -93,18 +93,7 @@ class Small(ApiServer):
             self.unknown.add(without)
 
     def kubeconfig(self) -> Path:
-        file = self.folder / "kubeconfig"
-        file.write_text(
-            json.dumps(
-                {
-                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
-                    "users": [{"name": "u", "user": {"token": "t"}}],
-                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                    "current-context": "x",
-                }
-            )
-        )
-        return file
+        return write_kubeconfig(self.folder / "kubeconfig", self.url)
 
     async def get(self, collection: str, name: str) -> Object | None:
         return self.objects.get((collection, name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from kubernetes.aio.client import Configuration
@@ -16,14 +15,6 @@ from tests.support.apiserver import ApiServer
 CLUSTERS = "/apis/ray.io/v1/namespaces/ml/rayclusters"
 SETTINGS = Settings(name="headrace", namespace="ml", pool="research", node_image="i", ray_version="2", token_secret="t")
 OURS = raycluster.render(SETTINGS, [])
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ApiServer]:
-    server = ApiServer()
-    await server.start()
-    yield server
-    await server.stop()
 
 
 async def removed(server: ApiServer, *, away_s: float = 0.3) -> int:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from events.bus import Bus
+from load_tests.ray_nodes import holder_of
 from runtime.node_folder import NodeFolder
 from runtime.settings import RunnerSettings
 from runtime.supervised import LauncherClient, Supervised
@@ -57,20 +58,6 @@ def take(): return 1
 ready, _ = ray.wait([take.remote()], timeout=3)
 print(len(ready), *asyncio.run(gpus.indices("n1", 2)))
 """
-
-
-def holder_of(path: Path) -> int:
-    """The process that has a file open."""
-    wanted = str(path)
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                links = [os.readlink(f"/proc/{name}/fd/{number}") for number in os.listdir(f"/proc/{name}/fd")]
-            except OSError:
-                continue
-            if wanted in links:
-                return int(name)
-    raise AssertionError(f"nobody holds {path}")
 
 
 def settings(nats: NatsServer, folder: Path) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import msgspec
 
 from events.bus import Bus
 from events.messages import Allocation, AttemptRef
+from load_tests.ray_nodes import holder_of
 from runtime import processes
 from runtime.node_folder import NodeFolder
 from runtime.settings import RunnerSettings
 from runtime.supervised import LauncherClient, Supervised
-from tests.integration.runtime.test_actor import START, holder_of
+from tests.integration.runtime.test_actor import START
 from tests.support import escape
 from tests.support.attempts import line_in, supervisor_of
 from tests.support.leader import GIB, Leader, a_launch

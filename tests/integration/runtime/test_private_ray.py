@@ -111,6 +111,15 @@ async def test_a_job_that_is_stopped_has_its_cluster_for_as_long_as_its_grace(no
     assert job.output() == "up\nsaved\n"
 
 
+async def a_gang(node: Node, code: str) -> tuple[clusters.Job, clusters.Job, str]:
+    """The part with the program, the other one, and the token of their cluster."""
+    token = secrets.token_hex(32)
+    with meeting.held() as port:
+        pass
+    second = await clusters.python(node, "raise SystemExit(9)", gang=clusters.a_part(1, port, token))
+    return await clusters.python(node, code, gang=clusters.a_part(0, port, token)), second, token
+
+
 async def test_two_nodes_make_one_cluster_that_ends_with_its_first(node: Node) -> None:
     code = (
         "import json, ray, time\n"
@@ -121,11 +130,7 @@ async def test_two_nodes_make_one_cluster_that_ends_with_its_first(node: Node) -
         "rank = os.environ.get('RANK')\n"
         "print(json.dumps({'nodes': len(ray.nodes()), 'ran on': len(set(found)), 'rank': rank}))"
     )
-    token = secrets.token_hex(32)
-    with meeting.held() as port:
-        pass
-    second = await clusters.python(node, "raise SystemExit(9)", gang=clusters.a_part(1, port, token))
-    first = await clusters.python(node, code, gang=clusters.a_part(0, port, token))
+    first, second, token = await a_gang(node, code)
     ended = await end(first)
     assert ended.exit_code == 0, first.output("stderr")
     assert said(first) == {"nodes": 2, "ran on": 2, "rank": None}
@@ -151,11 +156,7 @@ async def test_a_gang_that_is_stopped_has_all_its_nodes_for_as_long_as_its_grace
         "print('up', flush=True)\n"
         "while True: signal.pause()\n"
     )
-    token = secrets.token_hex(32)
-    with meeting.held() as port:
-        pass
-    second = await clusters.python(node, "raise SystemExit(9)", gang=clusters.a_part(1, port, token))
-    first = await clusters.python(node, code, gang=clusters.a_part(0, port, token))
+    first, second, _ = await a_gang(node, code)
     await _up(first)
     for part in (second, first):
         part.supervised.stop("stopped", "preempted", grace_s=60.0)

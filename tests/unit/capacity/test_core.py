@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controlplane.capacity.core import RUNNER_S_MAX, TWICE, UNLISTED, Capacity, SeenNode, problems
+from controlplane.capacity.core import RUNNER_S_MAX, TWICE, UNLISTED, Capacity, SeenNode, mistakes
 
 NONE: frozenset[str] = frozenset()
 
@@ -38,11 +38,11 @@ def test_runner_that_died_is_asked_for_at_once() -> None:
 
 
 def test_two_nodes_of_one_name_are_named() -> None:
-    assert problems([a_node(), a_node(), a_node("n2"), a_node("n2", alive=False)]) == {"n1": TWICE}
+    assert mistakes([a_node(), a_node(), a_node("n2"), a_node("n2", alive=False)]) == {"n1": TWICE}
 
 
 def test_who_is_not_listed_gets_no_runner_and_is_named() -> None:
     nodes = [a_node("a"), a_node("b"), a_node(""), a_node("c", alive=False)]
     assert [start.node.name for start in Capacity().decide(nodes, NONE, 0.0, listed={"a", "c"})] == ["a"]
-    assert problems(nodes, listed={"a", "c"}) == {"b": UNLISTED}
-    assert problems(nodes) == {}
+    assert mistakes(nodes, listed={"a", "c"}) == {"b": UNLISTED}
+    assert mistakes(nodes) == {}

@@ -15,6 +15,7 @@ from runtime.attempt import discard
 from runtime.node_folder import NodeFolder
 from runtime.removing import remove
 from runtime.users import NoUser, Users
+from tests.support.folders import deep
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
@@ -174,14 +175,7 @@ def test_a_giving_that_was_interrupted_twice_loses_no_file(
 
 
 def test_folders_in_folders_deeper_than_a_path_may_be_long_are_given(tmp_path: Path) -> None:
-    job = tmp_path / "job"
-    job.mkdir()
-    here = os.open(job, os.O_DIRECTORY)
-    for _ in range(3_000):
-        os.mkdir("deep", dir_fd=here)
-        below = os.open("deep", os.O_DIRECTORY, dir_fd=here)
-        os.close(here)
-        here = below
+    here = deep(job := tmp_path / "job", 3_000)
     ownership.give_job(job, FIRST)
     assert os.fstat(here).st_uid == FIRST
     os.close(here)

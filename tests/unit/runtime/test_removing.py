@@ -11,19 +11,12 @@ import pytest
 
 from runtime import removing
 from runtime.removing import LIFTED, remove
+from tests.support.folders import deep
 
 
 def test_folders_in_folders_ten_thousand_deep_are_removed(tmp_path: Path) -> None:
     """Deeper than Python calls itself, and than a path may be long."""
-    top = tmp_path / "top"
-    top.mkdir()
-    here = os.open(top, os.O_DIRECTORY)
-    for _ in range(10_000):
-        os.mkdir("a", dir_fd=here)
-        below = os.open("a", os.O_DIRECTORY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
+    os.close(deep(top := tmp_path / "top", 10_000))
     assert remove(top)
     assert list(tmp_path.iterdir()) == []
 

@@ -21,7 +21,15 @@ from tests.support.attempts import END_S_MAX, gone, line_in, lives
 from tests.support.leader import Leader, a_launch
 from tests.support.nats import NatsServer
 from tests.support.runner_process import RunnerProcess
-from tests.support.strangers import FIRST, UIDS, as_in_the_pod, needs_root, reachable_folder, reachable_python
+from tests.support.strangers import (
+    FIRST,
+    OTHERS,
+    UIDS,
+    as_in_the_pod,
+    needs_root,
+    reachable_folder,
+    reachable_python,
+)
 from tests.support.user_world import Ground, World, a_world
 
 pytestmark = needs_root
@@ -37,7 +45,7 @@ open(os.environ["TMPDIR"] + "/made", "w").close()
 print("by name", file=open("/dev/stdout", "w"))
 print(json.dumps(told), file=open("told", "w"))
 """
-OTHERS = """
+LOOKS = """
 import os
 others = [name for name in os.listdir("/proc") if name.isdigit() and os.stat(f"/proc/{name}").st_uid != os.getuid()]
 print(*others, file=open("others", "w"))
@@ -91,7 +99,7 @@ async def test_an_attempt_is_a_user_alone_with_nothing_and_a_home(world: World) 
 async def test_where_the_node_may_no_process_of_others_is_shown(nats: NatsServer, bus: Bus, ground: Ground) -> None:
     """Not even their command lines, which are everybody's to read: with them the address of Ray is hidden."""
     async with a_world(nats, bus, ground, command=()) as world:
-        ref = await world.run("j-a", OTHERS)
+        ref = await world.run("j-a", LOOKS)
         assert (world.node.job(ref) / "others").read_text().split() == []
 
 
@@ -200,6 +208,24 @@ async def test_an_attempt_that_was_never_launched_leaves_nothing_to_whoever_is_i
     assert not world.node.attempt(ref).exists()
     found = job.lstat()
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, user, 0o700)
+
+
+async def test_a_second_runner_with_other_users_gives_nothing_away_before_it_is_refused(
+    world: World, nats: NatsServer, ground: tuple[Path, str, str]
+) -> None:
+    _, python, path = ground
+    second = RunnerProcess(
+        world.node.path.parent,
+        nats,
+        attempt_uids=OTHERS,
+        command=(*as_in_the_pod(no_new_privs=False), python),
+        env={"PYTHONPATH": path},
+    )
+    await second.start(stderr=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(END_S_MAX):
+        _, complaint = await second.process.communicate()
+    assert b"another runner works in" in complaint
+    assert world.node.cache.lstat().st_uid == FIRST
 
 
 async def test_a_node_that_lacks_what_it_needs_says_so_and_starts_nothing(

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,27 +106,33 @@ async def found_by(world: World, ref: AttemptRef) -> dict[str, Any]:
     return dict(json.loads(await waiting))
 
 
-def left_by(uid: int, *, but: Path) -> list[str]:
-    """What there is of a user on this machine. `but`: where nodes are, whose job folders are kept, and sealed."""
+def left_by(uid: int, *, since: float, but: Path) -> list[str]:
+    """What a user has left on this machine.
+
+    since: unix time, in seconds: what has been here for longer is of other tests, which take the same ids.
+    but: where nodes are, whose job folders are kept, and sealed.
+    """
     found = [f"process {pid}" for pid in processes.of_user(uid)]
     places = [str(place) for place in SHARED_PLACES if place.is_dir()]
-    looking = ["find", *places, "-uid", str(uid), "-not", "-path", f"{but}/*"]  # passes over what goes meanwhile
-    found += subprocess.run(looking, capture_output=True, text=True, timeout=60, check=False).stdout.splitlines()
+    looking = ["find", *places, "-uid", str(uid), "-newerct", f"@{since}", "-not", "-path", f"{but}/*"]
+    looked = subprocess.run(looking, capture_output=True, text=True, timeout=60, check=False)  # fails where one goes
+    found += looked.stdout.splitlines()
     return found + ipc.left_by(uid)
 
 
-async def nothing_left_of(world: World, ref: AttemptRef, uid: int) -> None:
+async def nothing_left_of(world: World, ref: AttemptRef, uid: int, *, since: float) -> None:
     """Wait until there is nothing, as long as may be."""
     async with asyncio.timeout(END_S_MAX):
         while world.node.attempt(ref).exists():  # noqa: ASYNC110  nothing announces that a folder is gone
             await asyncio.sleep(0.02)
-    assert left_by(uid, but=world.node.path.parent.parent) == []
+    assert left_by(uid, since=since, but=world.node.path.parent.parent) == []
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["ends", "loses its supervisor"])
 async def test_a_cluster_is_its_users_alone_and_nothing_of_it_is_left(
     nats: NatsServer, bus: Bus, ground: Ground, tmp_path: Path, killed: bool
 ) -> None:
+    started = time.time()
     async with a_world(nats, bus, ground, command=as_in_the_pod(), gpus=2, uids=RANGES[0]) as world:
         ref = await world.start("j-a", WORKS + WAITS, kind="ray", allocation=holds("n1", 1))
         found = await found_by(world, ref)
@@ -156,7 +163,7 @@ async def test_a_cluster_is_its_users_alone_and_nothing_of_it_is_left(
         assert (await world.leader.end_of(ref)).cause == ("supervisor_lost" if killed else "stopped")
         assert processes.of_user(uid) == []
         world.leader.records = True
-        await nothing_left_of(world, ref, uid)
+        await nothing_left_of(world, ref, uid, since=started)
 
 
 async def read_as_root(told: str, folder: Path) -> list[str]:
@@ -175,6 +182,7 @@ def supervisor_of(world: World, ref: AttemptRef) -> int:
 
 async def test_a_gang_of_two_nodes_is_one_cluster_of_two_users(nats: NatsServer, bus: Bus, ground: Ground) -> None:
     """Two runners on this machine, each with users of its own."""
+    started = time.time()
     async with (
         a_world(nats, bus, ground, command=as_in_the_pod(), gpus=2, node="n1", uids=RANGES[0]) as first,
         a_world(nats, bus, ground, command=as_in_the_pod(), gpus=2, node="n2", uids=RANGES[1]) as second,
@@ -198,7 +206,7 @@ async def test_a_gang_of_two_nodes_is_one_cluster_of_two_users(nats: NatsServer,
         for world, uid in zip((first, second), uids, strict=True):
             assert processes.of_user(uid) == []
             world.leader.records = True
-            await nothing_left_of(world, ref, uid)
+            await nothing_left_of(world, ref, uid, since=started)
 
 
 async def until_ready(world: World, ref: AttemptRef) -> None:

@@ -89,18 +89,18 @@ class Node:
         return await self.start("sh", "-c", code, **fields)
 
 
-def _wait_for_line(path: Path, wait_s: float) -> str:
+def _wait_for_line(path: Path, containing: str, wait_s: float) -> str:
     end = time.monotonic() + wait_s
     while time.monotonic() < end:
-        if path.exists() and (text := path.read_text()).endswith("\n"):
+        if path.exists() and (text := path.read_text()).endswith("\n") and containing in text:
             return text.strip()
         time.sleep(0.005)
     raise TimeoutError(f"nothing in {path}")
 
 
-async def line_in(path: Path, *, wait_s: float = END_S_MAX) -> str:
+async def line_in(path: Path, *, containing: str = "", wait_s: float = END_S_MAX) -> str:
     """What is in a file that a job writes, once it ends in a whole line: followed like `tail -f` does."""
-    return await asyncio.to_thread(_wait_for_line, path, wait_s)
+    return await asyncio.to_thread(_wait_for_line, path, containing, wait_s)
 
 
 def lives(pid: int) -> bool:

@@ -13,6 +13,9 @@ OBJECT_STORE_BYTES_MAX = 200 * 10**9
 """Ray's own."""
 OBJECT_STORE_BYTES_UNBOUNDED = 1024**3
 """Where the allocation says nothing of memory."""
+NO_PORT = "65536"
+"""Ray's dashboard opens a port for its own figures, by itself 44227 of every address, and asks for no token. It takes
+no other word for "none": where it cannot listen it goes on."""
 SHARED_MEMORY_SHARE = 0.9
 """Of what /dev/shm has free: others have theirs there too."""
 
@@ -74,6 +77,8 @@ def environment(environ: dict[str, str], token_file: str) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": token_file,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_metrics_collection": "0",  # its figures would be for anybody who asks its port
+        "DASHBOARD_METRIC_PORT": NO_PORT,
         "RAY_memory_monitor_refresh_ms": "0",  # it looks at the machine; what bounds us is the allocation
         "SPT_NOENV": "1",  # a title over its environment would hide whose it is from the node that looks for it
         "RAY_agent_register_timeout_ms": "120000",  # by itself 30 s, after which the raylet ends

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.end_all import end_all
 from tests.support.attempts import Node
 
 
@@ -15,4 +16,4 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     node = Node(tmp_path / "node")
     await node.launcher.ensure()
     yield node
-    await node.launcher.retire()
+    await end_all(node.folder)  # what a test that fails leaves would be in the way of the next one

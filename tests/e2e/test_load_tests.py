@@ -36,7 +36,7 @@ needs_namespaces = pytest.mark.skipif(
         ("fuzz", "--minutes", "0.02"),
         ("overload", "--submits", "300"),
         ("kills", "--jobs", "3", "--seconds", "45"),
-        ("faults", "--seeds", "2", "--minutes", "0.3", "--quiet"),
+        ("faults", "--seeds", "1", "--minutes", "0.3", "--quiet"),
         ("attempts", "--attempts", "200"),
         (
             "recovery",

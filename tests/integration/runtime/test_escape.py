@@ -18,7 +18,7 @@ from load_tests.ray_nodes import holder_of
 from runtime import processes
 from runtime.node_folder import NodeFolder
 from runtime.settings import RunnerSettings
-from runtime.supervised import LauncherClient, Supervised
+from runtime.supervised import LauncherClient
 from tests.integration.runtime.test_actor import START
 from tests.support import escape
 from tests.support.attempts import line_in, supervisor_of
@@ -137,9 +137,8 @@ async def the_story(bus: Bus, nats: NatsServer, head: RayHead, folder: Path, pyt
     assert f"Ray at {HOST}:{head.port} lets join with its own" in report["found"]
     assert any(head.environment["RAY_AUTH_TOKEN"] in text for text in report["seen"][1:])
 
-    supervised = Supervised(node.attempt(neighbour))
-    supervised.stop("stopped", "the test is over")
-    assert (await supervised.watch(lambda status: None)).cause == "stopped"
+    await leader.want_no_more(neighbour)
+    assert (await leader.end_of(neighbour)).cause == "stopped"
 
 
 async def launcher_of(node: NodeFolder) -> int:

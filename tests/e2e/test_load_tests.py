@@ -17,7 +17,7 @@ from tests.support.load_tests import ends_with_its_line
         ("monitoring", "--points", "500000"),
         ("fuzz", "--minutes", "0.02"),
         ("overload", "--submits", "300"),
-        ("faults", "--seeds", "1", "--minutes", "0.1", "--quiet"),
+        ("faults", "--seeds", "1", "--minutes", "0.3", "--quiet"),
         ("attempts", "--attempts", "200"),
         (
             "recovery",
@@ -34,7 +34,7 @@ from tests.support.load_tests import ends_with_its_line
             "--lease-s",
             "10",
         ),
-        ("growth", "--jobs", "400"),
+        ("growth", "--jobs", "1200"),
         ("core_mutations", "--list"),
         ("pool", "--machines", "50", "--idle-s", "1", "--events", "200"),
         ("pool_mutations", "--list"),

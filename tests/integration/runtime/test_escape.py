@@ -112,10 +112,9 @@ async def the_story(bus: Bus, nats: NatsServer, head: RayHead, folder: Path, pyt
     script = folder / "escape.py"
     shutil.copyfile(escape.__file__, script)
     command = (python, str(script), json.dumps(told), "report.json")
-    async with asyncio.timeout(400):
-        holds = Allocation(node="n1", cpus=1, memory_bytes=2 * GIB)
-        await leader.want(a_launch("j-a", "", ref=ours, entrypoint=command, kind="ray", allocation=holds))
-        end = await ended(leader, ours)
+    holds = Allocation(node="n1", cpus=1, memory_bytes=2 * GIB)
+    await leader.want(a_launch("j-a", "", ref=ours, entrypoint=command, kind="ray", allocation=holds))
+    end = await leader.end_of(ours, wait_s=400)  # each try to join Ray takes its time
     assert end.exit_code == 0, end
     report = json.loads((node.job(ours) / "report.json").read_text())
     assert report["uid"] != 0
@@ -143,11 +142,3 @@ async def the_story(bus: Bus, nats: NatsServer, head: RayHead, folder: Path, pyt
 
 async def launcher_of(node: NodeFolder) -> int:
     return await LauncherClient(node.path).ensure()
-
-
-async def ended(leader: Leader, ref: AttemptRef) -> Any:
-    """Longer than a leader of a test waits: each try to join Ray takes its time."""
-    while ref not in leader.ends:
-        seen = len(leader.exchanges)
-        await leader.until(lambda seen=seen: len(leader.exchanges) > seen)  # type: ignore[misc]
-    return leader.ends[ref]

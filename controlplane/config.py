@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from controlplane.capacity.core import endpoint
 from events import streams, uids
 from events.messages import GPU_MILLI, Resources, Tier
 
@@ -63,6 +64,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     blobs_url: str = ""
     """Empty: the folder `blobs` in `state`."""
     ray_address: str = ""
+    """Of Ray's head, for capacity: `ray://<host>:10001`, or `<host>:<port>` on a node of the cluster itself."""
     host: str = "127.0.0.1"
     gateway_port: int = 8470
     otlp_port: int = 8471
@@ -269,6 +271,11 @@ def _check(config: Configuration) -> None:
         uids.parse(config.attempt_uids)
     except uids.BadRange as error:
         raise ConfigurationError(f"attempt_uids: {error}") from error
+    if config.ray_address:
+        try:
+            endpoint(config.ray_address)
+        except ValueError as error:
+            raise ConfigurationError(f"ray_address: {error}") from error
     if config.archive_after_s < 0:
         raise ConfigurationError("archive_after_s: a number of seconds, or 0 for never")
     if config.remember_s < 1:

@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _names(asked: Sequence[str], config: Configuration) -> tuple[str, ...]:
     """Which services to run. Raises ConfigurationError."""
+    if not config.ray_address and {"all", "capacity"}.intersection(asked):
+        raise ConfigurationError("ray_address: capacity has to know where Ray's head is, such as ray://head:10001")
     if "all" in asked:
         return SERVICES if config.has_pool else SERVICES[:-1]
     if "pool" in asked and not config.hosts_file:

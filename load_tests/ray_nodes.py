@@ -20,9 +20,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from controlplane.pool.raycluster import FORKS_BARE
 from load_tests.slurm import free_port
 from load_tests.stack import UP_S_MAX, Stack, until
-from load_tests.without_ray import ControlPlane, config_file
+from load_tests.without_ray import ControlPlane, a_process, config_file
 from runtime import pod
 
 RAY_START: Final = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
@@ -104,7 +105,8 @@ def running(config: str = "", *, nodes: int = 2, cpus: int = 16, gpus: int = 0, 
         for member in (head, *members.values()):
             processes.callback(member.kill)
             member.start()
-        processes.enter_context(_capacity(folder, environ))
+        command = ("-m", "controlplane", "capacity", "--config", str(config_file(folder)))
+        processes.enter_context(a_process("capacity", command, folder, environ))
         stack = control_plane.stack(RayStack)
         stack.head, stack.nodes = head, members
         until(lambda: all(map(stack.runner, members)), limit_s=UP_S_MAX, what="a runner on every node")
@@ -120,6 +122,7 @@ def ray_environment(folder: Path, *, keeps: bool) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "PYTHONDONTWRITEBYTECODE": "",  # without bytecode Ray takes 15 s to start instead of 3
+        FORKS_BARE["name"]: FORKS_BARE["value"],
     }
     if keeps:
         (folder / "gcs").mkdir()
@@ -131,27 +134,6 @@ def ray_environment(folder: Path, *, keeps: bool) -> dict[str, str]:
 def _head(folder: Path, port: int, client_port: int) -> str:
     ports = (f"--port={port}", f"--ray-client-server-port={client_port}", "--include-dashboard=false")
     return shlex.join((*RAY_START, "--head", "--num-cpus=0", *ports, *OF_EACH, f"--temp-dir={folder}/ray"))
-
-
-@contextmanager
-def _capacity(folder: Path, environ: dict[str, str]) -> Iterator[None]:
-    """Started again whenever it has ended, as by Kubernetes."""
-    command = shlex.join((sys.executable, "-m", "controlplane", "capacity", "--config", str(config_file(folder))))
-    with (folder / "logs" / "capacity.log").open("ab") as log:
-        process = subprocess.Popen(
-            ["sh", "-c", f"while :; do {command}; sleep 1; done"],
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def holder_of(path: Path) -> int:

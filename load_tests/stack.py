@@ -17,6 +17,7 @@ from typing import Any, Final
 
 UP_S_MAX: Final = 120.0
 LOOK_S: Final = 0.02
+TOLD_CHARACTERS_MAX: Final = 3000
 ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "rejected"})
 
 
@@ -130,6 +131,17 @@ def until(reached: Callable[[], bool], *, limit_s: float, what: str) -> None:
         if time.monotonic() > end:
             raise TimeoutError(f"{what} did not come in {limit_s:.0f} s")
         time.sleep(LOOK_S)
+
+
+@contextmanager
+def telling(folder: Path) -> Iterator[None]:
+    """What fails inside says what each log in the folder ended with, for the folder goes as well."""
+    try:
+        yield
+    except Exception as error:
+        for log in sorted(folder.glob("*.log")):
+            error.add_note(f"--- {log.name}\n{log.read_text(errors='replace')[-TOLD_CHARACTERS_MAX:]}")
+        raise
 
 
 def rss_mib(pid: int) -> float:

@@ -23,7 +23,7 @@ import msgspec
 from controlplane.config import Configuration, Identity, load
 from load_tests.pipeline import USER, a_server, a_server_pid
 from load_tests.slurm import free_port
-from load_tests.stack import UP_S_MAX, Stack, ready, until
+from load_tests.stack import UP_S_MAX, Stack, ready, telling, until
 from runtime.settings import RunnerSettings
 from runtime.supervised import LauncherClient
 
@@ -74,6 +74,7 @@ class ControlPlane(NamedTuple):
             )
             (folder / "run").mkdir()
             (folder / "logs").mkdir()
+            processes.enter_context(telling(folder / "logs"))
             file = config_file(folder)
             file.write_bytes(msgspec.json.encode(settings))
             doors = {name: free_port() for name in SERVICES}

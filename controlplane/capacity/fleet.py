@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Final
 
 import ray
+from grpc import RpcError
 from ray.exceptions import GetTimeoutError, RayError
 
-from controlplane.capacity.core import LABEL, SeenNode
+from controlplane.capacity.core import LABEL, SeenNode, endpoint
 
 LOG: Final = logging.getLogger("headrace.capacity")
 NAMESPACE: Final = "headrace"
@@ -27,16 +31,29 @@ RUNNER_MODULE: Final = "runtime.actor"
 """Loaded by name on the node: the node's own code, in whatever release it has."""
 
 
+UNANSWERED: Final = (RayError, RpcError, ConnectionError, RuntimeError, ValueError)
+"""What calls raise when the head does not answer: Ray Client lets through what gRPC says."""
+
+
 class FleetError(Exception):
     """Ray did not answer, or not as expected."""
+
+
+class NoHead(FleetError):
+    """Nobody listens where Ray's head should be: it is not up yet, or not again."""
 
 
 class Fleet:
     """A connection to the shared Ray cluster."""
 
     def __init__(self, address: str) -> None:
-        os.environ["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "0"  # a head that died is not waited for: the next is another
+        """Raises FleetError; NoHead at once, for Ray itself would wait half a minute, and leave a thread behind."""
         try:
+            socket.create_connection(endpoint(address), timeout=CALL_S_MAX).close()
+        except OSError as error:
+            raise NoHead(f"no head of Ray at {address}: {error}") from error
+        os.environ["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "0"  # a head that died is not waited for: the next is another
+        with _asking(f"no Ray cluster at {address}"):
             ray.init(
                 address=address,
                 namespace=NAMESPACE,
@@ -44,40 +61,32 @@ class Fleet:
                 configure_logging=False,
                 logging_level="ERROR",
             )
-        except (RayError, ConnectionError, RuntimeError, ValueError) as error:
-            raise FleetError(f"no Ray cluster at {address}: {error}") from error
-
-    @property
-    def is_connected(self) -> bool:
-        """Ray Client, once it has lost its head, never is again."""
-        return bool(ray.is_initialized())
 
     def nodes(self) -> list[SeenNode]:
         """Every node that Ray knows of, dead ones too."""
-        try:
+        with _asking("Ray does not list its nodes"):
             return [_seen(node) for node in ray.nodes()]
-        except (RayError, ConnectionError, RuntimeError) as error:
-            raise FleetError(f"Ray does not list its nodes: {error}") from error
 
     def runners(self, nodes: list[SeenNode]) -> frozenset[str]:
         """Names of the nodes whose runner answers."""
-        handles = {}
-        for node in nodes:
-            if node.alive and node.name:
+        with _asking("Ray does not tell of runners"):
+            handles = {}
+            for node in nodes:
+                if node.alive and node.name:
+                    try:
+                        handles[node.name] = ray.get_actor(_actor_name(node.name))
+                    except ValueError:
+                        continue
+            calls = {name: handle.ping.remote() for name, handle in handles.items()}
+            answered = set()
+            for name, call in calls.items():
                 try:
-                    handles[node.name] = ray.get_actor(_actor_name(node.name))
-                except ValueError:
+                    ray.get(call, timeout=CALL_S_MAX)
+                except (RayError, GetTimeoutError) as error:
+                    LOG.warning("runner does not answer", extra={"node": name, "reason": _last_line(error)})
                     continue
-        calls = {name: handle.ping.remote() for name, handle in handles.items()}
-        answered = set()
-        for name, call in calls.items():
-            try:
-                ray.get(call, timeout=CALL_S_MAX)
-            except (RayError, GetTimeoutError) as error:
-                LOG.warning("runner does not answer", extra={"node": name, "reason": _last_line(error)})
-                continue
-            answered.add(name)
-        return frozenset(answered)
+                answered.add(name)
+            return frozenset(answered)
 
     def start_runner(self, node: str, settings: dict[str, Any]) -> None:
         """Ask for the node's runner; one that lives already is left alone."""
@@ -91,10 +100,8 @@ class Fleet:
             "get_if_exists": True,
             "label_selector": {LABEL: node},
         }
-        try:
+        with _asking(f"no runner for {node}"):
             ray.remote(Host).options(**options).remote(settings)
-        except (RayError, ValueError, RuntimeError) as error:
-            raise FleetError(f"no runner for {node}: {error}") from error
 
     def close(self) -> None:
         ray.shutdown()
@@ -112,9 +119,18 @@ class Host:
         return answer
 
 
+@contextmanager
+def _asking(failure: str) -> Iterator[None]:
+    """Turns what Ray raises inside into a FleetError that begins with `failure`."""
+    try:
+        yield
+    except UNANSWERED as error:
+        raise FleetError(f"{failure}: {_last_line(error)}") from error
+
+
 def _last_line(error: Exception) -> str:
-    """Of what Ray tells of a failure: the remote traceback ends with the error itself."""
-    lines = str(error).strip().splitlines()
+    """Of what Ray tells of a failure: a remote traceback ends with the error itself, and what gRPC says with `>`."""
+    lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
     return lines[-1][:REASON_CHARACTERS_MAX] if lines else type(error).__name__
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from controlplane import hosts
 from controlplane.capacity.core import Capacity, SeenNode, StartRunner, mistakes
-from controlplane.capacity.fleet import Fleet, FleetError
+from controlplane.capacity.fleet import Fleet, FleetError, NoHead
 from controlplane.config import Configuration
 from controlplane.frame import Tools
 from controlplane.hosts import HostsError
@@ -26,43 +26,58 @@ from events.bus import Asked
 LOG: Final = logging.getLogger("headrace.capacity")
 LOOK_S: Final = 2.0
 FAILURES_MAX: Final = 5
-"""Looks in a row that Ray did not answer; then the process ends and a new one connects anew (a new head, say)."""
+"""Looks in a row that Ray did not answer, though its head listens; then the process ends, and a new one tries."""
 
 
 async def serve(tools: Tools) -> None:
-    """Keep a runner on every node of the fleet until cancelled. Raises FleetError when Ray stays away."""
+    """Keep a runner on every node of the fleet until cancelled. Raises FleetError when Ray listens and does not answer.
+
+    A head that is not up yet, or not again, is waited for: the cluster may be younger than this service.
+    """
     loop = asyncio.get_running_loop()
     worker = ThreadPoolExecutor(1, thread_name_prefix="ray")
     core = Capacity()
     status: dict[str, Any] = {"nodes": 0, "runners": 0, "started": 0, "failures": 0, "looked_at": 0.0, "problems": {}}
+    fleet: Fleet | None = None
 
     async def answer_status(_: Asked) -> bytes:
         return msgspec.json.encode(status)
 
-    fleet = await loop.run_in_executor(worker, Fleet, tools.config.ray_address)
     door = await tools.bus.answer(subjects.ask("capacity", "status"), answer_status)
     try:
-        tools.ready()
         failures = 0
         while True:
             try:
+                if fleet is None:
+                    fleet = await loop.run_in_executor(worker, Fleet, tools.config.ray_address)
+                    LOG.info("connected to Ray at %s", tools.config.ray_address)
+                    tools.ready()
                 starts = await loop.run_in_executor(worker, _look, fleet, core, tools, status)
                 failures = 0
             except FleetError as error:
-                failures += 1
-                status["failures"] += 1
-                status["problems"] = {"ray": str(error)}
-                LOG.warning("the fleet does not answer", extra={"reason": str(error), "failures": failures})
-                if failures >= FAILURES_MAX or not fleet.is_connected:
-                    raise
                 starts = []
+                failures += not isinstance(error, NoHead)
+                _note(status, error)
+                if failures >= FAILURES_MAX:
+                    raise
+                if fleet is not None:  # a head that was lost is never found again by the same connection
+                    await loop.run_in_executor(worker, fleet.close)
+                    fleet = None
             for start in starts:
                 LOG.info("runner asked for", extra={"node": start.node.name})
             await asyncio.sleep(LOOK_S)
     finally:
         await door.close()
-        await loop.run_in_executor(worker, fleet.close)
+        if fleet is not None:
+            await loop.run_in_executor(worker, fleet.close)
         worker.shutdown(wait=False)
+
+
+def _note(status: dict[str, Any], error: FleetError) -> None:
+    if {"ray": str(error)} != status["problems"]:
+        LOG.warning("the fleet does not answer", extra={"reason": str(error)})
+    status["failures"] += 1
+    status["problems"] = {"ray": str(error)}
 
 
 def _look(fleet: Fleet, core: Capacity, tools: Tools, status: dict[str, Any]) -> list[StartRunner]:

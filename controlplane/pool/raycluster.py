@@ -62,6 +62,9 @@ TOO_OLD: Final = (
     "KubeRay's CRD is older than 1.6, or a webhook changes what is written. Apply the CRD of KubeRay 1.6 or newer by "
     "hand (`helm upgrade` leaves CRDs as they are); it is tried again every five minutes"
 )
+FORKS_BARE: Final = {"name": "GRPC_ENABLE_FORK_SUPPORT", "value": "false"}
+"""Of the head: without it a server that it forks for Ray Client now and then dies at its first step (3 of 70 here, 0 of
+66 with it), and who connects is told so after 40 s (ray-project/ray issue 63202)."""
 CAPABILITIES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 """What the runner of a node needs for attempts with users of their own (`runtime.users.NEEDED`)."""
 
@@ -277,9 +280,10 @@ def _container(settings: Settings, name: str, amounts: dict[str, str], *, is_nod
         container["volumeMounts"] = [{"name": VOLUME, "mountPath": settings.node_folder}]
         if settings.node_secret:
             container["envFrom"] = [{"secretRef": {"name": settings.node_secret}}]
-    elif keeps:
-        container["env"] += KEEPS
-        container["volumeMounts"] = [{"name": HEAD_VOLUME, "mountPath": HEAD_FOLDER}]
+    else:
+        container["env"] += [FORKS_BARE, *(KEEPS if keeps else [])]
+        if keeps:
+            container["volumeMounts"] = [{"name": HEAD_VOLUME, "mountPath": HEAD_FOLDER}]
     return container
 
 

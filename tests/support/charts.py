@@ -70,7 +70,8 @@ def pods(objects: dict[tuple[str, str], Object]) -> dict[str, Object]:
 
 
 def containers(template: Object) -> list[Object]:
-    return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
+    containers: list[Object] = template["spec"]["containers"]
+    return containers
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------

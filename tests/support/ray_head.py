@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from controlplane.pool.raycluster import FORKS_BARE
 from tests.support.nats import HOST, free_ports
 
 READY_S_MAX = 60.0
@@ -34,6 +35,7 @@ class RayHead:
             "RAY_USAGE_STATS_ENABLED": "0",
             "PYTHONPATH": path,
             "PYTHONDONTWRITEBYTECODE": "",  # without bytecode a head takes 15 s instead of 3
+            FORKS_BARE["name"]: FORKS_BARE["value"],
         }
         self._command = (
             *(*command, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
@@ -44,6 +46,8 @@ class RayHead:
         )
 
     async def start(self) -> None:
+        """One that was killed may be started again: at the same ports, and knowing nothing."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         self._log = (self.folder / "log").open("wb")
         self._process = await asyncio.create_subprocess_exec(
             *self._command, env=self.environment, stdout=self._log, stderr=self._log, start_new_session=True

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.config import ConfigurationError, load
+from controlplane.main import main
 
 
 def test_later_origin_wins(tmp_path: Path) -> None:
@@ -42,6 +43,7 @@ def test_names_of_the_laptop_are_not_settings() -> None:
             ["tokens.abcdefgh", "scrapes"],
         ),
         ("suspect_s = 1.0", ["suspect_s", "heartbeat_s"]),
+        ("ray_address = 'auto'", ["ray_address", "'auto'", "ray://<host>:<port>"]),
         ("teams = [", ["headrace.toml"]),
     ],
 )
@@ -66,3 +68,9 @@ def test_unknown_flag_lists_what_there_is() -> None:
 def test_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         load(tmp_path / "none.toml", {}, {})
+
+
+@pytest.mark.parametrize("service", ["all", "capacity"])
+def test_capacity_without_the_head_of_ray_is_a_mistake(service: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([service]) == 2
+    assert capsys.readouterr().err.startswith("error: ray_address: ")

@@ -163,28 +163,6 @@ spec:
               app.kubernetes.io/component: {{ $.service }}
         {{- end }}
       {{- end }}
-      {{- if eq .service "capacity" }}
-      initContainers:
-        # Until there is a head, Ray's driver could only fail, and wait longer each time.
-        - name: wait-for-ray
-          image: {{ include "headrace.image" (dict "image" $root.Values.image "root" $root) }}
-          imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-          command:
-            - python
-            - -c
-            - |
-              import socket, sys, time
-              while True:
-                  try:
-                      socket.create_connection((sys.argv[1], 10001), timeout=5).close()
-                      break
-                  except OSError as error:
-                      print("waits for Ray:", error, flush=True)
-                      time.sleep(2)
-            - {{ $name }}-head-svc.{{ $root.Release.Namespace }}.svc
-          resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 128Mi}}
-          securityContext: {{ include "headrace.containerSecurity" $root | nindent 12 }}
-      {{- end }}
       containers:
         - name: {{ .service }}
           image: {{ include "headrace.image" (dict "image" $root.Values.image "root" $root) }}

@@ -34,14 +34,13 @@ print(ray.get(ray.get_actor("runner-n1", namespace="headrace").ping.remote(), ti
 
 BY_CLIENT = """
 import json, sys, time
-from controlplane.capacity.fleet import Fleet, FleetError
-for left in (2, 1, 0):  # Ray gives up when its server for a client is slow to start; capacity is started again then
+from controlplane.capacity.fleet import Fleet, NoHead
+fleet = None
+while not fleet:
     try:
         fleet = Fleet(sys.argv[2])
-        break
-    except FleetError:
-        if not left:
-            raise
+    except NoHead:  # its server for clients comes last
+        time.sleep(0.2)
 fleet.start_runner("n1", json.loads(sys.argv[3]))
 while not (found := fleet.runners(fleet.nodes())):
     time.sleep(0.2)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from controlplane.embedded.children import Born, Child, Children, end_leftovers, start_ticks, wait_until
-from controlplane.embedded.plan import Plan, prepare
+from controlplane.embedded.plan import Plan, free_ports, prepare
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
 
@@ -112,6 +112,17 @@ def test_secrets_and_ports_outlive_the_stack(plan: Plan) -> None:
     again = prepare(plan.state, gpus=None, split=False)
     assert again.secrets == plan.secrets
     assert again.ports == plan.ports
+
+
+async def test_a_port_is_given_once_and_may_be_listened_at() -> None:
+    among = range(20_300, 20_306)
+    first, second = free_ports(2, among=among), free_ports(2, among=among)
+    assert len({*first, *second}) == 4
+    with pytest.raises(OSError, match="fewer than 3 of the ports 20300 to 20305"):
+        free_ports(3, among=among)
+    for port in first:
+        server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", port)
+        server.close()
 
 
 def test_only_the_owner_reads_what_is_secret(plan: Plan) -> None:

@@ -211,6 +211,12 @@ def test_no_container_of_ours_starts_ray_without_a_token():
             assert {"name": "RAY_AUTH_MODE", "value": "token"} in container["env"]
 
 
+def test_the_head_alone_forks_without_grpc():
+    head, node = containers()
+    assert raycluster.FORKS_BARE in head["env"]
+    assert raycluster.FORKS_BARE not in node["env"]
+
+
 def test_a_head_with_a_claim_keeps_what_it_knows_there_and_its_nodes_wait_for_it():
     spec = raycluster.render(KEPT, [a_group("a"), a_group("b", gpus=0)])["spec"]
     head = spec["headGroupSpec"]["template"]["spec"]

@@ -1,7 +1,7 @@
 """Ray as a fleet: which nodes there are, and one warm detached runner actor on each.
 
 The driver of Ray ends the whole process when the head stays away, so capacity runs in a process of its own. Everything
-here blocks and is called from one worker thread; RayError and its kin leave as FleetError.
+here blocks and is called from one worker thread; what Ray raises leaves as FleetError.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ RAYS_OWN: Final = "ray.io/"
 GPU_LABEL: Final = "ray.io/accelerator-type"
 RUNNER_MODULE: Final = "runtime.actor"
 """Loaded by name on the node: the node's own code, in whatever release it has."""
-
-
 UNANSWERED: Final = (RayError, RpcError, ConnectionError, RuntimeError, ValueError)
 """What calls raise when the head does not answer: Ray Client lets through what gRPC says."""
 
@@ -53,7 +51,7 @@ class Fleet:
         except OSError as error:
             raise NoHead(f"no head of Ray at {address}: {error}") from error
         os.environ["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "0"  # a head that died is not waited for: the next is another
-        with _asking(f"no Ray cluster at {address}"):
+        with _asking(f"Ray's head at {address} listens and lets nobody in (has it another RAY_AUTH_TOKEN?)"):
             ray.init(
                 address=address,
                 namespace=NAMESPACE,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from controlplane.capacity.core import endpoint
 from events import streams, uids
 from events.messages import GPU_MILLI, Resources, Tier
 
@@ -202,6 +202,20 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]
         raw[key] = value
         origin[key] = f"flag --set {key}"
     return _convert(raw, origin)
+
+
+def endpoint(address: str) -> tuple[str, int]:
+    """Host and port of an address of Ray's head: of Ray Client (`ray://head:10001`), or of its GCS (`head:6379`).
+
+    Raises ValueError that says what would be right.
+    """
+    parts = _RAY_ADDRESS.fullmatch(address)
+    if not parts or not 0 < int(parts["port"]) < 65536:
+        raise ValueError(f"not {address!r}, but ray://<host>:<port>, or <host>:<port> on a node of the cluster itself")
+    return parts["host"].strip("[]"), int(parts["port"])
+
+
+_RAY_ADDRESS: Final = re.compile(r"(ray://)?(?P<host>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
 
 _SCALARS: Final = frozenset(

@@ -2,7 +2,7 @@
 
 Head and nodes have a PID namespace each (unshare(1), so this needs root), in which process 1 is `runtime.pod`. One that
 is killed takes all of itself along at once, as a machine that burns down, and its place can be taken by another one.
-Capacity comes by Ray Client, and is started again when it has ended: a new head is another cluster to it.
+Capacity comes by Ray Client, and waits for the next head by itself.
 """
 
 from __future__ import annotations

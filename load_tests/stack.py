@@ -134,12 +134,12 @@ def until(reached: Callable[[], bool], *, limit_s: float, what: str) -> None:
 
 
 @contextmanager
-def telling(folder: Path) -> Iterator[None]:
-    """What fails inside says what each log in the folder ended with, for the folder goes as well."""
+def telling(*folders: Path) -> Iterator[None]:
+    """What fails inside says what each log in these folders ended with, for they will be gone."""
     try:
         yield
     except Exception as error:
-        for log in sorted(folder.glob("*.log")):
+        for log in sorted(log for folder in folders for log in folder.glob("*.log")):
             error.add_note(f"--- {log.name}\n{log.read_text(errors='replace')[-TOLD_CHARACTERS_MAX:]}")
         raise
 

@@ -74,7 +74,7 @@ class ControlPlane(NamedTuple):
             )
             (folder / "run").mkdir()
             (folder / "logs").mkdir()
-            processes.enter_context(telling(folder / "logs"))
+            processes.enter_context(telling(folder, folder / "logs"))
             file = config_file(folder)
             file.write_bytes(msgspec.json.encode(settings))
             doors = {name: free_port() for name in SERVICES}

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,21 +20,6 @@ UNLISTED: Final = "has joined Ray and is not in the file of hosts: it gets no ru
 
 RUNNER_S_MAX: Final = 10.0
 """A runner that was asked for and does not answer within this time is asked for again."""
-
-
-def endpoint(address: str) -> tuple[str, int]:
-    """Host and port of an address of Ray's head: of Ray Client (`ray://head:10001`), or of its GCS (`head:6379`).
-
-    Raises ValueError that says what would be right.
-    """
-    try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host or not port or address not in {parts.netloc, f"ray://{parts.netloc}"}:
-        raise ValueError(f"not {address!r}, but ray://<host>:<port>, or <host>:<port> on a node of the cluster itself")
-    return host, port
 
 
 class SeenNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,8 @@ import ray
 from grpc import RpcError
 from ray.exceptions import GetTimeoutError, RayError
 
-from controlplane.capacity.core import LABEL, SeenNode, endpoint
+from controlplane.capacity.core import LABEL, SeenNode
+from controlplane.config import endpoint
 
 LOG: Final = logging.getLogger("headrace.capacity")
 NAMESPACE: Final = "headrace"
@@ -48,21 +49,27 @@ class Fleet:
         """Raises FleetError; NoHead at once, for Ray itself would wait half a minute, and leave a thread behind."""
         try:
             socket.create_connection(endpoint(address), timeout=CALL_S_MAX).close()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of a name that can be none
             raise NoHead(f"no head of Ray at {address}: {error}") from error
         os.environ["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "0"  # a head that died is not waited for: the next is another
-        with _asking(f"Ray's head at {address} listens and lets nobody in (has it another RAY_AUTH_TOKEN?)"):
-            ray.init(
-                address=address,
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                configure_logging=False,
-                logging_level="ERROR",
-            )
+        with _asking(f"Ray's head at {address} listens and does not let us in (is RAY_AUTH_TOKEN the head's, too?)"):
+            try:
+                ray.init(
+                    address=address,
+                    namespace=NAMESPACE,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    logging_level="ERROR",
+                )
+            except BaseException:
+                ray.shutdown()  # half a connection would be in the way of the next one
+                raise
 
     def nodes(self) -> list[SeenNode]:
         """Every node that Ray knows of, dead ones too."""
         with _asking("Ray does not list its nodes"):
+            if not ray.is_initialized():
+                raise ConnectionError("the connection is lost")
             return [_seen(node) for node in ray.nodes()]
 
     def runners(self, nodes: list[SeenNode]) -> frozenset[str]:
@@ -76,10 +83,12 @@ class Fleet:
                     except ValueError:
                         continue
             calls = {name: handle.ping.remote() for name, handle in handles.items()}
+            if calls:
+                ray.wait(list(calls.values()), num_returns=len(calls), timeout=CALL_S_MAX)
             answered = set()
             for name, call in calls.items():
                 try:
-                    ray.get(call, timeout=CALL_S_MAX)
+                    ray.get(call, timeout=0)
                 except (RayError, GetTimeoutError) as error:
                     LOG.warning("runner does not answer", extra={"node": name, "reason": _last_line(error)})
                     continue
@@ -123,12 +132,13 @@ def _asking(failure: str) -> Iterator[None]:
     try:
         yield
     except UNANSWERED as error:
-        raise FleetError(f"{failure}: {_last_line(error)}") from error
+        reason = " ".join(str(error).split())  # its end says more than its beginning, which may be a remote traceback
+        raise FleetError(f"{failure}: {reason[-REASON_CHARACTERS_MAX:]}") from error
 
 
 def _last_line(error: Exception) -> str:
-    """Of what Ray tells of a failure: a remote traceback ends with the error itself, and what gRPC says with `>`."""
-    lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
+    """Of what Ray tells of a failure: the remote traceback ends with the error itself."""
+    lines = str(error).strip().splitlines()
     return lines[-1][:REASON_CHARACTERS_MAX] if lines else type(error).__name__
 
 

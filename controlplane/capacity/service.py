@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+import os
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -23,10 +25,15 @@ from controlplane.hosts import HostsError
 from events import subjects
 from events.bus import Asked
 
+P = ParamSpec("P")
+T = TypeVar("T")
 LOG: Final = logging.getLogger("headrace.capacity")
 LOOK_S: Final = 2.0
 FAILURES_MAX: Final = 5
 """Looks in a row that Ray did not answer, though its head listens; then the process ends, and a new one tries."""
+
+ANSWER_S_MAX: Final = 120.0
+"""Of one look, or of one connection, for which Ray itself takes up to 70 s."""
 
 
 async def serve(tools: Tools) -> None:
@@ -36,9 +43,18 @@ async def serve(tools: Tools) -> None:
     """
     loop = asyncio.get_running_loop()
     worker = ThreadPoolExecutor(1, thread_name_prefix="ray")
-    core = Capacity()
-    status: dict[str, Any] = {"nodes": 0, "runners": 0, "started": 0, "failures": 0, "looked_at": 0.0, "problems": {}}
+    status: dict[str, Any] = {"nodes": 0, "runners": 0, "started": 0, "failures": 0, "looked_at": 0.0}
+    status["problems"] = {"ray": f"no answer yet from {tools.config.ray_address}"}
     fleet: Fleet | None = None
+    core = Capacity()
+
+    async def ask(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX):
+                return await loop.run_in_executor(worker, partial(call, *args, **kwargs))
+        except TimeoutError:
+            LOG.critical("Ray has been silent for %d s: this process ends, and the thread that waits", ANSWER_S_MAX)
+            os._exit(1)  # anything milder would wait for that thread
 
     async def answer_status(_: Asked) -> bytes:
         return msgspec.json.encode(status)
@@ -49,19 +65,20 @@ async def serve(tools: Tools) -> None:
         while True:
             try:
                 if fleet is None:
-                    fleet = await loop.run_in_executor(worker, Fleet, tools.config.ray_address)
+                    fleet = await ask(Fleet, tools.config.ray_address)
                     LOG.info("connected to Ray at %s", tools.config.ray_address)
+                    core = Capacity()  # of another head nothing was asked yet
                     tools.ready()
-                starts = await loop.run_in_executor(worker, _look, fleet, core, tools, status)
+                starts = await ask(_look, fleet, core, tools, status)
                 failures = 0
             except FleetError as error:
                 starts = []
-                failures += not isinstance(error, NoHead)
+                failures += 0 if isinstance(error, NoHead) else 1
                 _note(status, error)
                 if failures >= FAILURES_MAX:
                     raise
                 if fleet is not None:  # a head that was lost is never found again by the same connection
-                    await loop.run_in_executor(worker, fleet.close)
+                    await ask(fleet.close)
                     fleet = None
             for start in starts:
                 LOG.info("runner asked for", extra={"node": start.node.name})
@@ -69,7 +86,7 @@ async def serve(tools: Tools) -> None:
     finally:
         await door.close()
         if fleet is not None:
-            await loop.run_in_executor(worker, fleet.close)
+            await ask(fleet.close)
         worker.shutdown(wait=False)
 
 
@@ -77,7 +94,7 @@ def _note(status: dict[str, Any], error: FleetError) -> None:
     if {"ray": str(error)} != status["problems"]:
         LOG.warning("the fleet does not answer", extra={"reason": str(error)})
     status["failures"] += 1
-    status["problems"] = {"ray": str(error)}
+    status |= {"nodes": 0, "runners": 0, "problems": {"ray": str(error)}}
 
 
 def _look(fleet: Fleet, core: Capacity, tools: Tools, status: dict[str, Any]) -> list[StartRunner]:

@@ -272,15 +272,15 @@ def _is_reserved(port: int) -> bool:
     A connection that its server ends first leaves the server's port in TIME_WAIT, for a minute in Linux (tcp(7)). With
     SO_REUSEADDR, which servers have, one may listen there all the same; a bind without it, such as this one, fails.
     """
-    with socket.socket() as door:
-        try:
+    try:
+        with socket.socket() as door:
             door.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what is in TIME_WAIT has to have it as well
-        door.listen()
-        with socket.create_connection(("127.0.0.1", port)):
-            door.accept()[0].close()
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what is in TIME_WAIT has to have it as well
+            door.listen()
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                door.accept()[0].close()
+    except OSError:
+        return False
     return True
 
 

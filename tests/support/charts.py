@@ -70,8 +70,7 @@ def pods(objects: dict[tuple[str, str], Object]) -> dict[str, Object]:
 
 
 def containers(template: Object) -> list[Object]:
-    containers: list[Object] = template["spec"]["containers"]
-    return containers
+    return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class RayHead:
             "PYTHONDONTWRITEBYTECODE": "",  # without bytecode a head takes 15 s instead of 3
             FORKS_BARE["name"]: FORKS_BARE["value"],
         }
+        self._process: asyncio.subprocess.Process | None = None
         self._command = (
             *(*command, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
             *(f"--port={self.port}", f"--node-ip-address={HOST}", "--num-cpus=2", f"--num-gpus={gpus}"),
@@ -48,17 +49,17 @@ class RayHead:
     async def start(self) -> None:
         """One that was killed may be started again: at the same ports, and knowing nothing."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        self._log = (self.folder / "log").open("wb")
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command, env=self.environment, stdout=self._log, stderr=self._log, start_new_session=True
-        )
+        with (self.folder / "log").open("wb") as log:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *self._command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
         async with asyncio.timeout(READY_S_MAX):
             while True:
                 try:
                     _, writer = await asyncio.open_connection(HOST, self.port)
                 except OSError:
-                    await asyncio.wait([asyncio.ensure_future(self._process.wait())], timeout=0.1)
-                    if self._process.returncode is not None:
+                    await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=0.1)
+                    if process.returncode is not None:
                         raise RuntimeError((self.folder / "log").read_text()[-2000:]) from None
                 else:
                     writer.close()
@@ -66,7 +67,8 @@ class RayHead:
 
     @property
     def pid(self) -> int:
-        """Of the process below which all others of it are."""
+        """Of the process below which all others of it are, and of their group."""
+        assert self._process is not None, "it was never started"
         return self._process.pid
 
     async def drive(self, code: str, *arguments: str) -> str:
@@ -84,8 +86,7 @@ class RayHead:
 
     async def kill(self) -> None:
         """SIGKILL to all of it, at once: SIGTERM would wait up to 30 s for actors that never end."""
-        if self._process.returncode is None:
+        if self._process is not None and self._process.returncode is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
-        self._log.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.config import ConfigurationError, load
+from controlplane.config import ConfigurationError, endpoint, load
 from controlplane.main import main
 
 
@@ -71,6 +71,40 @@ def test_missing_file_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("service", ["all", "capacity"])
-def test_capacity_without_the_head_of_ray_is_a_mistake(service: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_capacity_without_the_head_of_ray_is_a_mistake(
+    service: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADRACE_RAY_ADDRESS", raising=False)
     assert main([service]) == 2
     assert capsys.readouterr().err.startswith("error: ray_address: ")
+
+
+def test_the_head_is_found_by_either_of_its_addresses() -> None:
+    assert endpoint("ray://head-svc.ml.svc:10001") == ("head-svc.ml.svc", 10001)
+    assert endpoint("127.0.0.1:6379") == ("127.0.0.1", 6379)
+    assert endpoint("ray://[::1]:10001") == ("::1", 10001)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "",
+            "auto",
+            "local",
+            "head",
+            "ray://head",
+            "head:",
+            "head:ray",
+            "head:0",
+            "head:65536",
+            ":10001",
+            "://head:1",
+        ),
+        *("http://head:8265", "ray://head:10001/", "ray://head:10001?a", "ray://[::1:10001", "ray://ada:pw@head:1"),
+        *("head:1 ", "he ad:1"),
+    ],
+)
+def test_what_is_no_address_is_said_with_one(address: str) -> None:
+    with pytest.raises(ValueError, match=r"ray://<host>:<port>"):
+        endpoint(address)

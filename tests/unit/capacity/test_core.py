@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from controlplane.capacity.core import RUNNER_S_MAX, TWICE, UNLISTED, Capacity, SeenNode, endpoint, mistakes
+from controlplane.capacity.core import RUNNER_S_MAX, TWICE, UNLISTED, Capacity, SeenNode, mistakes
 
 NONE: frozenset[str] = frozenset()
 
@@ -48,19 +46,3 @@ def test_who_is_not_listed_gets_no_runner_and_is_named() -> None:
     assert [start.node.name for start in Capacity().decide(nodes, NONE, 0.0, listed={"a", "c"})] == ["a"]
     assert mistakes(nodes, listed={"a", "c"}) == {"b": UNLISTED}
     assert mistakes(nodes) == {}
-
-
-def test_the_head_is_found_by_either_of_its_addresses() -> None:
-    assert endpoint("ray://head-svc.ml.svc:10001") == ("head-svc.ml.svc", 10001)
-    assert endpoint("127.0.0.1:6379") == ("127.0.0.1", 6379)
-    assert endpoint("ray://[::1]:10001") == ("::1", 10001)
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["", "auto", "local", "head", "ray://head", "head:", "head:ray", "head:0", "head:65536", ":10001", "http://head:8265",
-     "ray://head:10001/", "ray://head:10001?a", "ray://[::1:10001", "://head:1"],
-)  # fmt: skip
-def test_what_is_no_address_is_said_with_one(address: str) -> None:
-    with pytest.raises(ValueError, match=r"ray://<host>:<port>"):
-        endpoint(address)

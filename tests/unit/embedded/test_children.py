@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import os
+import random
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ import msgspec
 import pytest
 
 from controlplane.embedded.children import Born, Child, Children, end_leftovers, start_ticks, wait_until
-from controlplane.embedded.plan import Plan, free_ports, prepare
+from controlplane.embedded.plan import PORTS, Plan, free_ports, prepare
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
 
@@ -115,12 +116,13 @@ def test_secrets_and_ports_outlive_the_stack(plan: Plan) -> None:
 
 
 async def test_a_port_is_given_once_and_may_be_listened_at() -> None:
-    among = range(20_300, 20_306)
-    first, second = free_ports(2, among=among), free_ports(2, among=among)
-    assert len({*first, *second}) == 4
-    with pytest.raises(OSError, match="fewer than 3 of the ports 20300 to 20305"):
-        free_ports(3, among=among)
-    for port in first:
+    begin = random.choice(PORTS[:-100])  # elsewhere than the last time, which was less than a minute ago perhaps
+    among = range(begin, begin + 100)
+    first, second = free_ports(40, among=among), free_ports(40, among=among)
+    assert len({*first, *second}) == 80
+    with pytest.raises(OSError, match=f"fewer than 40 of the ports {begin} to {begin + 99}"):
+        free_ports(40, among=among)
+    for port in first[:2]:
         server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", port)
         server.close()
 

@@ -30,7 +30,7 @@ RAYS_OWN: Final = "ray.io/"
 GPU_LABEL: Final = "ray.io/accelerator-type"
 RUNNER_MODULE: Final = "runtime.actor"
 """Loaded by name on the node: the node's own code, in whatever release it has."""
-UNANSWERED: Final = (RayError, RpcError, ConnectionError, RuntimeError, ValueError)
+UNANSWERED: Final = (RayError, RpcError, OSError, RuntimeError, ValueError)
 """What calls raise when the head does not answer: Ray Client lets through what gRPC says."""
 
 
@@ -83,12 +83,11 @@ class Fleet:
                     except ValueError:
                         continue
             calls = {name: handle.ping.remote() for name, handle in handles.items()}
-            if calls:
-                ray.wait(list(calls.values()), num_returns=len(calls), timeout=CALL_S_MAX)
+            ready = set(ray.wait([*calls.values()], num_returns=len(calls), timeout=CALL_S_MAX)[0]) if calls else set()
             answered = set()
             for name, call in calls.items():
                 try:
-                    ray.get(call, timeout=0)
+                    ray.get(call, timeout=CALL_S_MAX if call in ready else 0)
                 except (RayError, GetTimeoutError) as error:
                     LOG.warning("runner does not answer", extra={"node": name, "reason": _last_line(error)})
                     continue

@@ -97,7 +97,8 @@ def running(config: str = "", *, nodes: int = 2, cpus: int = 16, gpus: int = 0, 
             )
         )
         environ = ray_environment(folder, keeps=keeps)
-        head = Member("", _head(folder, port, client_port), folder, environ)
+        of_the_head = environ | {FORKS_BARE["name"]: FORKS_BARE["value"]}
+        head = Member("", _head(folder, port, client_port), folder, of_the_head)
         joins = shlex.join(
             (*RAY_START, f"--address=127.0.0.1:{port}", f"--num-cpus={cpus}", f"--num-gpus={gpus}", *OF_EACH)
         )
@@ -122,7 +123,6 @@ def ray_environment(folder: Path, *, keeps: bool) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "PYTHONDONTWRITEBYTECODE": "",  # without bytecode Ray takes 15 s to start instead of 3
-        FORKS_BARE["name"]: FORKS_BARE["value"],
     }
     if keeps:
         (folder / "gcs").mkdir()

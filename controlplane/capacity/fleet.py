@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import ray
 from grpc import RpcError
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 
 from controlplane.capacity.core import LABEL, SeenNode
 from controlplane.config import endpoint
@@ -42,6 +42,16 @@ class NoHead(FleetError):
     """Nobody listens where Ray's head should be: it is not up yet, or not again."""
 
 
+@contextmanager
+def _asking(failure: str) -> Iterator[None]:
+    """Turns what Ray raises inside into a FleetError that begins with `failure`."""
+    try:
+        yield
+    except UNANSWERED as error:
+        reason = " ".join(str(error).split())  # its end says more than its beginning, which may be a remote traceback
+        raise FleetError(f"{failure}: {reason[-REASON_CHARACTERS_MAX:]}") from error
+
+
 class Fleet:
     """A connection to the shared Ray cluster."""
 
@@ -65,34 +75,34 @@ class Fleet:
                 ray.shutdown()  # half a connection would be in the way of the next one
                 raise
 
+    @_asking("Ray does not list its nodes")
     def nodes(self) -> list[SeenNode]:
         """Every node that Ray knows of, dead ones too."""
-        with _asking("Ray does not list its nodes"):
-            if not ray.is_initialized():
-                raise ConnectionError("the connection is lost")
-            return [_seen(node) for node in ray.nodes()]
+        if not ray.is_initialized():
+            raise ConnectionError("the connection is lost")
+        return [_seen(node) for node in ray.nodes()]
 
+    @_asking("Ray does not tell of runners")
     def runners(self, nodes: list[SeenNode]) -> frozenset[str]:
         """Names of the nodes whose runner answers."""
-        with _asking("Ray does not tell of runners"):
-            handles = {}
-            for node in nodes:
-                if node.alive and node.name:
-                    try:
-                        handles[node.name] = ray.get_actor(_actor_name(node.name))
-                    except ValueError:
-                        continue
-            calls = {name: handle.ping.remote() for name, handle in handles.items()}
-            ready = set(ray.wait([*calls.values()], num_returns=len(calls), timeout=CALL_S_MAX)[0]) if calls else set()
-            answered = set()
-            for name, call in calls.items():
+        handles = {}
+        for node in nodes:
+            if node.alive and node.name:
                 try:
-                    ray.get(call, timeout=CALL_S_MAX if call in ready else 0)
-                except (RayError, GetTimeoutError) as error:
-                    LOG.warning("runner does not answer", extra={"node": name, "reason": _last_line(error)})
+                    handles[node.name] = ray.get_actor(_actor_name(node.name))
+                except ValueError:
                     continue
-                answered.add(name)
-            return frozenset(answered)
+        calls = {name: handle.ping.remote() for name, handle in handles.items()}
+        ready = set(ray.wait([*calls.values()], num_returns=len(calls), timeout=CALL_S_MAX)[0]) if calls else set()
+        answered = set()
+        for name, call in calls.items():
+            try:
+                ray.get(call, timeout=CALL_S_MAX if call in ready else 0)
+            except RayError as error:
+                LOG.warning("runner does not answer", extra={"node": name, "reason": _last_line(error)})
+                continue
+            answered.add(name)
+        return frozenset(answered)
 
     def start_runner(self, node: str, settings: dict[str, Any]) -> None:
         """Ask for the node's runner; one that lives already is left alone."""
@@ -123,16 +133,6 @@ class Host:
         """Answers while the runner works; raises what it failed of otherwise, so that Ray shows it."""
         answer: str = await self._runner.ping()
         return answer
-
-
-@contextmanager
-def _asking(failure: str) -> Iterator[None]:
-    """Turns what Ray raises inside into a FleetError that begins with `failure`."""
-    try:
-        yield
-    except UNANSWERED as error:
-        reason = " ".join(str(error).split())  # its end says more than its beginning, which may be a remote traceback
-        raise FleetError(f"{failure}: {reason[-REASON_CHARACTERS_MAX:]}") from error
 
 
 def _last_line(error: Exception) -> str:

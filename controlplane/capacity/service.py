@@ -10,9 +10,8 @@ import logging
 import os
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 import msgspec
 
@@ -25,8 +24,8 @@ from controlplane.hosts import HostsError
 from events import subjects
 from events.bus import Asked
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 LOG: Final = logging.getLogger("headrace.capacity")
 LOOK_S: Final = 2.0
 FAILURES_MAX: Final = 5
@@ -43,15 +42,21 @@ async def serve(tools: Tools) -> None:
     """
     loop = asyncio.get_running_loop()
     worker = ThreadPoolExecutor(1, thread_name_prefix="ray")
-    status: dict[str, Any] = {"nodes": 0, "runners": 0, "started": 0, "failures": 0, "looked_at": 0.0}
-    status["problems"] = {"ray": f"no answer yet from {tools.config.ray_address}"}
+    status: dict[str, Any] = {
+        "nodes": 0,
+        "runners": 0,
+        "started": 0,
+        "failures": 0,
+        "looked_at": 0.0,
+        "problems": {"ray": f"no answer yet from {tools.config.ray_address}"},
+    }
     fleet: Fleet | None = None
     core = Capacity()
 
-    async def ask(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def ask(call: Callable[[*Ts], T], *args: *Ts) -> T:
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
-                return await loop.run_in_executor(worker, partial(call, *args, **kwargs))
+                return await loop.run_in_executor(worker, call, *args)
         except TimeoutError:
             LOG.critical("Ray has been silent for %d s: this process ends, and the thread that waits", ANSWER_S_MAX)
             os._exit(1)  # anything milder would wait for that thread
@@ -73,7 +78,7 @@ async def serve(tools: Tools) -> None:
                 failures = 0
             except FleetError as error:
                 starts = []
-                failures += 0 if isinstance(error, NoHead) else 1
+                failures = 0 if isinstance(error, NoHead) else failures + 1
                 _note(status, error)
                 if failures >= FAILURES_MAX:
                     raise
